@@ -1,0 +1,328 @@
+"""Every parameter of Attention Lab, once.
+
+One dataclass per technique; each field is made by `param` and carries range, label and help. Panel, infotext keys,
+X/Y/Z axes, API fields, command-line options, the tables in the docs and validation are all generated from here, so
+a new parameter is one line. Adding a technique is adding its dataclass to `TECHNIQUES`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from lib_attn.layers import parse_selector
+
+MAX_TEXT = 400
+
+
+@dataclass(frozen=True)
+class Param:
+    """Description of one parameter.
+
+    kind: ``bool``, ``int``, ``float``, ``choice``, ``blocks`` (a block selector) or ``text``.
+    low, high, step: range of numbers. unit: shown behind the label in docs. advanced: folded away in the panel.
+    since: positional API order; fields of a later release get a higher number and so come after all earlier ones.
+    """
+
+    technique: str
+    name: str
+    kind: str
+    default: Any
+    label: str
+    help: str
+    low: float | None = None
+    high: float | None = None
+    step: float | None = None
+    choices: tuple[str, ...] = ()
+    unit: str = ""
+    advanced: bool = False
+    since: int = 1
+
+    @property
+    def key(self) -> str:
+        """Name in X/Y/Z, the command line and flat dictionaries: ``near_sighted.tile``."""
+        return f"{self.technique}.{self.name}"
+
+    @property
+    def infotext(self) -> str:
+        """Key in the infotext: ``Attn near-sighted tile`` (no dot, colon or parenthesis: the host's parser breaks there)."""
+        if self.technique == General.name:
+            return "Attention Lab" if self.name == "enabled" else f"Attn {self.name.replace('_', ' ')}"
+        return f"Attn {self.technique.replace('_', '-')} {self.name.replace('_', ' ')}"
+
+    def read(self, value: Any) -> Any:
+        """Return `value` as this parameter's type, out-of-range numbers clamped.
+
+        Raises:
+            ValueError: with one sentence, when it cannot be understood (wrong type, NaN, infinity, unknown choice).
+        """
+        shown = repr(value)[:40]
+        if self.kind == "bool":
+            if isinstance(value, bool):
+                return value
+            word = str(value).strip().lower()
+            if word in ("true", "1", "yes", "on", "1.0"):
+                return True
+            if word in ("false", "0", "no", "off", "0.0"):
+                return False
+            raise ValueError(f"{self.key} is on or off, not {shown}")
+        if self.kind in ("int", "float"):
+            if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+                raise ValueError(f"{self.key} is a number, not {shown}")
+            try:
+                number = float(value)
+            except (ValueError, OverflowError):
+                raise ValueError(f"{self.key} is a number, not {shown}") from None
+            if not math.isfinite(number):
+                raise ValueError(f"{self.key} has to be finite, not {shown}")
+            number = min(max(number, self.low), self.high)
+            return int(round(number)) if self.kind == "int" else number
+        if not isinstance(value, str):
+            raise ValueError(f"{self.key} is a text, not {shown}")
+        if self.kind == "choice":
+            for choice in self.choices:
+                if choice.lower() == value.strip().lower():
+                    return choice
+            raise ValueError(f"{self.key} is one of {', '.join(self.choices)}, not {shown}")
+        if self.kind == "blocks":
+            try:
+                return parse_selector(value).text
+            except ValueError as error:
+                raise ValueError(f"{self.key}: {error}") from None
+        if len(value) > MAX_TEXT:
+            raise ValueError(f"{self.key} may have {MAX_TEXT} characters at most")
+        return value.strip()
+
+
+def param(default, label, help, low=None, high=None, step=None, *, choices=(), blocks=False, unit="", advanced=False, since=1):
+    """Make a dataclass field that carries its description; the kind follows from the default."""
+    if isinstance(default, bool):
+        kind = "bool"
+    elif isinstance(default, int):
+        kind, step = "int", step or 1
+    elif isinstance(default, float):
+        kind, step = "float", step or 0.01
+    else:
+        kind = "choice" if choices else "blocks" if blocks else "text"
+    shown = {"kind": kind, "label": label, "help": help, "unit": unit, "advanced": advanced, "since": since}
+    limits = {"low": low, "high": high, "step": step, "choices": tuple(choices)}
+    return dataclasses.field(default=default, metadata=shown | limits)
+
+
+class Group:
+    """Shared behaviour of all settings dataclasses. `name` is the key, `label` what the user reads."""
+
+    name: ClassVar[str]
+    label: ClassVar[str]
+    about: ClassVar[str] = ""
+
+    @classmethod
+    def params(cls) -> tuple[Param, ...]:
+        """Descriptions of this group's fields in panel order."""
+        return tuple(Param(technique=cls.name, name=f.name, default=f.default, **f.metadata) for f in dataclasses.fields(cls))
+
+    @classmethod
+    def read(cls, values: Mapping[str, Any]) -> tuple[Any, list[str]]:
+        """Build the group from named values; returns it and one sentence per value that was refused or clamped."""
+        known, out, messages = {p.name: p for p in cls.params()}, {}, []
+        for name, value in values.items():
+            parameter = known.get(name)
+            if parameter is None:
+                messages.append(f"{cls.name} has no parameter {str(name)[:40]!r}: it is left out.")
+                continue
+            if value is None:
+                continue
+            try:
+                out[name] = parameter.read(value)
+            except ValueError as error:
+                messages.append(f"{error}: the default {parameter.default} is used.")
+                continue
+            if parameter.kind in ("int", "float") and abs(out[name] - float(value)) > 0.5 * (parameter.kind == "int"):
+                messages.append(f"{parameter.key} = {value} is outside {parameter.low:g} … {parameter.high:g}: {out[name]:g} is used.")
+        return cls(**out), messages
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True)
+class General(Group):
+    """What holds for all techniques."""
+
+    name: ClassVar[str] = "general"
+    label: ClassVar[str] = "Attention Lab"
+
+    enabled: bool = param(False, "Attention Lab", "Master switch. Off: the picture is bit-identical to one made without this extension.")
+    inner_passes: bool = param(
+        False,
+        "Also in inner passes",
+        "Extensions such as ADetailer run small img2img jobs inside a job. Off leaves those exact; they are small, so there is little to gain.",
+    )
+
+
+def _shared(blocks_help: str):
+    """The four fields that every technique has."""
+    return {
+        "blocks": param("auto", "Blocks", blocks_help, blocks=True, advanced=True),
+        "start": param(0.0, "Start", "Share of the steps after which the technique starts.", 0.0, 1.0, 0.01, unit="share of steps"),
+        "end": param(1.0, "End", "Share of the steps after which the technique stops. Start = End: never active.", 0.0, 1.0, 0.01, unit="share of steps"),
+        "hires": param("same", "Hires pass", "What to do in the hires. fix pass.", choices=("same", "off", "only")),
+    }
+
+
+_NEAR = _shared(
+    "Where it acts: auto (each level where it saves time at this size), all, in, mid, out, in4, out6-11, d0, d1-2, !mid; separated by commas."
+)
+
+
+@dataclass(frozen=True)
+class NearSighted(Group):
+    """Self-attention that sees its own tile in full and the rest of the picture pooled."""
+
+    name: ClassVar[str] = "near_sighted"
+    label: ClassVar[str] = "Near-sighted"
+    about: ClassVar[str] = (
+        "Faster large pictures: each tile of the picture looks at itself in full and at the rest pooled. "
+        "Little to gain below about 768 px, and on SDXL below about 1536 px."
+    )
+
+    enabled: bool = param(False, "Near-sighted", "Switch near-sighted attention on.")
+    tile: int = param(16, "Tile size", "Side of a tile. Larger is closer to full attention and slower. 0: no tiles, only the pooled picture (this is ToDo).", 0, 256, unit="latent pixels (8 px)")
+    tile_count: int = param(0, "Tile count", "Instead of a tile size: how many tiles along the longer side. 0: use the tile size.", 0, 64)
+    halo: int = param(0, "Halo", "How far the keys of a tile reach beyond its border.", 0, 64, unit="latent pixels (8 px)")
+    shift: float = param(0.5, "Shift", "How far tile borders wander from step to step and layer to layer, so that no seam stays in one place. 0: fixed borders.", 0.0, 1.0, 0.05, unit="share of a tile")
+    pool: int = param(4, "Global pooling", "Side of the square that one global key stands for. 1: every token (exact), larger: faster. 0: no global keys, tiles are blind to the rest.", 0, 32, unit="latent pixels (8 px)")
+    global_keys: str = param("subsample", "Global keys", "Take one token of each square, or the average of all.", choices=("subsample", "average"), advanced=True)
+    global_strength: float = param(0.0, "Global strength", "Added to the logit of the global keys. 0 weighs a key by the number of tokens it stands for, which is unbiased; below, tiles grow more independent.", -8.0, 8.0, 0.1)
+    exact_every: int = param(0, "Exact step every", "Every n-th step is computed in full, and the difference it makes is added in the steps between. The closest to full attention for its time; needs memory. 0: never.", 0, 50, unit="steps")
+    residual_memory: int = param(2048, "Residual memory", "Most memory that the stored differences of the exact steps may take; layers beyond it do without.", 0, 65536, 64, unit="MiB", advanced=True)
+    local_pool: int = param(1, "Local pooling", "Pools the keys inside the tile too: side of a square (2D) or length of a run (1D). 1: off.", 1, 8, advanced=True)
+    local_shape: str = param("2D", "Local pooling shape", "Squares, or runs along a row.", choices=("2D", "1D"), advanced=True)
+    local_mode: str = param("average", "Local pooling mode", "What the blends below mix in.", choices=("average", "max"), advanced=True)
+    local_k_blend: float = param(0.0, "Local K blend", "0: a pooled key is one token of its square; 1: the pooled value.", 0.0, 1.0, 0.05, advanced=True)
+    local_v_blend: float = param(0.0, "Local V blend", "The same for the values.", 0.0, 1.0, 0.05, advanced=True)
+    tile_peak: int = param(0, "Peak tile size", "Tile size at the peak time; between, it moves from the base tile size by the time curve. 0: as the base.", 0, 256, unit="latent pixels (8 px)", advanced=True)
+    pool_peak: int = param(0, "Peak global pooling", "Global pooling at the peak time. 0: as the base.", 0, 32, unit="latent pixels (8 px)", advanced=True)
+    peak_time: float = param(0.4, "Peak time", "Where the time curve peaks: 0 is pure noise, 1 the finished picture.", 0.0, 1.0, 0.05, advanced=True)
+    time_decay: float = param(2.0, "Time decay", "How fast the time curve falls off around the peak: exp(-((t - peak) decay)^2). 0: always at the peak.", 0.0, 20.0, 0.1, advanced=True)
+    depth_scaling: float = param(1.0, "Depth scaling", "1: tile and pooling cover the same part of the picture at every level of the U-Net; 0: the same number of tokens.", 0.0, 2.0, 0.1, advanced=True)
+    blocks: str = _NEAR["blocks"]
+    start: float = _NEAR["start"]
+    end: float = _NEAR["end"]
+    hires: str = _NEAR["hires"]
+
+
+TECHNIQUES: tuple[type[Group], ...] = (NearSighted,)
+GROUPS: tuple[type[Group], ...] = (General, *TECHNIQUES)
+
+
+def all_params() -> tuple[Param, ...]:
+    """All parameters of all groups in panel order."""
+    return tuple(p for group in GROUPS for p in group.params())
+
+
+def positional_params() -> tuple[Param, ...]:
+    """All parameters in the frozen order of the positional API: by release, then by panel order."""
+    return tuple(sorted(all_params(), key=lambda p: p.since))
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One value of every group; `settings["near_sighted"].tile`. Build it with `read` from untrusted input."""
+
+    groups: tuple[Group, ...] = tuple(group() for group in GROUPS)
+
+    def __getitem__(self, name: str) -> Any:
+        for group in self.groups:
+            if group.name == name:
+                return group
+        raise KeyError(name)
+
+    @property
+    def general(self) -> General:
+        return self["general"]
+
+    def active(self) -> Iterator[Group]:
+        """The techniques that are switched on, none when the master switch is off."""
+        if self.general.enabled:
+            yield from (g for g in self.groups if g.name != General.name and g.enabled)
+
+    def for_pass(self, hires: bool) -> tuple[Group, ...]:
+        """The active techniques of the hires pass (`hires` true) or of the ordinary one."""
+        wanted = ("same", "only") if hires else ("same", "off")
+        return tuple(g for g in self.active() if g.hires in wanted)
+
+    def replace(self, **groups: Group) -> Settings:
+        """A copy with whole groups replaced: ``settings.replace(near_sighted=NearSighted(enabled=True))``."""
+        return Settings(tuple(groups.get(g.name, g) for g in self.groups))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Nested plain JSON: general fields on top, one dictionary per technique. `read` takes it back."""
+        out: dict[str, Any] = self.general.to_dict()
+        out.update({g.name: g.to_dict() for g in self.groups if g.name != General.name})
+        return out
+
+    def flat(self) -> dict[str, Any]:
+        """``{"near_sighted.tile": 16, …}`` for every parameter."""
+        return {f"{g.name}.{name}": value for g in self.groups for name, value in g.to_dict().items()}
+
+    @classmethod
+    def read(cls, values: Mapping[str, Any]) -> tuple[Settings, list[str]]:
+        """Build settings from nested (`to_dict`) or dotted (`flat`) names, or a mix of both.
+
+        Missing values take their defaults. Without a word on the master switch it is on as soon as one technique is.
+
+        Returns:
+            the settings, and one clear sentence for everything that was not understood, refused or clamped.
+        """
+        messages: list[str] = []
+        if not isinstance(values, Mapping):
+            return cls(), [f"Attention Lab's settings are a dictionary of named fields, not {type(values).__name__}: all are left at their defaults."]
+        nested: dict[str, dict[str, Any]] = {group.name: {} for group in GROUPS}
+        general_names = {p.name for p in General.params()}
+        for key, value in values.items():
+            key = str(key)
+            head, _, tail = key.partition(".")
+            if tail and head in nested:
+                nested[head][tail] = value
+            elif key in nested and isinstance(value, Mapping):
+                nested[key].update({str(k): v for k, v in value.items()})
+            elif key in general_names:
+                nested[General.name][key] = value
+            elif key in nested:
+                messages.append(f"{key} takes a dictionary of its parameters, not {repr(value)[:40]}: it is left out.")
+            else:
+                messages.append(f"There is no technique or setting {key[:40]!r}: it is left out.")
+        groups = []
+        for group in GROUPS:
+            value, said = group.read(nested[group.name])
+            groups.append(value)
+            messages += said
+        settings = cls(tuple(groups))
+        if "enabled" not in nested[General.name] and any(g.enabled for g in settings.groups if g.name != General.name):
+            settings = settings.replace(general=dataclasses.replace(settings.general, enabled=True))
+        return settings, messages
+
+    def to_infotext(self) -> dict[str, str]:
+        """Infotext pairs: everything of every active technique, defaults too; empty when nothing is on."""
+        active = list(self.active())
+        if not active:
+            return {}
+        groups = [self.general, *active]
+        return {p.infotext: show(getattr(g, p.name)) for g in groups for p in g.params()}
+
+    @classmethod
+    def from_infotext(cls, pairs: Mapping[str, Any]) -> tuple[Settings, list[str]]:
+        """Read infotext pairs back. What has no key is at its default, so a picture without our keys is all off."""
+        return cls.read({p.key: pairs[p.infotext] for p in all_params() if p.infotext in pairs})
+
+
+def show(value: Any) -> str:
+    """A value as infotext and command line show it; numbers so that reading them back gives the same number."""
+    if isinstance(value, float):
+        return repr(int(value)) if value == int(value) else repr(value)
+    return str(value)
+
