@@ -1,0 +1,219 @@
+"""Put techniques on a U-Net and take them off again.
+
+    from lib_attn import settings
+    from lib_attn.attach import attach
+
+    near = settings.NearSighted(enabled=True, tile=16, pool=4)
+    with attach(model, [near], steps=20, seeds=[1]):
+        sample(model)
+
+Works on any U-Net built like CompVis' ``UNetModel`` (ldm and sgm: SD 1.x, 2.x, XL), with or without the webui.
+While attached, self-attention layers that a technique wants have an instance ``forward``; the class ``forward``, which
+hosts exchange when the user picks another attention optimisation, is looked up at every call and never replaced.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from lib_attn.attention import Call, HostHooks, Moment
+from lib_attn.layers import Layer, find_layers, find_unet
+from lib_attn.rows import POSITIVE, Cursor, Row
+from lib_attn.settings import Group
+from lib_attn.techniques import RUNTIMES
+
+TRAINED_STEPS = 1000  # timesteps of every Stable Diffusion schedule
+
+
+def attach(model: Any, techniques: Iterable[Group], **options: Any) -> Attachment:
+    """Attach `techniques` (settings groups with ``enabled`` on) to `model`; a context manager, see `Attachment`.
+
+    Raises:
+        TypeError: when `model` has no U-Net of the supported kind.
+    """
+    return Attachment(model, techniques, **options)
+
+
+class Attachment:
+    """The techniques sitting on one U-Net.
+
+    Args:
+        model: a U-Net, or the LatentDiffusion / DiffusionEngine around it.
+        techniques: settings groups; those that are not enabled are left out.
+        seeds: one per image of the batch; decides where moving tile borders start.
+        steps: number of U-Net evaluations to come, when nobody calls `begin_step`. Without it the share of the steps
+            is taken from the timesteps.
+        hypernetwork, upcast: see `HostHooks`.
+        inert: ``inert(module) -> bool``: whether an instance ``forward`` that was there before may be passed by.
+        say: takes each sentence meant for the user, once.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        techniques: Iterable[Group],
+        *,
+        seeds: Sequence[int] | None = None,
+        steps: int | None = None,
+        hypernetwork: Callable | None = None,
+        upcast: Callable[[], bool] | None = None,
+        inert: Callable[[Any], bool] | None = None,
+        say: Callable[[str], None] | None = None,
+    ):
+        self._unet = find_unet(model)
+        self._said: set[str] = set()
+        self._say_to = say
+        self._inert = inert or (lambda module: False)
+        self._hooks = HostHooks(hypernetwork, upcast)
+        self._runtimes = [RUNTIMES[g.name](g, seeds or (), self.say) for g in techniques if g.enabled]
+        self._steps = steps
+        self._cursor: Cursor | None = None
+        self._moment = Moment(-1, 0.0, 0.0)
+        self._timestep: float | None = None
+        self._rows: tuple[Row, ...] | None = None
+        self._grids: dict[int, tuple[int, int]] = {}
+        self._handles: list[Any] = []
+        self._forwards: list[tuple[Any, Any, Any]] = []
+        if self._runtimes:
+            self._install()
+
+    def __enter__(self) -> Attachment:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.detach()
+
+    @property
+    def attached(self) -> bool:
+        return bool(self._handles)
+
+    def model_is(self, model: Any) -> bool:
+        """Whether this sits on the U-Net of `model`."""
+        try:
+            return find_unet(model) is self._unet
+        except TypeError:
+            return False
+
+    def say(self, text: str) -> None:
+        """Tell the user one sentence, once."""
+        if text not in self._said:
+            self._said.add(text)
+            if self._say_to is not None:
+                self._say_to(text)
+
+    def begin_step(self, rows: Sequence[Row] | None, step: int, total: int) -> None:
+        """Announce the next evaluation of a guided sampler.
+
+        Args:
+            rows: `lib_attn.rows.plan_rows`, or None when it cannot be known: then nothing is touched.
+            step, total: running number and expected count of evaluations.
+        """
+        if rows is None:
+            self.say("Attention Lab did nothing in some steps: which row of the batch is which image is unclear.")
+        self._cursor = Cursor(rows or ())
+        self._moment = Moment(step, step / max(1, total), self._moment.time)
+
+    def end_step(self) -> None:
+        """The evaluation is over: U-Net calls before the next `begin_step` are not ours."""
+        if self._cursor is not None:
+            self._cursor.close()
+
+    def detach(self) -> None:
+        """Remove every patch. Safe to call twice."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        for module, ours, before in self._forwards:
+            # Somebody who wrapped us meanwhile keeps his wrapper; ours then only passes calls on.
+            if module.__dict__.get("forward") is ours:
+                if before is None:
+                    del module.forward
+                else:
+                    module.forward = before
+        self._forwards.clear()
+        self._rows = None
+        self._grids.clear()
+        self._runtimes = []
+
+    def _install(self) -> None:
+        layers = [layer for layer in find_layers(self._unet) if any(r.wants(layer) for r in self._runtimes)]
+        self._handles.append(self._unet.register_forward_pre_hook(self._enter_unet, with_kwargs=True))
+        self._handles.append(self._unet.register_forward_hook(self._leave_unet))
+        for transformer in {id(layer.transformer): layer.transformer for layer in layers}.values():
+            self._handles.append(transformer.register_forward_pre_hook(self._enter_transformer, with_kwargs=True))
+        for layer in layers:
+            module = layer.attn1
+            before = module.__dict__.get("forward")
+            ours = _SelfAttention(self, layer, before)
+            self._forwards.append((module, ours, before))
+            module.forward = ours
+
+    def _enter_unet(self, unet: Any, args: tuple, kwargs: dict) -> None:
+        x = args[0] if args else kwargs["x"]
+        timesteps = args[1] if len(args) > 1 else kwargs.get("timesteps")
+        timestep = float(timesteps.flatten()[0]) if timesteps is not None else 0.0
+        time = min(max(1.0 - timestep / TRAINED_STEPS, 0.0), 1.0)
+        self._grids.clear()
+        if self._cursor is not None:
+            self._rows = self._cursor.take(x.shape[0])
+            self._moment = Moment(self._moment.step, self._moment.share, time)
+            return
+        self._rows = tuple(Row(POSITIVE, i) for i in range(x.shape[0]))
+        step = self._moment.step + (timestep != self._timestep)
+        self._timestep = timestep
+        share = step / self._steps if self._steps else time
+        self._moment = Moment(step, min(share, 1.0), time)
+
+    def _leave_unet(self, *_: Any) -> None:
+        self._rows = None
+
+    def _enter_transformer(self, transformer: Any, args: tuple, kwargs: dict) -> None:
+        x = args[0] if args else kwargs.get("x")
+        if x is not None and x.ndim == 4:
+            self._grids[id(transformer)] = tuple(x.shape[-2:])
+
+    def self_attention(self, layer: Layer, x: Any, exact: Callable, foreign: bool) -> Any:
+        """Compute a plain self-attention call (no context, no mask) by the first technique that takes it."""
+        grid = self._grids.get(id(layer.transformer))
+        if self._rows is None or grid is None:
+            return exact()
+        if foreign and not self._inert(layer.attn1):
+            self.say("Attention Lab stepped aside: another extension has replaced self-attention (Hypertile?).")
+            return exact()
+        if x.ndim != 3 or x.shape[1] != grid[0] * grid[1] or x.shape[0] != len(self._rows):
+            self.say("Attention Lab stepped aside: something else merged or rearranged the tokens (token merging?).")
+            return exact()
+        call = Call(layer, x, grid, self._rows, self._moment, exact, self._hooks)
+        for runtime in self._runtimes:
+            if runtime.wants(layer):
+                out = runtime.attend(call)
+                if out is not None:
+                    return out
+        return exact()
+
+
+class _SelfAttention:
+    """Instance ``forward`` of one self-attention module. Holds the attachment weakly: once that is gone it is inert."""
+
+    def __init__(self, attachment: Attachment, layer: Layer, before: Callable | None):
+        self._attachment, self._layer, self._before = weakref.ref(attachment), layer, before
+
+    def __call__(self, x: Any, context: Any = None, mask: Any = None, **others: Any) -> Any:
+        def exact() -> Any:
+            module = self._layer.attn1
+            if self._before is not None:
+                return self._before(x, context=context, mask=mask, **others)
+            return type(module).forward(module, x, context=context, mask=mask, **others)
+
+        attachment = self._attachment()
+        # A context in self-attention is ControlNet's reference mode and the like; other arguments are video models'.
+        plain = context is None and mask is None and not any(_given(value) for value in others.values())
+        if attachment is None or not attachment.attached or not plain:
+            return exact()
+        return attachment.self_attention(self._layer, x, exact, self._before is not None)
+
+
+def _given(value: Any) -> bool:
+    return value is not None and not (isinstance(value, (int, bool)) and not value)

@@ -1,0 +1,90 @@
+"""One self-attention call of a U-Net while it is in flight: project, attend, project back.
+
+The projections are always called as modules, so LoRA layers, manual casts and low-precision storage keep acting.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from lib_attn.layers import Layer
+from lib_attn.rows import Row
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Where in sampling a U-Net call stands.
+
+    step: running number of the evaluation (second-order samplers make two a step). share: step / all steps, 0 … 1.
+    time: 0 for pure noise … 1 for the finished picture, from the timestep the model was given.
+    """
+
+    step: int
+    share: float
+    time: float
+
+
+@dataclass(frozen=True)
+class HostHooks:
+    """What a host does inside attention besides the attention itself.
+
+    hypernetwork: ``context -> (context for K, context for V)``. upcast: whether attention is to run in float32.
+    """
+
+    hypernetwork: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]] | None = None
+    upcast: Callable[[], bool] | None = None
+
+
+@dataclass
+class Call:
+    """A self-attention call on its way.
+
+    x: input ``[B, N, C]``, N = grid[0] * grid[1] in row-major order. rows: what each of the B rows is.
+    exact: computes the call as if we were not there.
+    """
+
+    layer: Layer
+    x: torch.Tensor
+    grid: tuple[int, int]
+    rows: tuple[Row, ...]
+    moment: Moment
+    exact: Callable[[], torch.Tensor]
+    hooks: HostHooks = field(default_factory=HostHooks)
+
+    @property
+    def module(self) -> Any:
+        return self.layer.attn1
+
+    @property
+    def scale(self) -> float | None:
+        return getattr(self.module, "scale", None)
+
+    def project(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """q, k, v as ``[B, N, H, d]``, in float32 when the host upcasts attention."""
+        to_k = to_v = self.x
+        if self.hooks.hypernetwork is not None:
+            to_k, to_v = self.hooks.hypernetwork(self.x)
+        qkv = self.module.to_q(self.x), self.module.to_k(to_k), self.module.to_v(to_v)
+        if self._upcast:
+            qkv = tuple(t.float() for t in qkv)
+        return tuple(t.unflatten(-1, (self.module.heads, -1)) for t in qkv)
+
+    def attend(self, function: Callable[..., torch.Tensor], *args: Any, **options: Any) -> torch.Tensor:
+        """Run ``function(q, k, v, …)`` on the projections and project its ``[B, N, H, d]`` back to ``[B, N, C]``."""
+        q, k, v = self.project()
+        if self._upcast:
+            # Autocast would bring scaled_dot_product_attention straight back to half precision.
+            with torch.autocast(device_type=self.x.device.type, enabled=False):
+                out = function(q, k, v, *args, **options)
+        else:
+            out = function(q, k, v, *args, **options)
+        out = out.flatten(-2)
+        return self.module.to_out(out.to(self.x.dtype) if self._upcast else out)
+
+    @property
+    def _upcast(self) -> bool:
+        return bool(self.hooks.upcast and self.hooks.upcast())

@@ -1,0 +1,463 @@
+"""Near-sighted attention: every tile of queries sees its own surroundings in full and the whole picture pooled.
+
+A tile of queries gets two sets of keys in one softmax: the tokens of a window around it, and one key for each square
+cell of the picture. A cell's key stands for the n tokens it has *outside* the window, so log n is added to its logit
+(Bolya et al., "Token Merging", eq. on proportional attention, arXiv 2210.09461); a cell wholly inside the window is
+left out. With keys and values constant over each cell this equals full attention exactly.
+
+Ideas from HyperTile (tfernd/HyperTile), the note and nodes of MitoshiroPJ/comfyui_slothful_attention, Swin
+Transformer (arXiv 2103.14030: moving window borders), ToDo (arXiv 2402.13573: subsampled keys and values, reached
+here with tile 0). What differs: windows are clamped into the picture instead of padded or wrapped, pooled keys are
+weighted, and any tile divides any picture.
+
+Shapes: B rows, N = h*w tokens in row-major order, H heads of width d.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+
+from lib_attn.layers import parse_selector
+
+MIN_TILE = 8  # tokens; smaller tiles starve the matmul without saving keys
+GATHER_BYTES = 64 << 20  # most memory for the keys and values gathered for one call
+WORTHWHILE = 0.6  # share of the keys above which a level is left exact: gathering costs more than it saves
+LEAST_TOKENS = 1024  # maps below this take less time than the bookkeeping
+EXCLUDED = -1e4  # logit of a key that is left out; finite, so that half precision and 0 * x stay defined
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Geometry of one attention call on an h x w map, in tokens.
+
+    tile: side of a query tile, 0 for none. window: side of the key window before clamping. offset: where the first
+    tile border lies, (y, x), below `tile`. pool: side of a global cell, 0 for none. local: height and width of a
+    local cell.
+    """
+
+    h: int
+    w: int
+    tile: int
+    window: int
+    pool: int
+    local: tuple[int, int] = (1, 1)
+    offset: tuple[int, int] = (0, 0)
+
+    @property
+    def window_size(self) -> tuple[int, int]:
+        """Height and width of every key window in local cells."""
+        return (_window_cells(self.h, self.window, self.local[0]), _window_cells(self.w, self.window, self.local[1]))
+
+    @property
+    def keys(self) -> int:
+        """Keys that each query sees."""
+        own = self.window_size[0] * self.window_size[1] if self.tile else 0
+        return own + (math.ceil(self.h / self.pool) * math.ceil(self.w / self.pool) if self.pool else 0)
+
+    @property
+    def cost(self) -> float:
+        """Share of the similarity matrix that is left, 1 for full attention."""
+        return self.keys / (self.h * self.w)
+
+    @property
+    def tiles(self) -> int:
+        """Number of query tiles, the partial ones at the border included."""
+        if not self.tile:
+            return 1
+        return len(_borders(self.h, self.tile, self.offset[0])) * len(_borders(self.w, self.tile, self.offset[1]))
+
+    @property
+    def exact(self) -> bool:
+        """True when the result is that of full attention, so that it need not be computed this way at all."""
+        if not self.tile:
+            return self.pool <= 1
+        covers = self.window >= max(self.h, self.w) and self.local == (1, 1)
+        return covers or (self.pool == 1 and self.local == (1, 1))
+
+
+def time_curve(base: float, peak: float, time: float, peak_time: float, decay: float) -> float:
+    """Move from `base` to `peak` and back over the sampling time (0 noise … 1 picture); `peak` 0 means `base`.
+
+    The bell ``exp(-((time - peak_time) * decay)^2)`` is that of comfyui_slothful_attention.
+    """
+    if not peak:
+        return base
+    return base + (peak - base) * math.exp(-(((time - peak_time) * decay) ** 2))
+
+
+def make_plan(h: int, w: int, settings, *, depth: int = 0, time: float = 0.0, shift: tuple[float, float] = (0.0, 0.0)):
+    """Geometry for an h x w map at U-Net depth `depth` (0: full latent), at sampling time 0 … 1.
+
+    Args:
+        settings: a `lib_attn.settings.NearSighted`.
+        shift: point in the unit square that says where in its range the tile border lies, see `shift_point`.
+    """
+    scale = 2.0 ** (-depth * settings.depth_scaling)
+    if settings.tile_count:
+        tile = math.ceil(max(h, w) / settings.tile_count)
+    else:
+        wanted = time_curve(settings.tile, settings.tile_peak, time, settings.peak_time, settings.time_decay)
+        tile = max(MIN_TILE, round(wanted * scale)) if settings.tile else 0
+    wanted = time_curve(settings.pool, settings.pool_peak, time, settings.peak_time, settings.time_decay)
+    pool = max(1, round(wanted * scale)) if settings.pool else 0
+    local = settings.local_pool
+    reach = settings.shift * tile if tile < max(h, w) else 0
+    return Plan(
+        h, w, tile,
+        window=tile + 2 * round(settings.halo * scale) if tile else 0,
+        pool=pool,
+        local=(1, local) if settings.local_shape == "1D" else (local, local),
+        offset=(int(shift[0] * reach), int(shift[1] * reach)),
+    )  # fmt: skip
+
+
+def worthwhile(plan: Plan) -> bool:
+    """Whether this level saves enough to be treated when the user leaves the choice to us."""
+    return not plan.exact and plan.h * plan.w >= LEAST_TOKENS and plan.cost <= WORTHWHILE
+
+
+def shift_point(step: int, layer: int, seed: int) -> tuple[float, float]:
+    """Deterministic point in the unit square; consecutive steps and layers fill it evenly.
+
+    The R2 sequence of M. Roberts ("The unreasonable effectiveness of quasirandom sequences", 2018), started at a
+    place that depends on the image's seed.
+    """
+    plastic = 1.32471795724474602596
+    n = step + 7 * layer
+    start = (seed * 2654435761) % 2**32 / 2**32, (seed * 2246822519) % 2**32 / 2**32
+    return (start[0] + n / plastic) % 1.0, (start[1] + n / plastic**2) % 1.0
+
+
+def near_sighted_attention(
+    q,
+    k,
+    v,
+    plan: Plan,
+    *,
+    scale=None,
+    strength=0.0,
+    average=False,
+    mode="average",
+    k_blend=0.0,
+    v_blend=0.0,
+    attend=None,
+):
+    """Attention of a row-major h x w map with local windows and pooled global keys.
+
+    Args:
+        q, k, v: ``[B, N, H, d]`` with N = plan.h * plan.w; v may have another d.
+        scale: factor of the logits, 1/sqrt(d) when None.
+        strength: added to the logits of the global keys; 0 is unbiased.
+        average: global keys are averages over their cell instead of one token of it.
+        mode, k_blend, v_blend: pooling inside the window, see `pool_map`.
+        attend: ``attend(q, k, v, bias, scale)`` on ``[b, H, n, d]`` with bias ``[b, keys]`` or None;
+            `biased_attention` when None.
+
+    Returns:
+        ``[B, N, H, dv]``.
+    """
+    attend = attend or biased_attention
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    far = _global_keys(k, v, plan, average) if plan.pool else None
+    if not plan.tile:
+        if far is None:
+            raise ValueError("near-sighted attention needs tiles or global keys")
+        bias = far.log_count if plan.h % plan.pool or plan.w % plan.pool else None
+        bias = None if bias is None else bias.to(q.device).expand(q.shape[0], -1)
+        return attend(q.transpose(1, 2), far.k.transpose(1, 2), far.v.transpose(1, 2), bias, scale).transpose(1, 2)
+    near_k = pool_map(k, plan.h, plan.w, plan.local, mode, k_blend)
+    near_v = pool_map(v, plan.h, plan.w, plan.local, mode, v_blend)
+    out = q.new_empty(*q.shape[:3], v.shape[-1])
+    maps = q.view(q.shape[0], plan.h, plan.w, *q.shape[2:]), out.view(q.shape[0], plan.h, plan.w, *out.shape[2:])
+    row_bytes = q.shape[0] * (k.shape[2] * k.shape[3] + v.shape[2] * v.shape[3]) * k.element_size() * plan.keys
+    for rows, columns in _groups(plan, max(1, GATHER_BYTES // row_bytes)):
+        _attend_tiles(maps, near_k, near_v, far, plan, rows, columns, strength, attend, scale)
+    return out
+
+
+def _attend_tiles(maps, near_k, near_v, far, plan: Plan, rows, columns, strength, attend, scale) -> None:
+    """One batched call for tiles of equal size: `rows` and `columns` are their borders along each axis."""
+    q_map, out_map = maps
+    b, heads, d = q_map.shape[0], q_map.shape[3], q_map.shape[4]
+    th, tw, ny, nx = rows[0][1] - rows[0][0], columns[0][1] - columns[0][0], len(rows), len(columns)
+    area = (slice(None), slice(rows[0][0], rows[-1][1]), slice(columns[0][0], columns[-1][1]))
+    q = q_map[area].reshape(b, ny, th, nx, tw, heads, d).permute(0, 1, 3, 5, 2, 4, 6).reshape(-1, heads, th * tw, d)
+    index, bias = _window_index(plan, tuple(rows), tuple(columns), strength, far is not None)
+    index = index.to(q.device, non_blocking=True)
+    own = index.shape[1]
+    keys, values = (_gather(near, index, extra) for near, extra in ((near_k, far and far.k), (near_v, far and far.v)))
+    if bias is not None:
+        bias = bias.to(q.device, non_blocking=True).expand(b, -1, -1).reshape(b * ny * nx, -1)
+    assert keys.shape[2] == plan.keys and own <= plan.keys
+    out = attend(q, keys, values, bias, scale)
+    out = out.reshape(b, ny, nx, heads, th, tw, -1).permute(0, 1, 4, 2, 5, 3, 6)
+    out_map[area] = out.reshape(b, ny * th, nx * tw, heads, -1)
+
+
+def _gather(near, index, extra):
+    """``[B, cells, H, d]`` -> ``[B*tiles, H, keys, d]``: each tile's own window, then the global keys."""
+    b, _, heads, d = near.shape
+    tiles, own = index.shape
+    total = own + (extra.shape[1] if extra is not None else 0)
+    out = near.new_empty(b, tiles, total, heads, d)
+    out[:, :, :own] = near.index_select(1, index.reshape(-1)).view(b, tiles, own, heads, d)
+    if extra is not None:
+        out[:, :, own:] = extra[:, None]
+    return out.view(b * tiles, total, heads, d).transpose(1, 2)
+
+
+def biased_attention(q, k, v, bias, scale):
+    """Softmax attention with one additive bias per key, by torch's fastest kernel that accepts it.
+
+    Args:
+        q, k, v: ``[b, H, n, d]``. bias: ``[b, keys]`` or None, float32.
+
+    On CUDA the flash kernel takes no mask; where its width bucket has free lanes (d = 40 runs as 64) the bias rides
+    along as two extra channels, its rounding error in the second. Elsewhere it is an ordinary mask.
+    """
+    if bias is not None and q.is_cuda and q.shape[-1] % 64 and (q.shape[-1] + 8 - 1) // 64 == q.shape[-1] // 64:
+        return channel_attention(q, k, v, bias, scale)
+    if bias is not None:
+        bias = bias.to(q.dtype)[:, None, None, :]
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=scale)
+
+
+def channel_attention(q, k, v, bias, scale):
+    """`biased_attention` without a mask: q gets constant channels, k the bias in two parts, v zeros (8 lanes)."""
+    high = (bias / scale * 0.5).to(q.dtype)
+    low = (bias / scale * 0.5 - high.float()).to(q.dtype)
+    extra_q = q.new_zeros(8)
+    extra_q[:2] = 2.0
+    extra_k = torch.zeros(*high.shape, 8, dtype=q.dtype, device=q.device)
+    extra_k[..., 0], extra_k[..., 1] = high, low
+    q = torch.cat([q, extra_q.expand(*q.shape[:3], 8)], -1)
+    k = torch.cat([k, extra_k[:, None].expand(-1, k.shape[1], -1, -1)], -1)
+    width = v.shape[-1]
+    v = F.pad(v, (0, q.shape[-1] - width))
+    return F.scaled_dot_product_attention(q, k, v, scale=scale)[..., :width]
+
+
+def pool_map(x, h: int, w: int, cell: tuple[int, int], mode: str = "average", blend: float = 0.0):
+    """Pool a map of tokens over cells: ``[B, h*w, H, d]`` -> ``[B, ceil(h/ch) * ceil(w/cw), H, d]``.
+
+    blend 0 takes one token of each cell (the middle one), 1 its average or maximum, between: a mix. Cells at the
+    border may be smaller; they are pooled over the tokens they have.
+    """
+    if cell == (1, 1):
+        return x
+    b, n, heads, d = x.shape
+    one = x.view(b, h, w, heads, d)
+    ys, xs = (_middles(size, side).to(x.device) for size, side in ((h, cell[0]), (w, cell[1])))
+    one = one.index_select(1, ys).index_select(2, xs).reshape(b, -1, heads, d)
+    if not blend:
+        return one
+    flat = x.reshape(b, h, w, heads * d).permute(0, 3, 1, 2)
+    if mode == "max":
+        pooled = F.max_pool2d(flat, cell, cell, ceil_mode=True)
+    else:
+        pooled = F.avg_pool2d(flat, cell, cell, ceil_mode=True, count_include_pad=False)
+    pooled = pooled.permute(0, 2, 3, 1).reshape(b, -1, heads, d)
+    return pooled if blend == 1 else torch.lerp(one, pooled, blend)
+
+
+@dataclass(frozen=True)
+class _Global:
+    k: torch.Tensor
+    v: torch.Tensor
+    log_count: torch.Tensor
+
+
+def _global_keys(k, v, plan: Plan, average: bool) -> _Global:
+    cell = (plan.pool, plan.pool)
+    blend = 1.0 if average else 0.0
+    counts = _cell_counts(plan.h, plan.pool)[:, None] * _cell_counts(plan.w, plan.pool)
+    return _Global(*(pool_map(x, plan.h, plan.w, cell, "average", blend) for x in (k, v)), counts.flatten().log())
+
+
+def _middles(size: int, side: int) -> torch.Tensor:
+    starts = torch.arange(0, size, side)
+    return (starts + (torch.clamp(size - starts, max=side) - 1) // 2).long()
+
+
+def _cell_counts(size: int, side: int) -> torch.Tensor:
+    starts = torch.arange(0, size, side)
+    return torch.clamp(size - starts, max=side).float()
+
+
+def _window_cells(size: int, window: int, cell: int) -> int:
+    cells = math.ceil(size / cell)
+    # A window that does not start on a cell border touches one cell more.
+    return min(cells, math.ceil(window / cell) + (1 if cell > 1 else 0))
+
+
+def _borders(size: int, tile: int, offset: int) -> list[tuple[int, int]]:
+    cuts = [0, *range(offset or tile, size, tile), size]
+    return list(zip(cuts[:-1], cuts[1:], strict=True))
+
+
+def _groups(plan: Plan, most: int):
+    """Yield (row borders, column borders) of tiles of one size, at most about `most` tiles each.
+
+    Border tiles keep their true, smaller size instead of being padded: the work is that of the picture, not more.
+    """
+    for rows in _runs(_borders(plan.h, plan.tile, plan.offset[0])):
+        for columns in _runs(_borders(plan.w, plan.tile, plan.offset[1])):
+            across = min(len(columns), most)
+            down = max(1, most // across)
+            for y in range(0, len(rows), down):
+                for x in range(0, len(columns), across):
+                    yield rows[y : y + down], columns[x : x + across]
+
+
+def _runs(borders: list[tuple[int, int]]):
+    """Split a list of intervals into runs of equal length."""
+    run = [borders[0]]
+    for item in borders[1:]:
+        if item[1] - item[0] != run[0][1] - run[0][0]:
+            yield run
+            run = []
+        run.append(item)
+    yield run
+
+
+@lru_cache(maxsize=256)
+def _window_index(plan: Plan, rows: tuple, columns: tuple, strength: float, has_global: bool):
+    """Indices of each tile's window ``[tiles, window]`` and the bias of all its keys ``[tiles, keys]`` or None."""
+    axes = []
+    for borders, size, cell, count in zip(
+        (rows, columns), (plan.h, plan.w), plan.local, plan.window_size, strict=True
+    ):
+        cells = math.ceil(size / cell)
+        middles = torch.tensor([(a + b) / 2 for a, b in borders])
+        start = ((middles - plan.window / 2) / cell).floor().clamp(0, cells - count).long()
+        index = start[:, None] + torch.arange(count)
+        own_counts = _cell_counts(size, cell)[index]
+        # How many tokens of each global cell lie outside the window, along this axis only.
+        edges = torch.arange(0, size, plan.pool or size)
+        low, high = start * cell, torch.clamp((start + count) * cell, max=size)
+        cell_end = torch.clamp(edges + (plan.pool or size), max=size)
+        inside = (torch.minimum(high[:, None], cell_end) - torch.maximum(low[:, None], edges)).clamp(min=0).float()
+        axes.append((index, own_counts, (cell_end - edges).float(), inside))
+    (iy, ny, cy, oy), (ix, nx, cx, ox) = axes
+    tiles = len(rows) * len(columns)
+    wide = math.ceil(plan.w / plan.local[1])
+    index = (iy[:, None, :, None] * wide + ix[None, :, None, :]).reshape(tiles, -1)
+    own = (ny[:, None, :, None] * nx[None, :, None, :]).reshape(tiles, -1).log()
+    if not has_global:
+        return index, own if own.unique().numel() > 1 else None
+    left = (cy[:, None] * cx)[None, None] - oy[:, None, :, None] * ox[None, :, None, :]
+    left = left.reshape(tiles, -1)
+    far = torch.where(left > 0, left.clamp(min=1).log() + strength, torch.tensor(EXCLUDED))
+    return index, torch.cat([own, far], 1)
+
+
+class Residuals:
+    """Keeps ``exact - near-sighted`` of the last exact step for every row of every layer.
+
+    The idea is DiTFastAttn's (arXiv 2406.08552), there for windows along the raster line of a transformer.
+    Kept in half precision; what would go beyond `limit` bytes is not kept.
+    """
+
+    def __init__(self, limit: int):
+        self._limit, self._used, self._kept, self._full = limit, 0, {}, set()
+
+    def full(self, layer: int) -> bool:
+        """Whether this layer found no room and so goes without."""
+        return layer in self._full
+
+    def store(self, layer: int, rows, step: int, difference) -> bool:
+        """Keep ``[B, N, C]`` row by row; returns False when there is no room for this layer."""
+        if difference.dtype == torch.float32:
+            difference = difference.half()
+        size = difference[0].numel() * difference.element_size()
+        new = sum((layer, row) not in self._kept for row in rows)
+        if self._used + new * size > self._limit:
+            self._full.add(layer)
+            for key in [key for key in self._kept if key[0] == layer]:
+                old = self._kept.pop(key)[1]
+                self._used -= old.numel() * old.element_size()
+            return False
+        self._used += new * size
+        for row, part in zip(rows, difference, strict=True):
+            # A copy of its own: a view would keep the whole batch alive.
+            self._kept[layer, row] = (step, part.clone())
+        return True
+
+    def get(self, layer: int, rows, oldest: int):
+        """``[B, N, C]`` for these rows, or None when one is missing or was stored before step `oldest`."""
+        found = [self._kept.get((layer, row)) for row in rows]
+        if any(item is None or item[0] < oldest for item in found):
+            return None
+        return torch.stack([item[1] for item in found])
+
+
+class NearSightedRuntime:
+    """Near-sighted attention over one sampling pass: which layers, which steps, whose seed, stored differences."""
+
+    def __init__(self, settings, seeds, say):
+        self._settings, self._seeds, self._say = settings, tuple(seeds), say
+        self._selector = parse_selector(settings.blocks)
+        self._residuals = Residuals(settings.residual_memory << 20)
+        self._first: int | None = None
+
+    def wants(self, layer) -> bool:
+        return self._selector.auto or self._selector.matches(layer)
+
+    def attend(self, call):
+        s, moment = self._settings, call.moment
+        if not s.start <= moment.share < s.end and not (s.start < s.end == 1.0 == moment.share):
+            return None
+        plan = self._plan(call, 0)
+        if plan.exact or (self._selector.auto and not worthwhile(plan)):
+            return None
+        if self._first is None:
+            self._first = moment.step
+        layer = call.layer.index
+        if not s.exact_every or self._residuals.full(layer):
+            return self._near(call, moment.step)
+        since = (moment.step - self._first) % s.exact_every
+        anchor = moment.step - since  # borders stay where they were when the difference was taken
+        # Rows can be missing at an exact step (a skipped negative); twice the interval is still a fair guess.
+        kept = None if since == 0 else self._residuals.get(layer, call.rows, anchor - s.exact_every)
+        near = self._near(call, anchor)
+        if kept is not None:
+            return near + kept.to(near.dtype)
+        exact = call.exact()
+        if not self._residuals.store(layer, call.rows, moment.step, exact - near):
+            self._say("Near-sighted: Residual memory is too small for all layers; some run without exact steps.")
+            return near
+        return exact
+
+    def _plan(self, call, step: int, seed: int = 0):
+        shift = shift_point(step, call.layer.index, seed) if self._settings.shift else (0.0, 0.0)
+        return make_plan(*call.grid, self._settings, depth=call.layer.depth, time=call.moment.time, shift=shift)
+
+    def _near(self, call, step: int):
+        s = self._settings
+        seeds = [self._seeds[row.image] if row.image < len(self._seeds) else 0 for row in call.rows]
+        plans = [self._plan(call, step, seed) for seed in seeds]
+        options = {
+            "scale": call.scale,
+            "strength": s.global_strength,
+            "average": s.global_keys == "average",
+            "mode": s.local_mode,
+            "k_blend": s.local_k_blend,
+            "v_blend": s.local_v_blend,
+        }
+
+        def attend(q, k, v):
+            if len(set(plans)) == 1:
+                return near_sighted_attention(q, k, v, plans[0], **options)
+            # Rows of one image share their borders, so that it comes out as if it were drawn alone.
+            out = torch.empty_like(q)
+            for plan in dict.fromkeys(plans):
+                index = torch.tensor([i for i, p in enumerate(plans) if p == plan], device=q.device)
+                out[index] = near_sighted_attention(q[index], k[index], v[index], plan, **options)
+            return out
+
+        return call.attend(attend)
