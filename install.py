@@ -1,0 +1,1 @@
+# Nothing to install: the host brings all that is needed.

@@ -1,0 +1,120 @@
+"""What we need to know of the host, read when it is needed and never written."""
+
+from __future__ import annotations
+
+import logging
+import weakref
+from typing import Any
+
+from modules import sd_unet, shared
+from modules.hypernetworks import hypernetwork
+
+from lib_attn.layers import find_layers
+from lib_attn.rows import Row, plan_rows
+
+log = logging.getLogger("attention_lab")
+
+
+def current_model() -> Any:
+    """The model that samples now; the refiner and the hires checkpoint take the place of the first one."""
+    return shared.sd_model
+
+
+def model_state(model: Any) -> tuple:
+    """Something that changes when another checkpoint is used, even when its weights went into the same modules."""
+    return id(model), id(getattr(model, "sd_checkpoint_info", None))
+
+
+def apply_hypernetworks(context: Any) -> tuple[Any, Any]:
+    """Contexts for K and for V after the hypernetworks that the prompt switched on."""
+    return hypernetwork.apply_hypernetworks(shared.loaded_hypernetworks, context)
+
+
+def upcasts_attention() -> bool:
+    """Whether the user wants attention in float32."""
+    return bool(shared.opts.upcast_attn)
+
+
+def is_idle_wrapper(module: Any) -> bool:
+    """True for an attention module that Hypertile has wrapped but does not tile at present.
+
+    Once used, Hypertile leaves its wrapper on the model for ever and only switches it off.
+    """
+    params = getattr(module, "__webui_hypertile_params", None)
+    return params is not None and not getattr(params, "enabled", True)
+
+
+def refusal() -> str | None:
+    """One sentence on why nothing can be done in this host's present state, or None."""
+    if sd_unet.current_unet is not None:
+        return "Attention Lab did nothing: the SD Unet setting replaces the model's own U-Net."
+    return None
+
+
+def is_inner_pass(p: Any) -> bool:
+    """True for the small img2img jobs that ADetailer runs inside a job."""
+    return bool(getattr(p, "_ad_inner", False))
+
+
+def comment(p: Any, text: str) -> None:
+    """Show one sentence below the picture and in the log."""
+    log.warning(text)
+    if hasattr(p, "comment"):
+        p.comment(text)
+
+
+def rows_of(denoiser: Any, count: int) -> list[Row] | None:
+    """The rows of the evaluation that `denoiser` (a CFGDenoiser) is about to make, in batch order.
+
+    Args:
+        count: rows the host has put together, the negatives included.
+
+    Returns:
+        None when the prompts do not explain that number of rows, so that nobody can say what is what.
+    """
+    cond = (getattr(denoiser.sampler, "sampler_extra_args", None) or {}).get("cond")
+    batch = getattr(cond, "batch", None)
+    if not batch:
+        return None
+    weights = [[float(part.weight) for part in parts] for parts in batch]
+    rows = plan_rows(weights, edit=_is_edit(denoiser))
+    return rows if len(rows) == count else None
+
+
+def _is_edit(denoiser: Any) -> bool:
+    """Whether the host lays out three rows per image, as InstructPix2Pix models need it."""
+    edits = getattr(shared.sd_model, "cond_stage_key", None) == "edit"
+    return edits and denoiser.image_cfg_scale is not None and denoiser.image_cfg_scale != 1.0
+
+
+class ModelNote:
+    """What was found out when a model was loaded. Holds it weakly: we must not keep a dropped model in memory."""
+
+    def __init__(self) -> None:
+        self._model: Any = None
+        self._levels: tuple[int, ...] = ()
+
+    def take(self, model: Any) -> None:
+        """Note `model` (None: unloaded) and say in the log what can be done with it."""
+        try:
+            self._model, self._levels = weakref.ref(model), levels(model)
+        except TypeError:
+            self._model, self._levels = None, ()
+        if self._levels:
+            log.info("Attention Lab: attention at %s.", ", ".join(f"d{level}" for level in self._levels))
+        elif model is not None:
+            log.info("Attention Lab has nothing to attach to in a %s.", type(model).__name__)
+
+    def levels_of(self, model: Any) -> tuple[int, ...]:
+        """Levels with attention in `model`; empty when it is of an unsupported kind."""
+        if self._model is None or self._model() is not model:
+            self.take(model)
+        return self._levels
+
+
+def levels(model: Any) -> tuple[int, ...]:
+    """Depths (0: full latent) at which the U-Net of `model` has attention; empty without such a U-Net."""
+    try:
+        return tuple(sorted({layer.depth for layer in find_layers(model)}))
+    except TypeError:
+        return ()

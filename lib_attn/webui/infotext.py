@@ -1,0 +1,39 @@
+"""Infotext: write a job's settings under the picture, read them back into the panel.
+
+The host asks one function per control. The functions are made once, at import, because "Send to img2img" finds the
+partner of a control by comparing these objects between the two tabs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, MutableMapping
+from typing import Any
+
+from lib_attn.settings import Param, Settings, all_params
+
+KEYS: tuple[str, ...] = tuple(p.infotext for p in all_params())
+
+
+def write(parameters: MutableMapping[str, Any], settings: Settings) -> None:
+    """Put the pairs of `settings` into the job's `parameters`, and take out ours of another job.
+
+    The cells of an X/Y/Z grid are shallow copies that share one such dictionary: what one cell wrote is there in the
+    next.
+    """
+    for key in KEYS:
+        parameters.pop(key, None)
+    parameters.update(settings.to_infotext())
+
+
+def _reader(param: Param) -> Callable[[Mapping[str, Any]], Any]:
+    def read(parameters: Mapping[str, Any]) -> Any:
+        settings, _ = Settings.from_infotext(parameters)
+        return getattr(settings[param.technique], param.name)
+
+    read.__name__ = read.__qualname__ = f"read_{param.technique}_{param.name}"
+    read.__doc__ = f"Value of '{param.infotext}', the default when a picture does not have it."
+    return read
+
+
+READERS: dict[str, Callable[[Mapping[str, Any]], Any]] = {p.key: _reader(p) for p in all_params()}
+"""By parameter key: parsed infotext -> the control's value, of its own type (a real bool, never ``"False"``)."""

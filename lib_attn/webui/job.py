@@ -1,0 +1,241 @@
+"""A job of the host while we take part in it.
+
+The state hangs on the host's processing object. The patches are on exactly while the host samples: the pass's own
+sampler object gets a `launch_sampling` that attaches, samples and detaches, whatever happens in between.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from lib_attn.attach import attach
+from lib_attn.settings import Group, Settings
+from lib_attn.webui import api, host, infotext, xyz
+
+ATTRIBUTE = "attention_lab"
+
+# Jobs that have a sampler prepared or sample right now; a safety net, no job's state is here.
+_live: weakref.WeakSet[Job] = weakref.WeakSet()
+_model_note = host.ModelNote()
+
+
+class Job:
+    """Our part in one run of ``process_images``.
+
+    Args:
+        settings: as the user wants them in this job.
+        say: takes a sentence for the user; each is passed on once.
+    """
+
+    def __init__(self, settings: Settings, say: Callable[[str], None]):
+        self.settings = settings
+        self._say_to, self._said = say, set()
+        self._techniques: tuple[Group, ...] = ()
+        self._seeds: list[int] = []
+        self._sampler: Any = None
+        self._before: Callable | None = None
+        self._attachment: Any = None
+        self._model_state: tuple = ()
+        self._inner_model: Any = None
+        self._sampling = False
+        self.asked = False
+
+    def say(self, text: str) -> None:
+        """Tell the user one sentence, once in this job."""
+        if text not in self._said:
+            self._said.add(text)
+            self._say_to(text)
+
+    @property
+    def sampling(self) -> bool:
+        return self._sampling
+
+    def prepare(self, sampler: Any, seeds: Sequence[int], hires: bool) -> None:
+        """Get ready for the pass that `sampler` is going to make."""
+        self.asked = True
+        self.release()
+        self._techniques = self.settings.for_pass(hires)
+        if not self._techniques:
+            return
+        refusal = host.refusal()
+        if refusal is None and not callable(getattr(sampler, "launch_sampling", None)):
+            refusal = f"Attention Lab did nothing: {type(sampler).__name__} is a sampler that it does not know."
+        if refusal is not None:
+            self.say(refusal)
+            return
+        self._seeds, self._sampler = [int(seed) for seed in seeds], sampler
+        self._before = sampler.__dict__.get("launch_sampling")
+        original = sampler.launch_sampling
+
+        def launch_sampling(*args: Any, **kwargs: Any) -> Any:
+            return self._sample(original, *args, **kwargs)
+
+        launch_sampling.attention_lab = self
+        sampler.launch_sampling = launch_sampling
+        _live.add(self)
+
+    def _sample(self, original: Callable, *args: Any, **kwargs: Any) -> Any:
+        self._restore_sampler()
+        self._sampling = True
+        try:
+            self._attach()
+            return original(*args, **kwargs)
+        finally:
+            self.release()
+
+    def _attach(self) -> None:
+        model = host.current_model()
+        self._detach()
+        self._model_state = host.model_state(model)
+        try:
+            self._attachment = attach(
+                model,
+                self._techniques,
+                seeds=self._seeds,
+                hypernetwork=host.apply_hypernetworks,
+                upcast=host.upcasts_attention,
+                inert=host.is_idle_wrapper,
+                say=self.say,
+            )
+            # Until the first announced evaluation every call to the U-Net is somebody else's.
+            self._attachment.begin_step([], 0, 1)
+        except TypeError as error:
+            self.say(f"Attention Lab did nothing: {error}.")
+        except Exception:
+            host.log.exception("Attention Lab could not be attached")
+            self.say("Attention Lab did nothing: it could not be attached to this model, see the log.")
+
+    def owns(self, denoiser: Any) -> bool:
+        """Whether `denoiser` belongs to the pass that this job is sampling."""
+        return self._sampling and getattr(denoiser, "sampler", None) is self._sampler
+
+    def begin_step(self, denoiser: Any, count: int) -> None:
+        """Tell the attachment which rows come; follow the host to another model (refiner) first."""
+        if self._model_state != host.model_state(host.current_model()):
+            self._attach()
+        if self._attachment is not None:
+            self._inner_model = denoiser.inner_model
+            total = denoiser.total_steps or denoiser.steps or 1
+            self._attachment.begin_step(host.rows_of(denoiser, count), denoiser.step, total)
+
+    def end_step(self) -> None:
+        """U-Net calls are no longer ours until the next `begin_step`."""
+        if self._attachment is not None:
+            self._attachment.end_step()
+
+    def evaluates(self, inner_model: Any) -> bool:
+        return inner_model is not None and inner_model is self._inner_model
+
+    def forget_model(self) -> None:
+        """The host has loaded weights: attach anew before the next evaluation."""
+        self._model_state = ()
+
+    def _detach(self) -> None:
+        if self._attachment is not None:
+            self._attachment.detach()
+            self._attachment = None
+
+    def _restore_sampler(self) -> None:
+        ours = getattr(self._sampler, "__dict__", {}).get("launch_sampling")
+        if getattr(ours, "attention_lab", None) is self:
+            if self._before is None:
+                del self._sampler.launch_sampling
+            else:
+                self._sampler.launch_sampling = self._before
+
+    def release(self) -> None:
+        """Take everything off the model and the sampler. Safe to call at any time and twice."""
+        self._detach()
+        self._restore_sampler()
+        self._sampler = self._before = self._inner_model = None
+        self._sampling = False
+        _live.discard(self)
+
+
+def job_of(p: Any) -> Job | None:
+    return getattr(p, ATTRIBUTE, None)
+
+
+def clear(p: Any) -> None:
+    """Before a job: drop what an earlier run of the same object, or a job that never came to sample, left behind."""
+    for job in list(_live):
+        if not job.sampling:
+            job.release()
+    finish(p)
+    if job_of(p) is not None:
+        setattr(p, ATTRIBUTE, None)
+
+
+def finish(p: Any) -> None:
+    """After a job. Its settings stay: ADetailer ends a job early and then goes on with its other batches."""
+    if job_of(p) is not None:
+        job_of(p).release()
+
+
+def begin(p: Any, args: Sequence[Any]) -> None:
+    """Read the settings of job `p`, write its infotext and tell the user what was not understood."""
+    clear(p)
+    settings, messages = api.read_args(args)
+    settings, more = xyz.apply_overrides(p, settings)
+    for message in dict.fromkeys([*messages, *more]):
+        host.comment(p, message)
+    if host.is_inner_pass(p) and not settings.general.inner_passes:
+        return
+    infotext.write(p.extra_generation_params, settings)
+    active = list(settings.active())
+    if not active:
+        return
+    # Weakly, so that the job on `p` does not keep `p` itself alive.
+    target = weakref.ref(p)
+    job = Job(settings, lambda text: host.comment(target(), text))
+    setattr(p, ATTRIBUTE, job)
+    if not getattr(p, "enable_hr", False):
+        for group in active:
+            if group.hires == "only":
+                job.say(f"{group.label} acts only in the hires pass, and this picture has none.")
+
+
+def before_sampling(p: Any) -> None:
+    """The host is about to sample a pass of `p`; its sampler, model and sizes are final."""
+    job = job_of(p)
+    if job is not None:
+        job.prepare(p.sampler, getattr(p, "seeds", None) or [], bool(getattr(p, "is_hr_pass", False)))
+
+
+def after_batch(p: Any) -> None:
+    """A batch is done: say so when the host never came by our way."""
+    job = job_of(p)
+    if job is not None and not job.asked:
+        job.say("Attention Lab did nothing: a script samples in a way of its own.")
+
+
+def on_cfg_denoiser(params: Any) -> None:
+    """The host has put an evaluation together and is about to run it."""
+    owner = job_of(getattr(params.denoiser, "p", None))
+    for job in list(_live):
+        if not job.owns(params.denoiser):
+            job.end_step()  # somebody samples inside of our sampling
+    if owner is not None and owner.owns(params.denoiser):
+        owner.begin_step(params.denoiser, params.x.shape[0])
+
+
+def on_cfg_denoised(params: Any) -> None:
+    """The evaluation is done."""
+    for job in list(_live):
+        if job.evaluates(params.inner_model):
+            job.end_step()
+
+
+def on_model_loaded(model: Any) -> None:
+    """Weights were loaded, into a new model or into the old one's modules."""
+    _model_note.take(model)
+    for job in list(_live):
+        job.forget_model()
+
+
+def release_all() -> None:
+    """The script is being unloaded: nothing of ours may stay on a model or a sampler."""
+    for job in list(_live):
+        job.release()

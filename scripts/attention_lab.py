@@ -1,0 +1,54 @@
+"""Attention Lab in stable-diffusion-webui: the only file that the host loads.
+
+All the work is done in `lib_attn`. Everything is imported here, at the top: the host has this extension's folder in
+its search path only while this file runs.
+"""
+
+import os
+
+from modules import paths, script_callbacks, scripts
+from modules.infotext_utils import PasteField
+from modules.ui_components import InputAccordion
+
+from lib_attn.presets import Presets
+from lib_attn.webui import infotext, job, panel, xyz
+
+PRESETS = Presets(os.path.join(paths.data_path, "attention_lab", "presets"))
+
+
+class AttentionLab(scripts.Script):
+    """Hands the host's hooks on to the job."""
+
+    def title(self):
+        return "Attention Lab"
+
+    def show(self, is_img2img):
+        return scripts.AlwaysVisible
+
+    def ui(self, is_img2img):
+        built = panel.build(elem_id=self.elem_id, switch=InputAccordion, presets=PRESETS)
+        self.infotext_fields = [PasteField(control, infotext.READERS[key]) for key, control in built.controls.items()]
+        self.paste_field_names = [infotext.READERS[key] for key in built.controls]
+        return built.inputs()
+
+    def before_process(self, p, *args):
+        job.clear(p)
+
+    def process(self, p, *args):
+        job.begin(p, args)
+
+    def process_before_every_sampling(self, p, *args, **kwargs):
+        job.before_sampling(p)
+
+    def postprocess_batch(self, p, *args, **kwargs):
+        job.after_batch(p)
+
+    def postprocess(self, p, processed, *args):
+        job.finish(p)
+
+
+script_callbacks.on_model_loaded(job.on_model_loaded)
+script_callbacks.on_cfg_denoiser(job.on_cfg_denoiser)
+script_callbacks.on_cfg_denoised(job.on_cfg_denoised)
+script_callbacks.on_before_ui(lambda: xyz.install(scripts.scripts_data))
+script_callbacks.on_script_unloaded(job.release_all)
