@@ -1,0 +1,76 @@
+"""Train the reference model from nothing to a checkpoint: python -m lib_attn.learn.reference_model WORK.
+
+Stop it with Ctrl-C at any time; the same command goes on from the last save. On several processes or
+machines start it with accelerate: accelerate launch --num_processes 2 -m lib_attn.learn.reference_model WORK.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+from pathlib import Path
+
+from ..scenes.render import RenderError
+from ..scenes.shards import ShardError
+from .recipe import Recipe
+from .state import StateError
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(prog="python -m lib_attn.learn.reference_model", description=__doc__,
+                                formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("work", type=Path, help="folder for data, states and the result; an unfinished run is continued")
+    p.add_argument("--stages", default="scenes,vae,latents,unet,export", help="comma separated, in order")
+    p.add_argument("--recipe", type=Path, help="a recipe as JSON; without it the one in the folder, or the default")
+    p.add_argument("--small", action="store_true", help="a run of seconds that shows that everything works")
+    p.add_argument("--show-recipe", action="store_true", help="print the default recipe as JSON and stop")
+    p.add_argument("--threads", type=int, default=0, help="torch threads of each process, 0 for torch's choice")
+    return p
+
+
+def choose_recipe(args: argparse.Namespace) -> Recipe:
+    if args.recipe:
+        return Recipe.load(args.recipe)
+    kept = args.work / "recipe.json"
+    if kept.exists():
+        return Recipe.load(kept)
+    return Recipe.small() if args.small else Recipe()
+
+
+def _stop(*_) -> None:
+    raise KeyboardInterrupt
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parser().parse_args(argv)
+    if args.show_recipe:
+        print(json.dumps(Recipe().to_json(), indent=1))
+        return 0
+    from . import stages
+
+    if args.threads:
+        import torch
+
+        torch.set_num_threads(args.threads)
+    signal.signal(signal.SIGTERM, _stop)
+    try:
+        wanted = args.stages.split(",")
+        for stage in wanted:
+            if stage not in stages.STAGES:
+                raise ValueError(f"There is no stage '{stage}'; the stages are {', '.join(stages.STAGES)}.")
+        run = stages.Run(args.work, choose_recipe(args))
+        for stage in wanted:
+            run.run(stage)
+    except (StateError, ShardError, RenderError, FileNotFoundError, FloatingPointError, ValueError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("Stopped; the same command goes on from the last save.", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

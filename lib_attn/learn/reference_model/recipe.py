@@ -1,0 +1,114 @@
+"""Everything one training run depends on, as one JSON-ready value."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .diffusion import NoiseConfig
+from .models import TextConfig, UNetConfig, VaeConfig
+from .vae import VaeLoss
+
+
+@dataclass(frozen=True)
+class VaeStage:
+    """phases: (first step, crop edge in pixels, crops per step); scenes: how many pictures crops come from."""
+
+    steps: int = 1250
+    lr: float = 8e-4
+    warmup: int = 50
+    decay: float = 0.35
+    ema: float = 0.99
+    scenes: int = 4000
+    phases: tuple[tuple[int, int, int], ...] = ((0, 32, 32), (850, 64, 12))
+
+
+@dataclass(frozen=True)
+class UNetPhase:
+    """One stretch of U-Net training. size: edge of the pictures in pixels; scenes: the first so many of the
+    set. A phase starts from the averaged weights of the one before it, with a fresh optimizer."""
+
+    name: str
+    size: int
+    scenes: int
+    steps: int
+    batch: int
+    lr: float
+    warmup: int = 100
+    decay: float = 0.25
+    ema: float = 0.998
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The run that made the shipped model; `small()` is the same in seconds, for tests."""
+
+    seed: int = 1
+    scenes: int = 14000
+    size: int = 256
+    kinds: tuple[float, float, float] = (0.55, 0.35, 0.10)
+    vae_model: VaeConfig = field(default_factory=VaeConfig)
+    unet_model: UNetConfig = field(default_factory=UNetConfig)
+    text_model: TextConfig = field(default_factory=TextConfig)
+    vae: VaeStage = field(default_factory=VaeStage)
+    vae_loss: VaeLoss = field(default_factory=VaeLoss)
+    noise: NoiseConfig = field(default_factory=NoiseConfig)
+    phases: tuple[UNetPhase, ...] = (
+        UNetPhase("128-first", 128, 4000, 900, 64, 8e-4, decay=0.0),
+        UNetPhase("128-more", 128, 8000, 2000, 64, 8e-4),
+        UNetPhase("256", 256, 3000, 1200, 16, 4e-4),
+    )
+    caption_dropout: float = 0.1
+    precision: str = "bf16"
+    save_seconds: float = 180.0
+
+    @staticmethod
+    def small() -> Recipe:
+        return Recipe(
+            scenes=24, size=64, vae=VaeStage(steps=4, warmup=1, scenes=16, phases=((0, 32, 4),)),
+            phases=(UNetPhase("64", 64, 24, 4, 4, 1e-3, warmup=1),), precision="no",
+            unet_model=UNetConfig(model_channels=32, channel_mult=(1, 1, 1), context_dim=32),
+            text_model=TextConfig(width=32, layers=1, heads=2))
+
+    def to_json(self) -> dict:
+        return json.loads(json.dumps(dataclasses.asdict(self)))
+
+    @staticmethod
+    def from_json(value: dict) -> Recipe:
+        """Inverse of to_json. Raises ValueError naming a field that does not exist."""
+        return _build(Recipe, value)
+
+    @staticmethod
+    def load(path: Path) -> Recipe:
+        try:
+            return Recipe.from_json(json.loads(path.read_text()))
+        except OSError as error:
+            raise ValueError(f"{path} cannot be read: {error.strerror}.") from None
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path.name} is not JSON ({error}).") from None
+
+
+_NESTED = {"vae_model": VaeConfig, "unet_model": UNetConfig, "text_model": TextConfig, "vae": VaeStage,
+           "vae_loss": VaeLoss, "noise": NoiseConfig}
+
+
+def _tuples(value):
+    return tuple(_tuples(v) for v in value) if isinstance(value, list) else value
+
+
+def _build(kind, value: dict):
+    known = {f.name for f in dataclasses.fields(kind)}
+    for key in value:
+        if key not in known:
+            raise ValueError(f"A recipe has no field '{key}'; {kind.__name__} knows {', '.join(sorted(known))}.")
+    parts = {}
+    for key, item in value.items():
+        if kind is Recipe and key in _NESTED:
+            parts[key] = _build(_NESTED[key], item)
+        elif kind is Recipe and key == "phases":
+            parts[key] = tuple(_build(UNetPhase, p) for p in item)
+        else:
+            parts[key] = _tuples(item)
+    return kind(**parts)

@@ -1,0 +1,147 @@
+"""The stages of a run, each of which goes on where it was stopped."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+
+from ..scenes import layout, render, shards
+from . import data, export, preview, state, tokenizer, unet, vae
+from .loop import LoopConfig, draw
+from .models import SCALE_FACTOR, Autoencoder, TextToNoise
+from .recipe import Recipe, UNetPhase
+
+STAGES = ("scenes", "vae", "latents", "unet", "export")
+
+
+class Run:
+    """A work folder and its recipe. Every stage reads what the one before it left in the folder."""
+
+    def __init__(self, work: Path, recipe: Recipe):
+        self.work, self.recipe = work, recipe
+        self.scenes = work / "scenes"
+        self.clip = work / "clip"
+        head = work / "recipe.json"
+        work.mkdir(parents=True, exist_ok=True)
+        head.write_text(json.dumps(recipe.to_json(), indent=1))
+
+    def _seeded(self, build, purpose: str) -> torch.nn.Module:
+        # Weights are drawn from the global generator by the layers themselves; it is put back afterwards.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(draw(self.recipe.seed, purpose, 0).initial_seed() % 2**31))
+            return build()
+
+    def run(self, stage: str) -> None:
+        getattr(self, f"stage_{stage}")()
+
+    def stage_scenes(self) -> None:
+        from accelerate import PartialState
+        from tqdm import tqdm
+
+        place = PartialState(cpu=not torch.cuda.is_available())
+        if place.is_main_process:
+            mix = layout.Mix(kinds=self.recipe.kinds)
+            spec = shards.SetSpec(seed=self.recipe.seed, scenes=self.recipe.scenes, size=self.recipe.size, mix=mix,
+                                  maps=("rgb",), shard_scenes=min(1000, max(1, self.recipe.scenes // 2)))
+            with render.open_renderer(self.recipe.size) as renderer, \
+                    tqdm(total=spec.scenes, unit="scene", desc="scenes") as bar:
+                shards.write_set(self.scenes, spec, lambda scene: renderer.render(scene, False), bar.update)
+        place.wait_for_everyone()
+
+    def stage_vae(self) -> None:
+        target = self.work / "vae.safetensors"
+        if target.exists():
+            return
+        recipe, plan = self.recipe, self.recipe.vae
+        pictures, _ = data.load_pictures(self.scenes, 0, plan.scenes)
+        model = self._seeded(lambda: Autoencoder(recipe.vae_model), "vae weights")
+        config = LoopConfig(steps=plan.steps, batch=plan.phases[0][2], lr=plan.lr, warmup=plan.warmup,
+                            decay=plan.decay, ema=plan.ema, precision=recipe.precision, seed=recipe.seed,
+                            save_seconds=recipe.save_seconds)
+        loop = vae.train(self.work / "vae", pictures, model, config, plan.phases, recipe.vae_loss)
+        if loop.accelerator.is_main_process:
+            model.load_state_dict(loop.ema.shadow)
+            model.eval()
+            means = torch.cat([vae.encode(model, pictures[i:i + 8], recipe.precision)
+                               for i in range(0, min(256, len(pictures)), 8)])
+            vae.fold_statistics(model, means)
+            state.save_tensors(target, model.state_dict())
+        loop.accelerator.wait_for_everyone()
+
+    def autoencoder(self) -> Autoencoder:
+        model = Autoencoder(self.recipe.vae_model)
+        model.load_state_dict(state.load_tensors(self.work / "vae.safetensors"))
+        return model.eval()
+
+    def stage_latents(self) -> None:
+        from accelerate import PartialState
+        from tqdm import tqdm
+
+        place = PartialState(cpu=not torch.cuda.is_available())
+        model = self.autoencoder().to(place.device)
+
+        def encode(pictures):
+            return (vae.encode(model, pictures, self.recipe.precision) * SCALE_FACTOR).cpu()
+
+        for size in sorted({p.size for p in self.recipe.phases}):
+            count = max(p.scenes for p in self.recipe.phases if p.size == size)
+            with tqdm(total=count // place.num_processes, unit="picture", desc=f"latents of {size} px",
+                      disable=not place.is_main_process) as bar:
+                data.cache_latents(self.latents_folder(size), self.scenes, encode, size, count,
+                                   place.process_index, place.num_processes, progress=bar.update)
+        place.wait_for_everyone()
+
+    def latents_folder(self, size: int) -> Path:
+        return self.work / f"latents-{size}"
+
+    def tokenizer(self):
+        return tokenizer.load(self.clip, self.recipe.text_model)
+
+    def stage_unet(self) -> None:
+        before = None
+        for phase in self.recipe.phases:
+            self._phase(phase, before)
+            before = phase
+
+    def _phase(self, phase: UNetPhase, before: UNetPhase | None) -> None:
+        target = self.phase_file(phase)
+        if target.exists():
+            return
+        recipe = self.recipe
+        model = self._seeded(lambda: TextToNoise(recipe.unet_model, recipe.text_model), "unet weights")
+        if before:
+            model.load_state_dict(state.load_tensors(self.phase_file(before)), strict=False)
+        unet.use_fast_attention(model)
+        words = self.tokenizer()
+        rows = data.prepare(*data.load_latents(self.latents_folder(phase.size), phase.scenes), words)
+        config = LoopConfig(steps=phase.steps, batch=phase.batch, lr=phase.lr, warmup=phase.warmup,
+                            decay=phase.decay, ema=phase.ema, precision=recipe.precision, seed=recipe.seed,
+                            save_seconds=recipe.save_seconds)
+        folder = self.work / f"unet-{phase.name}"
+        pictures = preview.Preview(self, folder / "log", phase.size, words)
+        loop = unet.train(folder, rows, model, config, recipe.noise, recipe.caption_dropout, pictures,
+                          f"unet {phase.name}")
+        if loop.accelerator.is_main_process:
+            state.save_tensors(target, loop.ema.shadow)
+        loop.accelerator.wait_for_everyone()
+
+    def phase_file(self, phase: UNetPhase) -> Path:
+        return self.work / f"unet-{phase.name}.safetensors"
+
+    def newest_weights(self) -> tuple[str, dict[str, torch.Tensor]]:
+        """The averaged weights furthest along: a finished phase, or the last saved state of one."""
+        for phase in reversed(self.recipe.phases):
+            if self.phase_file(phase).exists():
+                return phase.name, state.load_tensors(self.phase_file(phase))
+            found = state.load_state(self.work / f"unet-{phase.name}")
+            if found:
+                return f"{phase.name} step {found[1]['step']}", state.load_tensors(found[0] / "ema.safetensors")
+        raise state.StateError(f"{self.work} holds no trained U-Net yet.")
+
+    def stage_export(self) -> None:
+        from accelerate import PartialState
+
+        if PartialState(cpu=not torch.cuda.is_available()).is_main_process:
+            export.export(self, self.work / "export")

@@ -1,0 +1,81 @@
+"""Stage `unet`: train the U-Net and the text encoder together on cached latents."""
+
+from __future__ import annotations
+
+import types
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch.nn import functional
+
+from .diffusion import NoiseConfig, add_noise, draw_steps, loss_weights
+from .loop import Loop, LoopConfig, draw
+from .models import TextToNoise
+
+#: Above this many tokens the fused kernel is the faster one on a CPU, also with its slow backward pass.
+FUSED_ABOVE = 1024
+
+
+def _attend(self, x, context=None, mask=None):
+    """Attention of ldm's CrossAttention for training. x (B, N, C), context (B, M, C') -> (B, N, C).
+
+    Plain matrix products below FUSED_ABOVE tokens: the backward pass of the fused kernel is slow on a CPU.
+    """
+    context = x if context is None else context
+    batch, heads = x.shape[0], self.heads
+
+    def split(t):
+        return t.view(batch, -1, heads, t.shape[-1] // heads).transpose(1, 2)
+
+    q, k, v = split(self.to_q(x)), split(self.to_k(context)), split(self.to_v(context))
+    if q.shape[2] >= FUSED_ABOVE and k.shape[2] >= FUSED_ABOVE:
+        out = functional.scaled_dot_product_attention(q, k, v)
+    else:
+        # Autocast would lift the softmax to float32 and double its memory traffic.
+        with torch.autocast(x.device.type, enabled=False):
+            out = torch.softmax((q * self.scale) @ k.transpose(-1, -2), dim=-1) @ v
+    return self.to_out(out.transpose(1, 2).reshape(batch, x.shape[1], -1))
+
+
+def use_fast_attention(model: torch.nn.Module) -> None:
+    """Give ldm's attention layers the forward above; parameters and results stay what they are."""
+    for module in model.modules():
+        if hasattr(module, "to_q") and hasattr(module, "heads"):
+            module.forward = types.MethodType(_attend, module)
+
+
+@dataclass(frozen=True)
+class Latents:
+    """latents: float16 (N, 4, h, w), scaled; tokens: int64 (U, 77), the distinct captions;
+    caption: int64 (N,), row of `tokens`; empty: int64 (1, 77), the empty caption."""
+
+    latents: torch.Tensor
+    tokens: torch.Tensor
+    caption: torch.Tensor
+    empty: torch.Tensor
+
+
+def train(folder: Path, data: Latents, model: TextToNoise, config: LoopConfig, noise: NoiseConfig | None = None,
+          caption_dropout: float = 0.1, on_save=None, title: str = "unet") -> Loop:
+    """Train on random rows of `data`; which rows, steps and noise depends on (seed, step) alone."""
+    noise = noise or NoiseConfig()
+    loop = Loop(folder, model, config, on_save)
+    device = loop.accelerator.device
+    weights = loss_weights(noise).to(device)
+    count = len(data.latents)
+
+    def loss_of(network, step, rows):
+        rng = draw(config.seed, title, step)
+        picks = torch.randint(0, count, (config.batch,), generator=rng)
+        t = draw_steps(config.batch, noise, rng)
+        eps = torch.randn(config.batch, *data.latents.shape[1:], generator=rng)
+        drop = torch.rand(config.batch, generator=rng) < caption_dropout
+        picks, t, eps, drop = picks[rows], t[rows].to(device), eps[rows].to(device), drop[rows]
+        tokens = torch.where(drop[:, None], data.empty, data.tokens[data.caption[picks]]).to(device)
+        noisy = add_noise(data.latents[picks].float().to(device), eps, t)
+        error = network(noisy, t, tokens).float() - eps
+        return (weights[t] * error.square().mean((1, 2, 3))).mean()
+
+    loop.run(loss_of, title)
+    return loop
