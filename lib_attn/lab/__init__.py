@@ -1,0 +1,1 @@
+"""The stand-alone host: checkpoints, samplers, pictures and measurements without a webui."""

@@ -1,0 +1,125 @@
+"""What is compared: full attention, other people's methods, and our settings, all put on and taken off alike."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from lib_attn import presets
+from lib_attn.attach import attach
+from lib_attn.lab import peers
+from lib_attn.lab.errors import LabError
+from lib_attn.lab.peers import Job
+from lib_attn.rows import Row
+from lib_attn.settings import Settings, all_params
+
+#: Called before every guided evaluation with its rows, its running number and the number of all.
+Begin = Callable[[Sequence[Row], int, int], None]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way of computing self-attention.
+
+    kind: ``full``, ``free``, ``peer`` or ``ours``. cycle: after how many steps its cost repeats. settings: ours only.
+    """
+
+    name: str
+    label: str
+    kind: str
+    put: Any = field(repr=False, default=None)
+    settings: Settings | None = None
+    source: str = ""
+
+    @property
+    def cycle(self) -> int:
+        """Steps after which the cost repeats: the interval of exact steps of the residual mode, otherwise 1."""
+        every = [getattr(g, "exact_every", 0) for g in self.settings.active()] if self.settings else []
+        return max([1, *every])
+
+    @contextlib.contextmanager
+    def on(self, unet, job: Job, say: Callable[[str], None] | None = None) -> Iterator[Begin]:
+        """Put this variant on `unet`; yields the function to call before each evaluation."""
+        if self.settings is None:
+            with self.put(unet, job):
+                yield lambda rows, step, total: None
+            return
+        groups = self.settings.for_pass(hires=False)
+        with attach(unet, groups, seeds=job.seeds, steps=job.steps, say=say) as attachment:
+            yield attachment.begin_step
+
+
+FULL = Variant("full", "Full attention", "full", peers.full)
+FREE = Variant("free", "Self-attention free of cost", "free", peers.free)
+
+
+def ours(name: str, label: str, settings: Settings) -> Variant:
+    return Variant(name, label, "ours", settings=settings, source="this project")
+
+
+def peer_variants(webui: str | None, slothful: str | None) -> tuple[list[Variant], list[str]]:
+    """The peers that can be had here as variants, and one sentence for each that cannot."""
+    found, missing = peers.standard_peers(webui, slothful)
+    return [Variant(p.name, p.label, "peer", p.put, source=p.source) for p in found], missing
+
+
+def preset_variants() -> list[Variant]:
+    """The shipped presets as variants."""
+    return [ours(name, name, settings) for name, settings in load_presets().items()]
+
+
+def load_presets() -> dict[str, Settings]:
+    """Shipped presets by name."""
+    return {name: read_settings(values) for name, values in presets.shipped().items()}
+
+
+def parse_setting(text: str) -> Variant:
+    """Read ``name: tile=16 pool=4 exact_every=3`` as a variant of ours; the name may be left out.
+
+    A parameter is named in full (``near_sighted.tile``) or alone where only one technique has it; items are
+    separated by spaces or semicolons. A technique that is named is switched on.
+
+    Raises:
+        LabError: when something in it is not understood.
+    """
+    name, colon, body = text.partition(":")
+    name, body = (name.strip(), body) if colon else ("", text)
+    values: dict[str, Any] = {}
+    for item in body.replace(";", " ").split():
+        key, equals, value = item.partition("=")
+        if not equals:
+            raise LabError(f"'{item}' is no setting: write parameter=value, for example tile=16.")
+        values[full_key(key)] = value
+    for technique in {key.partition(".")[0] for key in values} - {"general"}:
+        values.setdefault(f"{technique}.enabled", True)
+    settings = read_settings(values)
+    name = name or " ".join(f"{k.partition('.')[2]}={v}" for k, v in values.items() if not k.endswith(".enabled"))
+    return ours(name or "defaults", name or "defaults", settings)
+
+
+def full_key(name: str) -> str:
+    """``tile`` -> ``near_sighted.tile``; names with a dot are checked and handed back.
+
+    Raises:
+        LabError: when there is no such parameter or several techniques have it.
+    """
+    keys = [p.key for p in all_params() if name in (p.key, p.name)]
+    keys = [k for k in keys if not k.startswith("general.")] or keys
+    if len(keys) != 1:
+        why = f"several techniques have it, write one of {', '.join(keys)}" if keys else "there is no such parameter"
+        raise LabError(f"'{name}' is not understood: {why}.")
+    return keys[0]
+
+
+def read_settings(values: dict[str, Any]) -> Settings:
+    """`Settings.read`, but everything it would only mention is an error here.
+
+    Raises:
+        LabError: with the first sentence.
+    """
+    settings, messages = Settings.read(values)
+    if messages:
+        raise LabError(messages[0])
+    return settings
