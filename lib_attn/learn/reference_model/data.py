@@ -11,6 +11,7 @@ import torch
 from safetensors import safe_open
 
 from ..scenes import shards
+from ..scenes.vocabulary import without_colours
 from .state import StateError, save_tensors
 from .tokenizer import encode as encode_text
 from .unet import Latents
@@ -97,8 +98,13 @@ def load_latents(folder: Path, count: int) -> tuple[torch.Tensor, list[str]]:
     return torch.cat(parts)[:count], captions[:count]
 
 
-def prepare(latents: torch.Tensor, captions: list[str], tokenizer) -> Latents:
-    """Latents with every distinct caption tokenised once."""
+def prepare(latents: torch.Tensor, captions: list[str], tokenizer, colourless: int = 12) -> Latents:
+    """Latents with every distinct caption tokenised once.
+
+    Every `colourless`-th caption loses its objects' colours, so that the model has met "a cube" and can be
+    asked what a negative prompt of a colour changes.
+    """
+    captions = [without_colours(c) if i % colourless == colourless - 1 else c for i, c in enumerate(captions)]
     distinct = sorted(set(captions))
     index = {text: i for i, text in enumerate(distinct)}
     return Latents(latents, encode_text(tokenizer, distinct), torch.tensor([index[c] for c in captions]),

@@ -56,12 +56,15 @@ class Ema:
         self.decay = decay
         self.shadow = {k: v.detach().float().clone() for k, v in module.state_dict().items()
                        if v.is_floating_point()}
+        # What is not trained is its own average.
+        self.moving = [k for k, p in module.named_parameters() if p.requires_grad]
+        self.moving += [k for k, _ in module.named_buffers() if k in self.shadow]
 
     @torch.no_grad()
     def update(self, module: torch.nn.Module, step: int) -> None:
         decay = min(self.decay, (1 + step) / (10 + step))
         live = module.state_dict()
-        keys = list(self.shadow)
+        keys = self.moving
         torch._foreach_lerp_([self.shadow[k] for k in keys], [live[k].detach().float() for k in keys], 1 - decay)
 
 
@@ -86,7 +89,7 @@ class Loop:
         share = config.batch // size
         self.rows = slice(self.accelerator.process_index * share, (self.accelerator.process_index + 1) * share)
         self.module = module.to(self.accelerator.device)
-        optimizer = torch.optim.AdamW(module.parameters(), lr=config.lr, betas=config.betas,
+        optimizer = torch.optim.AdamW([p for p in module.parameters() if p.requires_grad], lr=config.lr, betas=config.betas,
                                       weight_decay=config.weight_decay, foreach=True)
         self.step = 0
         self.ema = Ema(self.module, config.ema)

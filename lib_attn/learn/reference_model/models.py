@@ -117,7 +117,8 @@ def build_text_encoder(config: TextConfig) -> nn.Module:
     """transformers' CLIPTextModel with random weights.
 
     The host divides by the mean of the encoder's output when it weighs prompts; a final bias whose mean is
-    well away from 0 keeps that division harmless.
+    well away from 0 keeps that division harmless. The word vectors stay as drawn: the few dozen words of the
+    captions are linearly independent vectors already, and 6 million values less are averaged and sent around.
     """
     from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -126,6 +127,7 @@ def build_text_encoder(config: TextConfig) -> nn.Module:
         model.text_model.final_layer_norm.bias.fill_(0.25)
         # CLIP's 0.02 leaves words almost alike at the start; nothing pretrained is there to be disturbed.
         model.text_model.embeddings.token_embedding.weight.mul_(10.0)
+    model.text_model.embeddings.token_embedding.weight.requires_grad_(False)
     return model
 
 

@@ -56,8 +56,8 @@ class Recipe:
     vae_loss: VaeLoss = field(default_factory=VaeLoss)
     noise: NoiseConfig = field(default_factory=NoiseConfig)
     phases: tuple[UNetPhase, ...] = (
-        UNetPhase("128-first", 128, 4000, 900, 64, 8e-4, decay=0.0),
-        UNetPhase("128-more", 128, 8000, 2000, 64, 8e-4),
+        UNetPhase("128-first", 128, 4000, 1200, 32, 8e-4, decay=0.0),
+        UNetPhase("128-more", 128, 8000, 2500, 32, 8e-4),
         UNetPhase("256", 256, 3000, 1200, 16, 4e-4),
     )
     caption_dropout: float = 0.1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 #: Linear-ish RGB albedo of each named colour, 0..1. Chosen far apart so that a shaded face of one is
 #: never a lit face of another.
@@ -72,6 +72,16 @@ def caption(things: Sequence[Thing], count: int, relation: str, background: str,
     return text
 
 
+def without_colours(text: str) -> str:
+    """A caption with the objects' colour words left out ("an orange cube, grey background" -> "a cube, grey
+    background"); the backgrounds' colours are other words and stay."""
+    kept = [word for word in text.split(" ") if word not in COLOURS]
+    for i, word in enumerate(kept[:-1]):
+        if word in ("a", "an"):
+            kept[i] = article(kept[i + 1]).split(" ")[0]
+    return " ".join(kept)
+
+
 def _share(text: str) -> float:
     digest = hashlib.sha256(text.encode()).digest()
     return int.from_bytes(digest[:8], "big") / 2**64
@@ -89,6 +99,11 @@ def pair_is_held_out(colour: str, name: str) -> bool:
     return bool(colour) and _share(f"pair {colour} {name}") < 0.1
 
 
+def mesh_is_held_out(name: str) -> bool:
+    """Whether a mesh that is not painted in named colours belongs to the held-out tenth."""
+    return _share(f"mesh {name}") < 0.1
+
+
 def is_held_out(things: Sequence[Thing]) -> bool:
     """Whether a scene belongs to the held-out split.
 
@@ -101,7 +116,3 @@ def is_held_out(things: Sequence[Thing]) -> bool:
         key = " + ".join(sorted(f"{t.colour} {t.name}" for t in things))
         return _share(f"scene {key}") < 0.1
     return False
-
-
-def describe(thing: Thing) -> dict[str, str]:
-    return asdict(thing)
