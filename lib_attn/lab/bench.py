@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from lib_attn.lab import speed, unet
+from lib_attn.lab import deviation, report, speed, unet
 from lib_attn.lab.errors import LabError
 from lib_attn.lab.variants import FREE, FULL, Variant, parse_setting, peer_variants, preset_variants
 
@@ -39,11 +39,8 @@ def add_commands(commands) -> None:
     one.add_argument("--rows", type=int)
     one.add_argument("--setting", action="append", default=[])
     one.set_defaults(run=run_memory_of_one)
-    try:
-        from lib_attn.lab import deviation
-    except ImportError:
-        return
     deviation.add_commands(inner)
+    report.add_commands(inner)
 
 
 def add_variant_options(options: argparse.ArgumentParser) -> None:
@@ -228,11 +225,16 @@ def _warm(bench):
 
 
 def command_line() -> str:
-    """The command as it would be typed again, without folders of this machine."""
+    """The command as it would be typed again, with file names instead of this machine's folders."""
     words, hide = [], False
     for word in sys.argv[1:]:
-        if hide or word.startswith(("--webui=", "--slothful=")):
-            word = word.partition("=")[0] + "=FOLDER" if not hide else "FOLDER"
+        name, equals, value = word.partition("=")
+        if hide or (equals and name in ("--webui", "--slothful")):
+            word = "FOLDER" if hide else f"{name}=FOLDER"
+        elif os.path.isabs(word):
+            word = os.path.basename(word)
+        elif equals and os.path.isabs(value):
+            word = f"{name}={os.path.basename(value)}"
         hide = word in ("--webui", "--slothful")
         words.append(f"'{word}'" if " " in word else word)
     return "python -m lib_attn.lab " + " ".join(words)
