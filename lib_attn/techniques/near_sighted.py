@@ -124,13 +124,13 @@ def worthwhile(plan: Plan) -> bool:
 def shift_point(step: int, layer: int, seed: int) -> tuple[float, float]:
     """Deterministic point in the unit square; consecutive steps and layers fill it evenly.
 
-    The R2 sequence of M. Roberts ("The unreasonable effectiveness of quasirandom sequences", 2018), started at a
-    place that depends on the image's seed.
+    Over steps it is the R2 sequence of M. Roberts ("The unreasonable effectiveness of quasirandom sequences", 2018),
+    started at a place that depends on the layer and on the image's seed.
     """
     plastic = 1.32471795724474602596
-    n = step + 7 * layer
-    start = (seed * 2654435761) % 2**32 / 2**32, (seed * 2246822519) % 2**32 / 2**32
-    return (start[0] + n / plastic) % 1.0, (start[1] + n / plastic**2) % 1.0
+    y = (seed * 2654435761) % 2**32 / 2**32 + step / plastic + layer * math.sqrt(2)
+    x = (seed * 2246822519) % 2**32 / 2**32 + step / plastic**2 + layer * math.sqrt(3)
+    return y % 1.0, x % 1.0
 
 
 def near_sighted_attention(
