@@ -114,8 +114,8 @@ class Judge:
 def _read(answers: torch.Tensor) -> list[Verdict]:
     picks = [part.argmax(1).tolist() for part in answers.split(HEADS, dim=1)]
     verdicts = []
-    for row in zip(*picks):
-        objects = [(COLOURS[c], SHAPES[s]) for s, c in zip(row[0:2 * SLOTS:2], row[1:2 * SLOTS:2])
+    for row in zip(*picks, strict=False):
+        objects = [(COLOURS[c], SHAPES[s]) for s, c in zip(row[0:2 * SLOTS:2], row[1:2 * SLOTS:2], strict=False)
                    if s < len(SHAPES) and c < len(COLOURS)]
         verdicts.append(Verdict(tuple(objects), BACKGROUNDS[row[-1]]))
     return verdicts
@@ -193,7 +193,7 @@ def score(verdicts: Sequence[Verdict], scenes: Sequence[Scene]) -> Score:
     if not verdicts or len(verdicts) != len(scenes):
         raise ValueError(f"{len(verdicts)} pictures cannot be judged by {len(scenes)} prompts.")
     rows = []
-    for seen, scene in zip(verdicts, scenes):
+    for seen, scene in zip(verdicts, scenes, strict=False):
         want = expected(scene)
 
         def same(part, seen=seen, want=want):

@@ -89,8 +89,9 @@ class Loop:
         share = config.batch // size
         self.rows = slice(self.accelerator.process_index * share, (self.accelerator.process_index + 1) * share)
         self.module = module.to(self.accelerator.device)
-        optimizer = torch.optim.AdamW([p for p in module.parameters() if p.requires_grad], lr=config.lr, betas=config.betas,
-                                      weight_decay=config.weight_decay, foreach=True)
+        trained = [p for p in module.parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(trained, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay,
+                                      foreach=True)
         self.step = 0
         self.ema = Ema(self.module, config.ema)
         found = states.load_state(folder)

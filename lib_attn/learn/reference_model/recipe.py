@@ -26,6 +26,20 @@ class VaeStage:
 
 
 @dataclass(frozen=True)
+class PolishStage:
+    """phases: (first step, edge of the pictures in pixels, pictures per step); scenes: how many pictures of
+    each size are used; the latents of those sizes must be cached by a U-Net phase."""
+
+    steps: int = 500
+    lr: float = 4e-4
+    warmup: int = 20
+    decay: float = 0.5
+    ema: float = 0.98
+    scenes: int = 2000
+    phases: tuple[tuple[int, int, int], ...] = ((0, 128, 8), (380, 256, 2))
+
+
+@dataclass(frozen=True)
 class UNetPhase:
     """One stretch of U-Net training. size: edge of the pictures in pixels; scenes: the first so many of the
     set. A phase starts from the averaged weights of the one before it, with a fresh optimizer."""
@@ -60,6 +74,7 @@ class Recipe:
         UNetPhase("128-more", 128, 8000, 2500, 32, 8e-4),
         UNetPhase("256", 256, 3000, 1200, 16, 4e-4),
     )
+    polish: PolishStage = field(default_factory=PolishStage)
     caption_dropout: float = 0.1
     precision: str = "bf16"
     save_seconds: float = 180.0
@@ -69,6 +84,7 @@ class Recipe:
         return Recipe(
             scenes=24, size=64, vae=VaeStage(steps=4, warmup=1, scenes=16, phases=((0, 32, 4),)),
             phases=(UNetPhase("64", 64, 24, 4, 4, 1e-3, warmup=1),), precision="no",
+            polish=PolishStage(steps=2, warmup=1, scenes=8, phases=((0, 64, 2),)),
             unet_model=UNetConfig(model_channels=32, channel_mult=(1, 1, 1), context_dim=32),
             text_model=TextConfig(width=32, layers=1, heads=2))
 
@@ -91,7 +107,7 @@ class Recipe:
 
 
 _NESTED = {"vae_model": VaeConfig, "unet_model": UNetConfig, "text_model": TextConfig, "vae": VaeStage,
-           "vae_loss": VaeLoss, "noise": NoiseConfig}
+           "vae_loss": VaeLoss, "polish": PolishStage, "noise": NoiseConfig}
 
 
 def _tuples(value):

@@ -13,7 +13,7 @@ from .loop import LoopConfig, draw
 from .models import SCALE_FACTOR, Autoencoder, TextToNoise
 from .recipe import Recipe, UNetPhase
 
-STAGES = ("scenes", "vae", "latents", "unet", "export")
+STAGES = ("scenes", "vae", "latents", "unet", "polish", "export")
 
 
 class Run:
@@ -57,9 +57,7 @@ class Run:
         recipe, plan = self.recipe, self.recipe.vae
         pictures, _ = data.load_pictures(self.scenes, 0, plan.scenes)
         model = self._seeded(lambda: Autoencoder(recipe.vae_model), "vae weights")
-        config = LoopConfig(steps=plan.steps, batch=plan.phases[0][2], lr=plan.lr, warmup=plan.warmup,
-                            decay=plan.decay, ema=plan.ema, precision=recipe.precision, seed=recipe.seed,
-                            save_seconds=recipe.save_seconds)
+        config = self._loop_config(plan, plan.phases[0][2])
         loop = vae.train(self.work / "vae", pictures, model, config, plan.phases, recipe.vae_loss)
         if loop.accelerator.is_main_process:
             model.load_state_dict(loop.ema.shadow)
@@ -71,9 +69,35 @@ class Run:
         loop.accelerator.wait_for_everyone()
 
     def autoencoder(self) -> Autoencoder:
+        """The trained autoencoder, with the polished decoder where there is one."""
         model = Autoencoder(self.recipe.vae_model)
         model.load_state_dict(state.load_tensors(self.work / "vae.safetensors"))
+        polished = self.work / "decoder.safetensors"
+        if polished.exists():
+            model.load_state_dict(state.load_tensors(polished), strict=False)
         return model.eval()
+
+    def stage_polish(self) -> None:
+        target = self.work / "decoder.safetensors"
+        if target.exists():
+            return
+        plan, sizes, sets = self.recipe.polish, [], []
+        for _, size, _ in plan.phases:
+            if size not in sizes:
+                latents, _ = data.load_latents(self.latents_folder(size), plan.scenes)
+                sets.append((latents, data.load_pictures(self.scenes, 0, len(latents), size)[0]))
+                sizes.append(size)
+        phases = [(first, sizes.index(size), batch) for first, size, batch in plan.phases]
+        model = self.autoencoder().train()
+        loop = vae.polish(self.work / "polish", sets, model, self._loop_config(plan, plan.phases[0][2]), phases)
+        if loop.accelerator.is_main_process:
+            state.save_tensors(target, loop.ema.shadow)
+        loop.accelerator.wait_for_everyone()
+
+    def _loop_config(self, plan, batch: int) -> LoopConfig:
+        return LoopConfig(steps=plan.steps, batch=batch, lr=plan.lr, warmup=plan.warmup, decay=plan.decay,
+                          ema=plan.ema, precision=self.recipe.precision, seed=self.recipe.seed,
+                          save_seconds=self.recipe.save_seconds)
 
     def stage_latents(self) -> None:
         from accelerate import PartialState
@@ -116,9 +140,7 @@ class Run:
         unet.use_fast_attention(model)
         words = self.tokenizer()
         rows = data.prepare(*data.load_latents(self.latents_folder(phase.size), phase.scenes), words)
-        config = LoopConfig(steps=phase.steps, batch=phase.batch, lr=phase.lr, warmup=phase.warmup,
-                            decay=phase.decay, ema=phase.ema, precision=recipe.precision, seed=recipe.seed,
-                            save_seconds=recipe.save_seconds)
+        config = self._loop_config(phase, phase.batch)
         folder = self.work / f"unet-{phase.name}"
         pictures = preview.Preview(self, folder / "log", phase.size, words)
         loop = unet.train(folder, rows, model, config, recipe.noise, recipe.caption_dropout, pictures,

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .loop import Loop, LoopConfig
+from .loop import Loop, LoopConfig, draw
 from .models import SCALE_FACTOR, Autoencoder
 
 
@@ -38,7 +38,7 @@ def crops(pictures: np.ndarray, count: int, edge: int, generator: torch.Generato
     best = torch.rand(count, generator=generator).tolist()
     out = np.empty((count, edge, edge, 3), np.uint8)
     for i in range(count):
-        views = [pictures[picks[i], t:t + edge, x:x + edge] for t, x in zip(tops[i], lefts[i])]
+        views = [pictures[picks[i], t:t + edge, x:x + edge] for t, x in zip(tops[i], lefts[i], strict=False)]
         out[i] = max(views, key=lambda v: v[::4, ::4].std()) if best[i] < 0.75 else views[0]
     return out
 
@@ -53,7 +53,7 @@ def train(folder: Path, pictures: np.ndarray, model: Autoencoder, config: LoopCo
 
     def loss_of(network, step, _rows):
         _, edge, batch = [p for p in phases if p[0] <= step][-1]
-        rng = draw_for(config.seed, step)
+        rng = draw(config.seed, "vae", step)
         cut = crops(pictures, batch, edge, rng)
         noise = torch.randn(batch, 4, edge // 8, edge // 8, generator=rng)
         part = batch // share
@@ -68,10 +68,50 @@ def train(folder: Path, pictures: np.ndarray, model: Autoencoder, config: LoopCo
     return loop
 
 
-def draw_for(seed: int, step: int) -> torch.Generator:
-    from .loop import draw
+class DecoderOnly(torch.nn.Module):
+    """The decoding half as a module of its own; the encoding half is frozen, so cached latents stay right."""
 
-    return draw(seed, "vae", step)
+    def __init__(self, autoencoder: Autoencoder):
+        super().__init__()
+        autoencoder.encoder.requires_grad_(False)
+        autoencoder.quant_conv.requires_grad_(False)
+        self.decoder, self.post_quant_conv = autoencoder.decoder, autoencoder.post_quant_conv
+
+    def forward(self, latents: torch.Tensor) -> torch.Tensor:
+        return self.decoder(self.post_quant_conv(latents))
+
+
+def _edges(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    return x[..., 1:] - x[..., :-1], x[..., 1:, :] - x[..., :-1, :]
+
+
+def polish(folder: Path, sets: Sequence[tuple[torch.Tensor, np.ndarray]], model: Autoencoder, config: LoopConfig,
+           phases: Sequence[tuple], jitter: float = 0.03) -> Loop:
+    """Train the decoder alone on whole pictures.
+
+    Crops teach edges quickly, but GroupNorm sees other statistics in a whole picture and shifts its colours.
+    sets: (scaled latents (N, 4, h, w), pictures uint8 (N, 8 h, 8 w, 3)) per resolution; phases: (first step,
+    number of the set, pictures per step); jitter: spread of noise on the latents, as a sampler leaves some.
+    """
+    loop = Loop(folder, DecoderOnly(model), config)
+    share, device = loop.accelerator.num_processes, loop.accelerator.device
+
+    def loss_of(network, step, _rows):
+        _, which, batch = [p for p in phases if p[0] <= step][-1]
+        latents, pictures = sets[which]
+        rng = draw(config.seed, "polish", step)
+        picks = torch.randint(0, len(latents), (batch,), generator=rng)
+        noise = jitter * torch.randn(batch, *latents.shape[1:], generator=rng)
+        part = batch // share
+        rows = slice(loop.accelerator.process_index * part, (loop.accelerator.process_index + 1) * part)
+        z = ((latents[picks].float() + noise) / SCALE_FACTOR)[rows].to(device)
+        x = to_signed(pictures[picks[rows].numpy()], device)
+        y = network(z).float()
+        edges = sum((a - b).abs().mean() for a, b in zip(_edges(y), _edges(x), strict=True))
+        return (y - x).square().mean() + 0.5 * (y - x).abs().mean() + 0.5 * edges
+
+    loop.run(loss_of, "polish")
+    return loop
 
 
 @torch.no_grad()

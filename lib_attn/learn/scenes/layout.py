@@ -136,7 +136,7 @@ def _place(rng, mix: Mix, things, count, relation, background, style, held_out) 
     spots, shrink = _SPOTS[len(drawn)]
     loose = 0.30 if len(drawn) == 1 else 0.10
     placed = []
-    for thing, spot in zip(drawn, spots):
+    for thing, spot in zip(drawn, spots, strict=False):
         base = np.array(words.COLOURS.get(thing.colour, (0.7, 0.7, 0.7)))
         albedo = np.clip(base + rng.uniform(-0.025, 0.025, 3), 0, 1)
         placed.append(Placed(

@@ -183,7 +183,7 @@ _MAKERS = {
 PRIMITIVES = tuple(_MAKERS)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def primitive(name: str) -> Mesh:
     """One of PRIMITIVES. Raises MeshError for another name."""
     if name not in _MAKERS:

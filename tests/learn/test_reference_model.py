@@ -1,0 +1,276 @@
+"""The trainer: exact resume, two processes as one, its schedule and its sentences."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("accelerate")
+pytest.importorskip("transformers")
+pytest.importorskip("ldm.modules.diffusionmodules.openaimodel")
+
+from safetensors import safe_open  # noqa: E402
+
+from lib_attn.learn.reference_model import data, diffusion, loop, models, state, tokenizer, unet, vae  # noqa: E402
+from lib_attn.learn.reference_model.__main__ import main  # noqa: E402
+from lib_attn.learn.reference_model.recipe import Recipe  # noqa: E402
+
+ROOT = Path(__file__).resolve().parents[2]
+SMALL = Recipe.small()
+
+
+def fake_data(count=16, edge=8):
+    rng = torch.Generator().manual_seed(4)
+    tokens = torch.randint(0, 49000, (3, 77), generator=rng)
+    return unet.Latents(torch.randn(count, 4, edge, edge, generator=rng).half(), tokens,
+                        torch.randint(0, 3, (count,), generator=rng), torch.full((1, 77), 49407))
+
+
+def fresh_model():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = models.TextToNoise(SMALL.unet_model, SMALL.text_model)
+    unet.use_fast_attention(model)
+    return model
+
+
+def config(steps, **more):
+    return loop.LoopConfig(steps=steps, batch=4, lr=1e-3, warmup=2, decay=0.0, precision="no", **more)
+
+
+def weights_of(model):
+    return {k: v.clone() for k, v in model.state_dict().items()}
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_resumed_run_equals_unbroken_run(tmp_path):
+    rows = fake_data()
+    whole = fresh_model()
+    unbroken = unet.train(tmp_path / "a", rows, whole, config(4))
+    unet.train(tmp_path / "b", rows, fresh_model(), config(2))
+    torch.rand(7)  # the global generator must not matter
+    second = fresh_model()
+    resumed = unet.train(tmp_path / "b", rows, second, config(4))
+    assert resumed.step == 4
+    assert same(weights_of(whole), weights_of(second))
+    assert same(unbroken.ema.shadow, resumed.ema.shadow)
+
+
+def test_training_moves_no_global_generator(tmp_path):
+    before = torch.random.get_rng_state()
+    unet.train(tmp_path, fake_data(), fresh_model(), config(1))
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+_TWO = """
+import sys, torch
+from pathlib import Path
+sys.path.insert(0, {root!r})
+torch.set_num_threads(1)
+from tests.learn import test_reference_model as t
+from lib_attn.learn.reference_model import unet, state
+model = t.fresh_model()
+loop = unet.train(Path({folder!r}), t.fake_data(), model, t.config(3))
+if loop.accelerator.is_main_process:
+    state.save_tensors(Path({folder!r}) / "result.safetensors", model.state_dict())
+"""
+
+
+def test_two_processes_equal_one_with_the_doubled_batch(tmp_path):
+    """What training changed agrees to 1 % of its own size, all weights together.
+
+    Only the order of additions differs, but Adam divides by the size of the gradient, so biases in front of
+    a normalisation, whose true gradient is 0, follow rounding alone; hence not weight by weight.
+    """
+    one = fresh_model()
+    unet.train(tmp_path / "one", fake_data(), one, config(3))
+    script = tmp_path / "two.py"
+    folder = tmp_path / "two"
+    folder.mkdir()
+    script.write_text(_TWO.format(root=str(ROOT), folder=str(folder)))
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    # A free port, so that two test runs on one machine do not meet.
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    two = state.load_tensors(folder / "result.safetensors")
+    start, end = weights_of(fresh_model()), weights_of(one)
+    moved = torch.cat([(end[k] - start[k]).flatten() for k in end if end[k].is_floating_point()])
+    apart = torch.cat([(end[k] - two[k]).flatten() for k in end if end[k].is_floating_point()])
+    assert 0 < moved.norm() and apart.norm() < 0.01 * moved.norm(), float(apart.norm() / moved.norm())
+
+
+def test_uneven_batch_is_refused(tmp_path, monkeypatch):
+    import accelerate
+
+    monkeypatch.setattr(accelerate.Accelerator, "num_processes", 3)
+    with pytest.raises(ValueError, match="cannot be shared by 3 processes"):
+        loop.Loop(tmp_path, torch.nn.Linear(1, 1), config(1))
+
+
+def test_learning_rate_can_be_prolonged():
+    short, long = loop.LoopConfig(100, 1, 1e-3, warmup=10), loop.LoopConfig(200, 1, 1e-3, warmup=10)
+    assert loop.learning_rate(short, 0) == pytest.approx(1e-4)
+    assert all(loop.learning_rate(short, s) == loop.learning_rate(long, s) for s in range(75))
+    assert loop.learning_rate(short, 99) < 1e-4
+
+
+def test_fast_attention_changes_nothing():
+    from ldm.modules.attention import CrossAttention
+
+    for tokens, other in ((20, None), (20, 7), (unet.FUSED_ABOVE, None)):
+        layer = CrossAttention(16, 24 if other else None, heads=2, dim_head=8)
+        x = torch.randn(2, tokens, 16)
+        context = torch.randn(2, other, 24) if other else None
+        expected = layer(x, context)
+        unet.use_fast_attention(torch.nn.ModuleList([layer]))
+        assert torch.allclose(layer(x, context), expected, atol=1e-5)
+
+
+def test_schedule_is_stable_diffusions():
+    bar = diffusion.alphas_cumprod()
+    assert float(bar[0]) == pytest.approx(1 - 0.00085, abs=1e-6)
+    assert float(((1 - bar[-1]) / bar[-1]).sqrt()) == pytest.approx(14.6146, abs=1e-3)
+    weights = diffusion.loss_weights(diffusion.NoiseConfig())
+    assert weights.shape == (1000,) and float(weights.max()) == 8.0 and (weights > 0).all()
+
+
+def test_ddim_finds_the_picture_of_a_perfect_model():
+    bar = diffusion.alphas_cumprod().float()
+    truth = torch.full((1, 4, 2, 2), 0.7)
+
+    def perfect(x, t):
+        a = bar[t][:, None, None, None]
+        return (x - a.sqrt() * truth) / (1 - a).sqrt()
+
+    assert torch.allclose(diffusion.ddim(perfect, torch.randn(1, 4, 2, 2), 10), truth, atol=1e-3)
+
+
+def test_fold_statistics_keeps_pictures_and_normalises():
+    torch.manual_seed(0)
+    model = models.Autoencoder(SMALL.vae_model).eval()
+    pictures = (np.random.default_rng(0).random((6, 32, 32, 3)) * 255).astype(np.uint8)
+    before = vae.encode(model, pictures, "no")
+    decoded = model.decode(before).detach()
+    vae.fold_statistics(model, before)
+    after = vae.encode(model, pictures, "no")
+    assert torch.allclose(model.decode(after).detach(), decoded, atol=1e-3)
+    scaled = after * models.SCALE_FACTOR
+    assert torch.allclose(scaled.mean((0, 2, 3)), torch.zeros(4), atol=1e-3)
+    assert torch.allclose(scaled.std((0, 2, 3)), torch.ones(4), atol=1e-3)
+
+
+def test_tokenizer_is_clips(tmp_path):
+    words = tokenizer.load(tmp_path / "clip", SMALL.text_model)
+    ids = tokenizer.encode(words, ["a photo of a cat", ""])
+    assert ids.shape == (2, 77)
+    assert ids[0, :8].tolist() == [49406, 320, 1125, 539, 320, 2368, 49407, 49407]
+    assert ids[1].tolist() == [49406] + [49407] * 76
+
+
+def test_hosts_mean_is_not_zero():
+    torch.manual_seed(0)
+    text = models.build_text_encoder(SMALL.text_model)
+    out = text(input_ids=torch.randint(0, 49000, (2, 77))).last_hidden_state
+    assert out.mean() > 0.1
+
+
+def test_recipe_round_trip_and_sentences(tmp_path):
+    assert Recipe.from_json(Recipe().to_json()) == Recipe()
+    with pytest.raises(ValueError, match="no field 'stepz'"):
+        Recipe.from_json({"vae": {"stepz": 3}})
+    (tmp_path / "r.json").write_text("{")
+    with pytest.raises(ValueError, match="r.json is not JSON"):
+        Recipe.load(tmp_path / "r.json")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    pytest.importorskip("tqdm")
+    from lib_attn.learn.scenes.render import RenderError, open_renderer
+
+    try:
+        open_renderer(32).close()
+    except RenderError as error:
+        pytest.skip(str(error))
+    work = tmp_path_factory.mktemp("run") / "work"
+    assert main([str(work), "--small"]) == 0
+    return work
+
+
+def test_one_command_from_nothing_to_checkpoint(finished):
+    path = finished / "export" / "reference.safetensors"
+    with safe_open(str(path), "pt") as file:
+        keys, about = set(file.keys()), file.metadata()
+    assert "model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn1.to_q.weight" in keys
+    assert "first_stage_model.decoder.conv_out.weight" in keys
+    assert "cond_stage_model.transformer.text_model.final_layer_norm.bias" in keys
+    assert about["modelspec.prediction_type"] == "epsilon" and "CC0" in about["modelspec.license"]
+    assert Recipe.from_json(json.loads(about["attention_lab.recipe"])) == SMALL
+    yaml = pytest.importorskip("yaml")
+    host = yaml.safe_load((finished / "export" / "reference.yaml").read_text())
+    params = host["model"]["params"]
+    from ldm.modules.diffusionmodules.openaimodel import UNetModel
+
+    network = UNetModel(**params["unet_config"]["params"])
+    prefix = "model.diffusion_model."
+    assert {k[len(prefix):] for k in keys if k.startswith(prefix)} == set(network.state_dict())
+    assert (finished / "export" / "reference-clip" / "vocab.json").exists()
+    assert list((finished / "unet-64" / "log").glob("preview-*.png"))
+
+
+def test_finished_run_is_left_alone(finished):
+    before = {p: p.stat().st_mtime_ns for p in finished.glob("*.safetensors")}
+    assert main([str(finished), "--stages", "scenes,vae,latents,unet,polish"]) == 0
+    assert before == {p: p.stat().st_mtime_ns for p in finished.glob("*.safetensors")}
+
+
+def test_sentences_of_the_command(tmp_path, finished, capsys):
+    assert main([str(tmp_path / "w"), "--small", "--stages", "paint"]) == 1
+    assert "There is no stage 'paint'" in capsys.readouterr().err
+    assert main([str(tmp_path / "w"), "--small", "--stages", "vae"]) == 1
+    assert "holds no shards" in capsys.readouterr().err
+    assert main([str(tmp_path / "w"), "--stages", "export"]) == 1
+    assert "holds no trained U-Net yet" in capsys.readouterr().err
+
+
+def test_truncated_latents_and_state_are_one_sentence(tmp_path):
+    rows = tmp_path / "latents-00000.safetensors"
+    state.save_tensors(rows, {"latents": torch.zeros(2, 4, 2, 2)}, {"captions": '["a", "b"]'})
+    assert data.load_latents(tmp_path, 9)[1] == ["a", "b"]
+    rows.write_bytes(rows.read_bytes()[:-20])
+    with pytest.raises(state.StateError, match="truncated or damaged"):
+        data.load_latents(tmp_path, 9)
+    with pytest.raises(state.StateError, match="truncated or damaged"):
+        state.load_tensors(rows)
+    with pytest.raises(state.StateError, match="does not exist"):
+        state.load_tensors(tmp_path / "none.safetensors")
+
+
+def test_full_disk_keeps_the_state_before(tmp_path, monkeypatch):
+    model = torch.nn.Linear(2, 2)
+    optimizer = torch.optim.AdamW(model.parameters())
+    model(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    state.save_state(tmp_path, 1, {"model": model.state_dict()}, optimizer, {})
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(state, "save_file", full)
+    with pytest.raises(state.StateError, match="the disk is full"):
+        state.save_state(tmp_path, 2, {"model": model.state_dict()}, optimizer, {})
+    assert [p.name for p in tmp_path.iterdir()] == ["step-00000001"]
+    path, info = state.load_state(tmp_path)
+    again = torch.optim.AdamW(model.parameters())
+    state.restore_optimizer(again, state.load_tensors(path / "optimizer.safetensors"), info["numbers"])
+    for a, b in zip(optimizer.state_dict()["state"].values(), again.state_dict()["state"].values(), strict=True):
+        assert all(torch.equal(torch.as_tensor(a[k]), torch.as_tensor(b[k])) for k in a)
