@@ -325,7 +325,7 @@ def _runs(borders: list[tuple[int, int]]):
     yield run
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=128)
 def _window_index(plan: Plan, rows: tuple, columns: tuple, strength: float, has_global: bool):
     """Indices of each tile's window ``[tiles, window]`` and the bias of all its keys ``[tiles, keys]`` or None."""
     axes = []
