@@ -14,11 +14,11 @@ pytest.importorskip("accelerate")
 pytest.importorskip("transformers")
 pytest.importorskip("ldm.modules.diffusionmodules.openaimodel")
 
-from safetensors import safe_open  # noqa: E402
+from safetensors import safe_open
 
-from lib_attn.learn.reference_model import data, diffusion, loop, models, state, tokenizer, unet, vae  # noqa: E402
-from lib_attn.learn.reference_model.__main__ import main  # noqa: E402
-from lib_attn.learn.reference_model.recipe import Recipe  # noqa: E402
+from lib_attn.learn.reference_model import data, diffusion, loop, models, state, tokenizer, unet, vae
+from lib_attn.learn.reference_model.__main__ import main
+from lib_attn.learn.reference_model.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = Recipe.small()
