@@ -27,7 +27,8 @@ def test_names_and_depths_are_those_of_sd1(layers):
 
 
 def test_transformer_depth_is_counted(layers):
-    deep = find_layers(tiny_unet(channel_mult=[1, 2], attention_resolutions=[2], transformer_depth=3, context_dim=[16] * 3))
+    deep_unet = tiny_unet(channel_mult=[1, 2], attention_resolutions=[2], transformer_depth=3, context_dim=[16] * 3)
+    deep = find_layers(deep_unet)
     assert [(layer.name, layer.index) for layer in deep][:4] == [("IN04", 0), ("IN04", 1), ("IN04", 2), ("IN05", 3)]
     assert {layer.depth for layer in deep} == {1}
 
