@@ -1,0 +1,121 @@
+"""Presets: what is shipped works, and no name leads out of the folder."""
+
+import json
+import os
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lib_attn.presets import MAX_BYTES, MAX_FILES, Presets, check_name, shipped
+from lib_attn.settings import Settings
+from tests.strategies import settings
+
+BAD_NAMES = [
+    "", " ", ".", "..", "../x", "a/b", "a\\b", "/etc/passwd", "C:", "C:x", "a\0b", "a\nb", "x.json", ".hidden", "con",
+    "NUL", "com1", "LPT9", "a" * 61, "あ" * 67, "-x", "x ;", "x*", "x?", '"x"', "<x>", "|", "~", "$HOME", None, 3, [],
+    {"a": 1}, b"x", "x\u202e", "a:b",
+]  # fmt: skip
+
+
+@pytest.fixture
+def presets(tmp_path):
+    return Presets(tmp_path / "presets")
+
+
+def test_shipped_presets_are_valid_and_on():
+    assert list(shipped())[0] == "Default"
+    for name, fields in shipped().items():
+        value, messages = Settings.read(fields)
+        assert not messages and any(value.active()), name
+
+
+def test_save_read_delete(presets):
+    value, _ = Settings.read({"near_sighted": {"enabled": True, "tile": 24}})
+    assert presets.save("  Mine (1024 px) ", value) == "Mine (1024 px)"
+    assert presets.own_names() == ["Mine (1024 px)"] and presets.names()[-1] == "Mine (1024 px)"
+    assert presets.read("Mine (1024 px)") == (value, [])
+    assert presets.delete("Mine (1024 px)") == "Mine (1024 px)" and presets.own_names() == []
+
+
+@given(settings())
+def test_any_settings_come_back(tmp_path_factory, value):
+    presets = Presets(tmp_path_factory.mktemp("presets"))
+    presets.save("x", value)
+    assert presets.read("x") == (value, [])
+
+
+def test_names_of_any_script(presets):
+    presets.save("高速プリセット", Settings())
+    assert presets.own_names() == ["高速プリセット"]
+
+
+@pytest.mark.parametrize("name", BAD_NAMES, ids=ascii)
+def test_bad_names_are_refused_everywhere(presets, name, tmp_path):
+    for action in (presets.read, presets.delete, lambda n: presets.save(n, Settings())):
+        with pytest.raises(ValueError) as error:
+            action(name)
+        assert len(str(error.value)) < 200
+    assert list(tmp_path.rglob("*")) == []
+
+
+@given(st.text(max_size=80))
+def test_an_accepted_name_is_a_plain_file_name(name):
+    try:
+        name = check_name(name)
+    except ValueError:
+        return
+    assert os.path.basename(name) == name and not set(name) & set('./\\:*?"<>|\0\n') and name.strip() == name
+
+
+@pytest.mark.parametrize("name", ["Default", "default", "SDXL", "sdxl"])
+def test_shipped_presets_are_read_only(presets, name):
+    for action in (presets.delete, lambda n: presets.save(n, Settings())):
+        with pytest.raises(ValueError, match="comes with the extension"):
+            action(name)
+
+
+def test_damaged_files_are_one_sentence(presets, tmp_path):
+    folder = tmp_path / "presets"
+    folder.mkdir()
+    (folder / "broken.json").write_text("{")
+    (folder / "deep.json").write_text("[" * 60000)
+    (folder / "large.json").write_text(" " * (MAX_BYTES + 1))
+    (folder / "folder.json").mkdir()
+    for name in ("broken", "deep", "large", "folder", "missing"):
+        with pytest.raises(ValueError) as error:
+            presets.read(name)
+        assert name in str(error.value)
+    (folder / "list.json").write_text("[1]")
+    (folder / "wild.json").write_text(json.dumps({"near_sighted": {"tile": "x"}, "y": 1}))
+    assert presets.read("list")[0] == Settings() and len(presets.read("wild")[1]) == 2
+
+
+def test_a_failed_write_leaves_the_old_preset(presets, monkeypatch, tmp_path):
+    presets.save("mine", Settings())
+    before = (tmp_path / "presets" / "mine.json").read_bytes()
+
+    def fail(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(ValueError, match="could not be written"):
+        presets.save("mine", Settings.read({"near_sighted": {"enabled": True}})[0])
+    assert [f.name for f in (tmp_path / "presets").iterdir()] == ["mine.json"]
+    assert (tmp_path / "presets" / "mine.json").read_bytes() == before
+
+
+def test_the_number_of_presets_is_bounded(presets, tmp_path):
+    (tmp_path / "presets").mkdir()
+    for i in range(MAX_FILES):
+        (tmp_path / "presets" / f"p{i}.json").write_text("{}")
+    with pytest.raises(ValueError, match="delete one first"):
+        presets.save("one more", Settings())
+    presets.save("p7", Settings())
+
+
+def test_no_folder():
+    presets = Presets()
+    assert presets.names() == list(shipped()) and presets.read("Default")[1] == []
+    with pytest.raises(ValueError):
+        presets.save("mine", Settings())
