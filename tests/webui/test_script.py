@@ -1,0 +1,77 @@
+"""The script file as the host loads it."""
+
+import ast
+import inspect
+
+import pytest
+
+from lib_attn.settings import positional_params
+from tests.conftest import ROOT, SCRIPT, load_script
+
+gr = pytest.importorskip("gradio", reason="the panel needs gradio (pip install gradio==3.41.2)")
+
+
+def build(script_class, is_img2img):
+    script = script_class()
+    script.is_img2img = is_img2img
+    with gr.Blocks():
+        script.controls = script.ui(is_img2img)
+    return script
+
+
+def test_thin_and_one_script_class(script_module, host):
+    source = SCRIPT.read_text()
+    assert len(source.splitlines()) <= 150 and "dataclass" not in source
+    classes = [c for c in vars(script_module).values() if inspect.isclass(c) and issubclass(c, host.scripts.Script)]
+    assert classes == [script_module.AttentionLab]
+    late = [n for f in ast.walk(ast.parse(source)) if isinstance(f, ast.FunctionDef) for n in ast.walk(f)]
+    assert not [n for n in late if isinstance(n, (ast.Import, ast.ImportFrom))]
+
+
+def test_callbacks_are_registered_by_the_script_file_only(host):
+    import lib_attn.webui.job
+    import lib_attn.webui.xyz  # noqa: F401
+
+    assert host.script_callbacks.registered == {}
+    for _ in range(2):
+        host.script_callbacks.registered.clear()  # what "Reload UI" does
+        load_script()
+        kinds = {name: len(found) for name, found in host.script_callbacks.registered.items()}
+        assert kinds == dict.fromkeys(
+            ["on_model_loaded", "on_cfg_denoiser", "on_cfg_denoised", "on_before_ui", "on_script_unloaded"], 1
+        )
+
+
+def test_before_ui_adds_axes(host, script_module):
+    host.script_callbacks.registered["on_before_ui"][0]()
+    assert len(host.scripts.scripts_data[0].module.axis_options) == 1 + len(positional_params())
+
+
+def test_ui(script_module, host):
+    script = build(script_module.AttentionLab, False)
+    assert script.title() == "Attention Lab"
+    assert script.show(True) is script.show(False) is host.scripts.AlwaysVisible
+    assert [c.label for c in script.controls][0] == "Attention Lab" and len(script.controls) == len(positional_params())
+
+
+def test_paste_fields(script_module):
+    """'Send to img2img' pairs the tabs' fields by the identity of their functions; the host's API would try to set
+    a request field for each that has an `api` name."""
+    tabs = [build(script_module.AttentionLab, tab) for tab in (False, True)]
+    for script in tabs:
+        assert {field.component for field in script.infotext_fields} == set(script.controls)
+        assert all(field.api is None for field in script.infotext_fields)
+        assert script.paste_field_names == [field.function for field in script.infotext_fields]
+    assert all(a is b for a, b in zip(tabs[0].paste_field_names, tabs[1].paste_field_names, strict=True))
+
+
+def test_nothing_is_written_by_building(script_module, fake_host):
+    from pathlib import Path
+
+    build(script_module.AttentionLab, False)
+    assert not (Path(fake_host.paths.data_path) / "attention_lab").exists()
+
+
+def test_fixed_files():
+    assert not [n for n in ast.walk(ast.parse((ROOT / "install.py").read_text())) if isinstance(n, ast.stmt)]
+    assert "[Extension]" in (ROOT / "metadata.ini").read_text()

@@ -1,0 +1,105 @@
+"""X/Y/Z axes."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from lib_attn.settings import Settings, all_params
+from tests.conftest import fake_grid_data
+
+
+@pytest.fixture
+def xyz(host):
+    from lib_attn.webui import xyz
+
+    return xyz
+
+
+@pytest.fixture
+def axes(xyz):
+    return {axis.label: axis for axis in xyz.make_axes(fake_grid_data().module)}
+
+
+def settings_of(xyz, p, fields=None):
+    return xyz.apply_overrides(p, Settings.read(fields or {})[0])
+
+
+def test_an_axis_for_every_parameter(axes):
+    assert len(axes) == len(all_params())
+    assert all(label.startswith("[Attn] ") for label in axes)
+    assert {"[Attn] Attention Lab", "[Attn] Near-sighted", "[Attn] Near-sighted: Tile size"} <= set(axes)
+
+
+@pytest.mark.parametrize("module", ["xyz_grid.py", "scripts.xyz_grid"])
+def test_installing_twice_adds_once(xyz, module):
+    data = [SimpleNamespace(script_class=object, module=None), fake_grid_data(module)]
+    assert xyz.install(data) == len(all_params()) and xyz.install(data) == 0
+    labels = [axis.label for axis in data[1].module.axis_options]
+    assert len(labels) == len(set(labels)) == len(all_params()) + 1
+
+
+def test_without_the_grid_script(xyz):
+    assert xyz.install([]) == 0
+
+
+def test_every_axis_sets_its_parameter(xyz, axes):
+    for param, axis in zip(all_params(), axes.values(), strict=True):
+        value = {"int": 3, "float": 0.5, "bool": "True", "blocks": "in4;out6-11"}.get(param.kind)
+        value = param.choices[-1] if param.kind == "choice" else value
+        assert axis.type in (int, float, str)
+        axis.confirm(None, [axis.type(value)])
+        p = SimpleNamespace()
+        axis.apply(p, axis.type(value), [value])
+        settings, messages = settings_of(xyz, p)
+        assert not messages and settings.flat()[param.key] == param.read(value), param.key
+
+
+def test_values_are_confirmed_before_the_first_picture(axes):
+    for label, value in [
+        ("[Attn] Near-sighted: Tile size", 999), ("[Attn] Near-sighted: Shift", float("nan")),
+        ("[Attn] Near-sighted: Hires pass", "perhaps"), ("[Attn] Near-sighted: Blocks", "in4)("),
+        ("[Attn] Near-sighted", "perhaps"),
+    ]:  # fmt: skip
+        with pytest.raises((RuntimeError, ValueError)):
+            axes[label].confirm(None, [value])
+
+
+def test_choices(axes):
+    assert axes["[Attn] Near-sighted: Hires pass"].choices() == ["same", "off", "only"]
+    assert axes["[Attn] Near-sighted"].choices() == ["False", "True"]
+    assert axes["[Attn] Near-sighted: Tile size"].choices is None
+
+
+def test_an_axis_wins_over_the_panel(xyz):
+    p = SimpleNamespace()
+    xyz.set_override(p, "near_sighted.tile", 64)
+    settings, _ = settings_of(xyz, p, {"near_sighted": {"enabled": True, "tile": 8, "pool": 2}})
+    assert [(g.tile, g.pool) for g in settings.active()] == [(64, 2)]
+
+
+def test_overrides_are_a_new_dictionary_each_time(xyz):
+    first = SimpleNamespace()
+    xyz.set_override(first, "near_sighted.tile", 8)
+    second = SimpleNamespace(**vars(first))
+    xyz.set_override(second, "near_sighted.tile", 16)
+    assert getattr(first, xyz.ATTRIBUTE) == {"near_sighted.tile": 8}
+
+
+@pytest.mark.parametrize(
+    "overrides, panel, active",
+    [
+        ({"near_sighted.tile": 8}, {}, False),
+        ({"near_sighted.tile": 8}, {"near_sighted": {"enabled": True}}, True),
+        ({"near_sighted.enabled": "True"}, {}, True),
+        ({"near_sighted.enabled": "False"}, {"near_sighted": {"enabled": True}}, False),
+        ({"general.enabled": "True"}, {}, False),
+        ({"general.enabled": "True"}, {"enabled": False, "near_sighted": {"enabled": True}}, True),
+        ({"general.enabled": "False", "near_sighted.enabled": "True"}, {}, False),
+        ({"general.enabled": "False"}, {"near_sighted": {"enabled": True}}, False),
+    ],
+)
+def test_what_switches_on(xyz, overrides, panel, active):
+    p = SimpleNamespace()
+    for key, value in overrides.items():
+        xyz.set_override(p, key, value)
+    assert any(settings_of(xyz, p, panel)[0].active()) == active
