@@ -2,7 +2,7 @@
 
 The judge is a small network trained on renders of `lib_attn.learn.scenes`. It names the objects of a picture
 from left to right and marks their pixels; everything else follows from that by counting. Train one with
-`python -m lib_attn.lab.scenebench train judge.safetensors`.
+`python -m lib_attn.lab scenebench train judge.safetensors`.
 """
 
 from __future__ import annotations
@@ -32,6 +32,10 @@ COLOURS = tuple(vocabulary.COLOURS)
 BACKGROUNDS = tuple(vocabulary.BACKGROUNDS)
 #: Per slot: which shape or none, which colour or none; then the background.
 HEADS = [len(SHAPES) + 1, len(COLOURS) + 1] * SLOTS + [len(BACKGROUNDS)]
+
+
+#: The judge that comes with the project.
+JUDGE = Path(__file__).parent / "model" / "judge.safetensors"
 
 
 class JudgeError(ValueError):
@@ -369,27 +373,93 @@ def measure(judge: Judge, held_out, rng: torch.Generator) -> dict[str, float]:
     }
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m lib_attn.lab.scenebench", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
-    train = commands.add_parser("train", help="render scenes and train a judge")
-    train.add_argument("out", type=Path)
-    train.add_argument("--scenes", type=int, default=16000)
-    train.add_argument("--epochs", type=int, default=12)
-    args = parser.parse_args(argv)
-    from lib_attn.learn.scenes.render import RenderError, open_renderer
+def lab_generate(model, args, settings=None) -> Generate:
+    """A `Generate` from the lab's own sampler. args: the lab's picture options; settings: ours, or None for
+    full attention."""
+    from lib_attn.lab.sampling import Request, decode, sample
+    from lib_attn.lab.variants import FULL, ours
 
-    try:
-        with open_renderer(128) as renderer:
-            data = render_set(11, args.scenes, renderer.render)
-            held_out = render_set(12, max(64, args.scenes // 8), renderer.render)
-    except RenderError as error:
-        print(error, file=sys.stderr)
-        return 1
+    variant = FULL if settings is None else ours("", "", settings)
+
+    def generate(prompts: list[str], negatives: list[str], seeds: list[int]) -> np.ndarray:
+        from tqdm import tqdm
+
+        out = []
+        for first in tqdm(range(0, len(prompts), args.batch), desc="pictures", unit="batch", mininterval=2.0):
+            part = slice(first, first + args.batch)
+            # Within one call all negatives are the same, which is what the lab's request can hold.
+            request = Request(tuple(prompts[part]), tuple(seeds[part]), negatives[first], args.height, args.width,
+                              args.steps, args.sampler, args.cfg)
+            out += [np.asarray(p) for p in decode(model, sample(model, request, variant))]
+        return np.stack(out)
+
+    return generate
+
+
+def _run_command(args: argparse.Namespace) -> int:
+    from lib_attn.lab.deviation import load_model
+    from lib_attn.lab.options import settings_of
+
+    judge = Judge.load(args.judge)
+    settings = settings_of(args) if args.technique else None
+    result = run(lab_generate(load_model(args), args, settings), judge, args.singles, args.pairs, args.counts,
+                 args.negatives, args.seed)
+    print(json.dumps(result, indent=1))
+    if args.out:
+        args.out.write_text(json.dumps(result, indent=1))
+    return 0
+
+
+def _train_command(args: argparse.Namespace) -> int:
+    from lib_attn.learn.scenes.render import open_renderer
+
+    with open_renderer(128) as renderer:
+        data = render_set(11, args.scenes, renderer.render)
+        held_out = render_set(12, max(64, args.scenes // 8), renderer.render)
     judge = train_judge(data, held_out, args.epochs)
     judge.save(args.out)
     print(json.dumps(judge.accuracy, indent=1))
     return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m lib_attn.lab scenebench", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    train = commands.add_parser("train", help="render scenes and train a judge")
+    train.add_argument("out", type=Path)
+    train.add_argument("--scenes", type=int, default=12000)
+    train.add_argument("--epochs", type=int, default=9)
+    train.set_defaults(run=_train_command)
+
+    from lib_attn.lab.generate import add_model_options
+    from lib_attn.lab.options import add_settings_options
+
+    bench = commands.add_parser("run", help="draw the benchmark's prompts and judge them")
+    bench.add_argument("--judge", type=Path, default=JUDGE, help="the judge's file")
+    bench.add_argument("--out", type=Path, help="write the figures as JSON")
+    for name, count in (("singles", 48), ("pairs", 48), ("counts", 24), ("negatives", 24)):
+        bench.add_argument(f"--{name}", type=int, default=count, help=f"how many prompts (default {count})")
+    for name, value in (("width", 256), ("height", 256), ("steps", 30), ("batch", 8), ("seed", 0)):
+        bench.add_argument(f"--{name}", type=int, default=value, help=f"(default {value})")
+    bench.add_argument("--sampler", default="Euler", help="(default Euler)")
+    bench.add_argument("--cfg", type=float, default=5.0, help="(default 5)")
+    bench.add_argument("--technique", action="store_true", help="with the techniques set by the options below")
+    add_model_options(bench)
+    add_settings_options(bench)
+    bench.set_defaults(run=_run_command)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    from lib_attn.lab.errors import LabError
+    from lib_attn.learn.scenes.render import RenderError
+
+    args = _parser().parse_args(argv)
+    try:
+        return args.run(args)
+    except (JudgeError, LabError, RenderError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 2
 
 
 if __name__ == "__main__":

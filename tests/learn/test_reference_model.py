@@ -223,7 +223,7 @@ def test_one_command_from_nothing_to_checkpoint(finished):
     network = UNetModel(**params["unet_config"]["params"])
     prefix = "model.diffusion_model."
     assert {k[len(prefix):] for k in keys if k.startswith(prefix)} == set(network.state_dict())
-    assert (finished / "export" / "reference-clip" / "vocab.json").exists()
+    assert (finished / "export" / "models" / "reference-clip" / "vocab.json").exists()
     assert list((finished / "unet-64" / "log").glob("preview-*.png"))
 
 

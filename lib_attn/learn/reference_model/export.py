@@ -11,6 +11,7 @@ from . import tokenizer
 from .models import SCALE_FACTOR, Autoencoder, TextToNoise
 from .state import save_tensors
 
+CLIP_FOLDER = "models/reference-clip"
 LIMIT = 64 * 1024 * 1024
 TITLE = "Attention Lab reference model"
 
@@ -29,8 +30,8 @@ def checkpoint_tensors(model: TextToNoise, autoencoder: Autoencoder) -> dict[str
 def host_config(recipe, clip_folder: str) -> dict:
     """The yaml's content: latent diffusion with these networks.
 
-    clip_folder: where the host finds tokenizer and configuration of the text encoder; a relative path is
-    taken from the host's working folder.
+    clip_folder: where the host finds tokenizer and configuration of the text encoder. A relative path is taken
+    from the webui's working folder and, by the lab, from the folder of the checkpoint and those above it.
     """
     return {"model": {
         "target": "ldm.models.diffusion.ddpm.LatentDiffusion",
@@ -71,8 +72,10 @@ def metadata(recipe, progress: str) -> dict[str, str]:
     }
 
 
-def export(run, folder: Path, clip_folder: str | None = None) -> Path:
-    """Write reference.safetensors, reference.yaml and reference-clip/ into `folder`; returns the first.
+def export(run, folder: Path, clip_folder: str = CLIP_FOLDER) -> Path:
+    """Write reference.safetensors, reference.yaml and models/reference-clip/ into `folder`; returns the first.
+
+    In a webui the first two belong into models/Stable-diffusion, the third into models.
 
     Raises StateError when nothing is trained yet or the disk is full, ValueError above 64 MB.
     """
@@ -87,8 +90,8 @@ def export(run, folder: Path, clip_folder: str | None = None) -> Path:
     if size > LIMIT:
         raise ValueError(f"The checkpoint would have {size / 2**20:.0f} MB, more than the 64 MB it may have.")
     folder.mkdir(parents=True, exist_ok=True)
-    clip = tokenizer.write_folder(folder / "reference-clip", recipe.text_model)
-    config = host_config(recipe, clip_folder or str(clip))
+    tokenizer.write_folder(folder / clip_folder, recipe.text_model)
+    config = host_config(recipe, clip_folder)
     (folder / "reference.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
     path = folder / "reference.safetensors"
     save_tensors(path, tensors, metadata(recipe, progress))

@@ -1,0 +1,143 @@
+"""The benchmark's figures, against pictures whose answers are known."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from lib_attn.lab import scenebench
+from lib_attn.lab.scenebench import Judge, JudgeNet, Verdict
+from lib_attn.learn.scenes import layout, vocabulary
+from lib_attn.learn.scenes.vocabulary import Thing
+
+
+def pair():
+    return layout.scene_of([Thing("cube", "red"), Thing("cone", "blue")], relation="right of", background="white")
+
+
+def test_expected_reads_from_left_to_right():
+    assert scenebench.expected(pair()) == Verdict((("blue", "cone"), ("red", "cube")), "white")
+    three = layout.scene_of([Thing("star", "pink")], count=3)
+    assert scenebench.expected(three).objects == (("pink", "star"),) * 3
+
+
+def test_score_counts_each_thing_apart():
+    scenes = [pair()] * 4
+    seen = [
+        Verdict((("blue", "cone"), ("red", "cube")), "white"),
+        Verdict((("red", "cube"), ("blue", "cone")), "white"),
+        Verdict((("blue", "cube"), ("red", "cone")), "black"),
+        Verdict((("blue", "cone"),), "white"),
+    ]
+    score = scenebench.score(seen, scenes)
+    assert (score.colour, score.shape, score.both) == (0.75, 0.75, 0.5)
+    assert (score.relation, score.count, score.background) == (0.25, 0.75, 0.75)
+    with pytest.raises(ValueError, match="cannot be judged"):
+        scenebench.score(seen, scenes[:2])
+
+
+@pytest.mark.parametrize("prompts", [scenebench.single_prompts, scenebench.pair_prompts, scenebench.count_prompts])
+def test_prompts_are_held_out(prompts):
+    scenes = prompts(12)
+    assert len(scenes) == 12 and all(vocabulary.is_held_out(s.things) for s in scenes)
+    assert [s.caption for s in scenes] == [s.caption for s in prompts(12)]
+
+
+def test_labels_fit_the_heads():
+    for scene in (pair(), layout.scene_of([Thing("star", "pink")], count=3)):
+        answers = torch.zeros(1, sum(scenebench.HEADS))
+        start = 0
+        for head, label in zip(scenebench.HEADS, scenebench.labels(scene), strict=True):
+            answers[0, start + label] = 1
+            start += head
+        assert scenebench._read(answers) == [scenebench.expected(scene)]
+
+
+def test_distances():
+    rng = np.random.default_rng(0)
+    a = rng.integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
+    b = np.clip(a.astype(int) + 10, 0, 255).astype(np.uint8)
+    assert scenebench.psnr(a, a) == float("inf") and scenebench.ssim(a, a) == pytest.approx(1)
+    flat = np.full_like(a, 100)
+    assert scenebench.psnr(flat, flat + 10) == pytest.approx(20 * np.log10(25.5))
+    assert 0.9 < scenebench.ssim(a, b) < 1 and scenebench.ssim(a, 255 - a) < 0
+    assert scenebench.latent_distance(torch.tensor([1.0, 1.0]), torch.tensor([1.0, 0.0])) == 1.0
+    left, both = np.zeros((1, 4, 4), bool), np.ones((1, 4, 4), bool)
+    left[:, :, :2] = True
+    assert scenebench.silhouette_overlap(left, both) == 0.5
+    assert scenebench.silhouette_overlap(~both, ~both) == 1.0
+
+
+def test_ssim_agrees_with_scikit_image():
+    metrics = pytest.importorskip("skimage.metrics")
+    rng = np.random.default_rng(1)
+    a = rng.integers(0, 256, (1, 40, 40, 3), dtype=np.uint8)
+    b = np.clip(a + rng.normal(0, 20, a.shape), 0, 255).astype(np.uint8)
+    _, full = metrics.structural_similarity(a[0], b[0], channel_axis=2, gaussian_weights=True, sigma=1.5,
+                                            use_sample_covariance=False, data_range=255, full=True)
+    assert scenebench.ssim(a, b) == pytest.approx(full[5:-5, 5:-5].mean(), abs=1e-6)
+
+
+def test_negative_rate():
+    verdicts = [Verdict((("red", "cube"),), "grey"), Verdict((("blue", "cone"),), "grey")]
+    assert scenebench.appearance(verdicts, "red") == 0.5
+    assert scenebench.appearance(verdicts, "cone") == 0.5
+    assert scenebench.appearance(verdicts, "grey") == 1.0
+
+
+def painted(count, seed):
+    """Discs of one colour on a background: enough to see that the judge learns."""
+    rng = np.random.default_rng(seed)
+    pictures, answers, masks = [], [], []
+    disc = ((np.arange(64)[:, None] - 32) ** 2 + (np.arange(64) - 32) ** 2) < 200
+    for _ in range(count):
+        colour, background = str(rng.choice(scenebench.COLOURS)), str(rng.choice(scenebench.BACKGROUNDS))
+        scene = layout.scene_of([Thing("sphere", colour)], background=background)
+        rgb = np.where(disc[..., None], vocabulary.COLOURS[colour], vocabulary.BACKGROUNDS[background])
+        pictures.append((rgb * 255).astype(np.uint8))
+        answers.append(scenebench.labels(scene))
+        masks.append(disc[::2, ::2])
+    return np.stack(pictures), np.array(answers), np.stack(masks)
+
+
+def test_judge_learns_is_kept_and_leaves_the_global_generator_alone(tmp_path):
+    before = torch.random.get_rng_state()
+    judge = scenebench.train_judge(painted(128, 0), painted(64, 1), epochs=16, batch=16, width=8)
+    assert torch.equal(before, torch.random.get_rng_state())
+    assert judge.accuracy["colour"] > 0.8 and judge.accuracy["mask_iou"] > 0.6
+    judge.save(tmp_path / "j.safetensors")
+    again = Judge.load(tmp_path / "j.safetensors")
+    assert again.accuracy == judge.accuracy
+    pictures = painted(8, 2)[0]
+    assert [v.background for v in judge.look(pictures)[0]] == [v.background for v in again.look(pictures)[0]]
+    big = pictures.repeat(2, axis=1).repeat(2, axis=2)
+    assert judge.look(big)[0] == judge.look(pictures)[0]
+    same = scenebench.compare(judge, pictures, pictures, torch.ones(2), torch.ones(2))
+    assert same["silhouette"] == 1.0 and same["latent_l2"] == 0.0
+
+
+def test_run_asks_for_the_same_seeds_every_time():
+    asked = []
+
+    def generate(prompts, negatives, seeds):
+        asked.append((prompts, negatives, seeds))
+        return np.zeros((len(prompts), 64, 64, 3), np.uint8)
+
+    judge = Judge(JudgeNet(8), {"shape": 0.5})
+    result = scenebench.run(generate, judge, 6, 4, 3, 3)
+    assert set(result) == {"judge", "single", "pair", "several", "negative"}
+    json.dumps(result)
+    first = list(asked)
+    asked.clear()
+    scenebench.run(generate, judge, 6, 4, 3, 3)
+    assert asked == first
+    assert first[-1][1] == ["red"] * 3 and "red" not in " ".join(first[-1][0])
+
+
+def test_damaged_judge_is_one_sentence(tmp_path):
+    (tmp_path / "j.safetensors").write_bytes(b"nothing")
+    with pytest.raises(scenebench.JudgeError, match="cannot be used as a judge") as caught:
+        Judge.load(tmp_path / "j.safetensors")
+    assert "\n" not in str(caught.value)
+    assert scenebench.main(["run", "--judge", str(tmp_path / "none.safetensors")]) == 2
