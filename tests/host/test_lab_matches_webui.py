@@ -71,4 +71,6 @@ def test_lab_infotext_makes_the_same_picture_in_the_webui(webui, model):
     theirs, ours_read = pictures.parse_infotext(written), pictures.parse_infotext(text)
     same = {key: value for key, value in ours_read.items() if key.startswith(("Attn", "Attention")) or key in theirs}
     same.pop("Version")
+    # The API writes a whole number as 7.0, the page as 7.
+    assert float(theirs.pop("CFG scale")) == float(same.pop("CFG scale"))
     assert {key: theirs.get(key) for key in same} == same
