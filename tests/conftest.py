@@ -130,9 +130,7 @@ def install_fake_host(data_path):
             yield control
 
     callbacks = sys.modules["modules.script_callbacks"] = Callbacks()
-    shared = _module(
-        "modules.shared", sd_model=None, loaded_hypernetworks=[], opts=SimpleNamespace(upcast_attn=False)
-    )
+    shared = _module("modules.shared", sd_model=None, loaded_hypernetworks=[], opts=SimpleNamespace(upcast_attn=False))
     scripts = _module("modules.scripts", Script=FakeScript, AlwaysVisible=object(), scripts_data=[])
     fake = _module(
         "modules",
