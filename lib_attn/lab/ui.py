@@ -7,6 +7,7 @@ import contextlib
 import socket
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +145,7 @@ class Actions:
 
     def __init__(self, model):
         self._model, self._busy = model, threading.Lock()
+        self._warm: set[tuple[int, int]] = set()
 
     def draw(self, fields: dict[str, Any], panel_values, both: bool):
         """Pictures with captions, a sentence, and the infotext of the first picture."""
@@ -163,6 +165,10 @@ class Actions:
         on = bool(list(settings.active()))
         pictures, reference = [], None
         with self._busy:
+            if (asked.height, asked.width) not in self._warm:
+                # What is set up once at a new size would be charged to the first picture.
+                sample(self._model, replace(asked, steps=1))
+                self._warm.add((asked.height, asked.width))
             for one in [FULL, variant] if both and on else [variant if on else FULL]:
                 start = time.perf_counter()
                 bar = _Bar(gr.Progress(), evaluations(self._model, asked), one.label)
