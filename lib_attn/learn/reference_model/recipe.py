@@ -43,7 +43,9 @@ class PolishStage:
 class UNetPhase:
     """One stretch of U-Net training. size: edge of the pictures in pixels; scenes: the first so many of the
     set; focus: share of samples drawn from the scenes of one kind (`focus_on`: single, pair, several) on top of
-    the mix. A phase starts from the averaged weights of the one before it, with a fresh optimizer."""
+    the mix; noise: which steps are drawn and how they count. Twice the edge is four times the tokens that show
+    the same thing, so what is decided at one noise level at 128 px is decided at twice that level at 256 px, and
+    a phase of larger pictures wants `late_from` and `cap` higher. A phase starts from the averaged weights of the one before it, with a fresh optimizer."""
 
     name: str
     size: int
@@ -56,6 +58,7 @@ class UNetPhase:
     ema: float = 0.998
     focus: float = 0.0
     focus_on: str = "single"
+    noise: NoiseConfig = field(default_factory=NoiseConfig)
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,6 @@ class Recipe:
     text_model: TextConfig = field(default_factory=TextConfig)
     vae: VaeStage = field(default_factory=VaeStage)
     vae_loss: VaeLoss = field(default_factory=VaeLoss)
-    noise: NoiseConfig = field(default_factory=NoiseConfig)
     phases: tuple[UNetPhase, ...] = (
         UNetPhase("128-first", 128, 4000, 1200, 32, 8e-4, decay=0.0),
         UNetPhase("128-more", 128, 8000, 2500, 32, 8e-4),
@@ -81,6 +83,7 @@ class Recipe:
     caption_dropout: float = 0.1
     precision: str = "bf16"
     save_seconds: float = 180.0
+    preview: int = 16
 
     @staticmethod
     def small() -> Recipe:
@@ -110,7 +113,7 @@ class Recipe:
 
 
 _NESTED = {"vae_model": VaeConfig, "unet_model": UNetConfig, "text_model": TextConfig, "vae": VaeStage,
-           "vae_loss": VaeLoss, "polish": PolishStage, "noise": NoiseConfig}
+           "vae_loss": VaeLoss, "polish": PolishStage}
 
 
 def _tuples(value):
@@ -126,6 +129,8 @@ def _build(kind, value: dict):
     for key, item in value.items():
         if kind is Recipe and key in _NESTED:
             parts[key] = _build(_NESTED[key], item)
+        elif kind is UNetPhase and key == "noise":
+            parts[key] = _build(NoiseConfig, item)
         elif kind is Recipe and key == "phases":
             parts[key] = tuple(_build(UNetPhase, p) for p in item)
         else:
