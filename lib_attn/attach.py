@@ -48,6 +48,10 @@ class Attachment:
         hypernetwork, upcast: see `HostHooks`.
         inert: ``inert(module) -> bool``: whether an instance ``forward`` that was there before may be passed by.
         say: takes each sentence meant for the user, once.
+
+    Attributes:
+        layers: how many self-attention layers were patched.
+        offered, acted: whether any call was put to a technique so far, and whether any was answered by one.
     """
 
     def __init__(
@@ -76,6 +80,7 @@ class Attachment:
         self._grids: dict[int, tuple[int, int]] = {}
         self._handles: list[Any] = []
         self._forwards: list[tuple[Any, Any, Any]] = []
+        self.layers, self.offered, self.acted = 0, False, False
         if self._runtimes:
             self._install()
 
@@ -88,6 +93,11 @@ class Attachment:
     @property
     def attached(self) -> bool:
         return bool(self._handles)
+
+    @property
+    def spoke(self) -> bool:
+        """Whether the user was told something."""
+        return bool(self._said)
 
     def model_is(self, model: Any) -> bool:
         """Whether this sits on the U-Net of `model`."""
@@ -149,6 +159,7 @@ class Attachment:
             ours = _SelfAttention(self, layer, before)
             self._forwards.append((module, ours, before))
             module.forward = ours
+        self.layers = len(layers)
 
     def _enter_unet(self, unet: Any, args: tuple, kwargs: dict) -> None:
         x = args[0] if args else kwargs["x"]
@@ -180,18 +191,25 @@ class Attachment:
         if self._rows is None or grid is None:
             return exact()
         if foreign and not self._inert(layer.attn1):
-            self.say("Attention Lab stepped aside: another extension has replaced self-attention (Hypertile?).")
+            self.say("Attention Lab left some layers alone: another extension has replaced them (Hypertile?).")
             return exact()
         if x.ndim != 3 or x.shape[1] != grid[0] * grid[1] or x.shape[0] != len(self._rows):
-            self.say("Attention Lab stepped aside: something else merged or rearranged the tokens (token merging?).")
+            self.say("Attention Lab left some layers alone: something else rearranges their tokens (token merging?).")
             return exact()
         call = Call(layer, x, grid, self._rows, self._moment, exact, self._hooks)
+        self.offered = True
         for runtime in self._runtimes:
             if runtime.wants(layer):
                 out = runtime.attend(call)
                 if out is not None:
+                    self.acted = True
                     return out
         return exact()
+
+    def leave_alone(self, layer: Layer) -> None:
+        """A call that is no plain self-attention: tell the user, unless the model itself is built so."""
+        if self._rows is not None and not getattr(layer.block, "disable_self_attn", False):
+            self.say("Attention Lab left some layers alone: they see more than the picture (a reference, a video?).")
 
 
 class _SelfAttention:
@@ -210,7 +228,10 @@ class _SelfAttention:
         attachment = self._attachment()
         # A context in self-attention is ControlNet's reference mode and the like; other arguments are video models'.
         plain = context is None and mask is None and not any(_given(value) for value in others.values())
-        if attachment is None or not attachment.attached or not plain:
+        if attachment is None or not attachment.attached:
+            return exact()
+        if not plain:
+            attachment.leave_alone(self._layer)
             return exact()
         return attachment.self_attention(self._layer, x, exact, self._before is not None)
 
