@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
-from tests.host.server import ENVIRONMENT, Webui
+from tests.host.server import ENVIRONMENT, FLAGS, Webui
 
 HERE = Path(__file__).resolve().parent
 
@@ -40,28 +40,28 @@ def webui_python():
 
 @pytest.fixture(scope="session")
 def checkpoints(webui_folder, webui_python, tmp_path_factory):
-    """A folder with the checkpoints ``a`` and ``b``."""
+    """A folder with the checkpoints ``a`` and ``b``, and ``xl`` of SDXL's layout."""
     folder = tmp_path_factory.mktemp("checkpoints")
     named = os.environ.get("WEBUI_CHECKPOINT")
-    for seed, name in enumerate("ab", 1):
+    for seed, name in enumerate(("a", "b", "xl"), 1):
         out = folder / f"{name}.safetensors"
         if named and name == "a":
             for suffix in (".safetensors", ".yaml"):
                 shutil.copy(Path(named).with_suffix(suffix), out.with_suffix(suffix))
             continue
-        command = [webui_python, str(HERE / "tiny_checkpoint.py"), str(webui_folder), str(out), str(seed)]
+        command = [webui_python, str(HERE / "tiny_checkpoint.py"), str(webui_folder), str(out), str(seed), name]
         subprocess.run(command, check=True, env={**os.environ, **ENVIRONMENT}, timeout=600)
     return folder
 
 
 @pytest.fixture(scope="session")
 def start(webui_folder, webui_python, checkpoints, tmp_path_factory):
-    """``start(extensions, ui=…)`` starts a webui; all are stopped at the end of the session."""
+    """``start(extensions, ui=…, flags=…)`` starts a webui; all are stopped at the end of the session."""
     running = []
 
-    def start_one(extensions, *, ui):
+    def start_one(extensions, *, ui, flags=FLAGS):
         data = tmp_path_factory.mktemp("webui") / "data"
-        running.append(Webui(webui_folder, webui_python, data, checkpoints, extensions, ui=ui))
+        running.append(Webui(webui_folder, webui_python, data, checkpoints, extensions, ui=ui, flags=flags))
         return running[-1]
 
     yield start_one

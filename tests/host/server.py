@@ -34,16 +34,16 @@ class Refused(Exception):
 
 
 class Webui:
-    """A running webui; the extensions in its data folder are links to `extensions`."""
+    """A running webui; the extensions in its data folder are links to `extensions`, `flags` those of its start."""
 
-    def __init__(self, webui, python, data, checkpoints, extensions, *, ui):
+    def __init__(self, webui, python, data, checkpoints, extensions, *, ui, flags=FLAGS):
         self.data, self.port = Path(data), _free_port()
         self.address = f"http://127.0.0.1:{self.port}"
         (self.data / "extensions").mkdir(parents=True)
         for name, folder in extensions.items():
             (self.data / "extensions" / name).symlink_to(folder)
         self.log = self.data / "log.txt"
-        command = [python, "launch.py", *FLAGS, "--port", str(self.port), "--data-dir", str(data)]
+        command = [python, "launch.py", *flags, "--port", str(self.port), "--data-dir", str(data)]
         command += ["--ckpt-dir", str(checkpoints), *([] if ui else ["--nowebui"])]
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(

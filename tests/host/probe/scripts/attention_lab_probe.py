@@ -1,15 +1,18 @@
 """Test-only extension: looks at the model from inside the host, and breaks jobs on purpose."""
 
+import copy
 import os
 import sys
 
 import gradio as gr
+import torch
 from modules import errors, infotext_utils, script_callbacks, scripts, sd_models, shared
+from modules.processing import StableDiffusionProcessingImg2Img, process_images
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)), "..", ".."))
 import rows_matrix
 
-seen = {"patched": [], "comments": [], "errors": [], "break": ("", -1), "step": 0}
+seen = {"patched": [], "comments": [], "errors": [], "break": ("", -1), "step": 0, "inner": {}}
 report = errors.report
 
 
@@ -58,18 +61,54 @@ class Probe(scripts.Script):
         return [gr.Textbox("", label="Break how", visible=False), gr.Number(-1, label="Break when", visible=False)]
 
     def before_process(self, p, how, when):
-        seen.update({"patched": [], "comments": [], "break": (how, when), "step": 0})
+        if is_inner(p):
+            return
+        seen.update({"patched": [], "comments": [], "break": (how, when), "step": 0, "inner": {}})
         seen["p"] = p
 
     def process_before_every_sampling(self, p, *args, **kwargs):
         seen["before"] = (unet(), everything(unet()))
 
+    def postprocess_image(self, p, pp, how, when):
+        if how == "inner" and not is_inner(p):
+            seen["inner"] = {"patched": [], "leftovers_before": leftovers()}
+            made = repaint(p, pp.image, p.scripts)
+            seen["inner"].update(text=made.infotexts[0], comments=made.comments, leftovers=leftovers())
+            seen["inner"]["exact"] = same(made, repaint(p, pp.image, None))
+            pp.image = made.images[0]
+
     def postprocess(self, p, processed, *args):
-        seen["comments"] = list(p.comments)
+        if not is_inner(p):
+            seen["comments"] = list(p.comments)
+
+
+def is_inner(p):
+    return getattr(p, "_ad_inner", False)
+
+
+def same(one, other):
+    return one.images[0].tobytes() == other.images[0].tobytes()
+
+
+def repaint(p, picture, runner):
+    """A job within a job, put together as ADetailer does: an img2img with the outer job's scripts and their values."""
+    inner = StableDiffusionProcessingImg2Img(
+        init_images=[picture], denoising_strength=0.5, prompt=p.prompt, negative_prompt=p.negative_prompt, seed=p.seed,
+        steps=p.steps, cfg_scale=p.cfg_scale, width=p.width, height=p.height, sampler_name=p.sampler_name,
+        scheduler=p.scheduler, sd_model=p.sd_model, do_not_save_samples=True, do_not_save_grid=True,
+    )  # fmt: skip
+    inner.is_api = True  # otherwise the next line takes the seed from the controls
+    inner.scripts, inner.script_args = copy.copy(runner), list(p.script_args)
+    inner._ad_inner = True
+    torch.manual_seed(1)  # the host draws the noise of the picture's encoding from the global generator
+    return process_images(inner)
 
 
 def on_cfg_denoiser(params):
-    seen["patched"].append(len(leftovers()))
+    if not is_inner(params.denoiser.p):
+        seen["patched"].append(len(leftovers()))
+    elif params.denoiser.p.scripts is not None:
+        seen["inner"]["patched"].append(len(leftovers()))
 
 
 def on_cfg_denoised(params):
@@ -95,6 +134,7 @@ def state():
         "patched": seen["patched"],
         "comments": seen["comments"] or list(getattr(seen.get("p"), "comments", {})),
         "errors": errors_found,
+        "inner": seen["inner"],
     }
 
 
