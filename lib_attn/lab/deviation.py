@@ -22,7 +22,7 @@ PROMPTS = (
     "a green cone left of a yellow cylinder",
     "a purple torus, black background",
     "a small orange cube right of a large cyan sphere",
-    "a white cylinder, blue background",
+    "a yellow star, grey background",
 )
 
 
