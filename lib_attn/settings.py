@@ -161,15 +161,21 @@ class General(Group):
         "Also in inner passes",
         "Extensions such as ADetailer run small img2img jobs inside a job. Off leaves those exact; they are small, so there is little to gain.",
     )
+    skip_cfg1: bool = param(
+        True,
+        "No negative at CFG 1",
+        "At CFG scale 1 the negative prompt drops out of the formula, yet the webui computes it. On: it is left out, which halves the work; the result is the same up to rounding.",
+        since=2,
+    )
 
 
-def _shared(blocks_help: str):
+def _shared(blocks_help: str, since: int = 1):
     """The four fields that every technique has."""
     return {
-        "blocks": param("auto", "Blocks", blocks_help, blocks=True, advanced=True),
-        "start": param(0.0, "Start", "Share of the steps after which the technique starts.", 0.0, 1.0, 0.01, unit="share of steps"),
-        "end": param(1.0, "End", "Share of the steps after which the technique stops. Start = End: never active.", 0.0, 1.0, 0.01, unit="share of steps"),
-        "hires": param("same", "Hires pass", "What to do in the hires. fix pass.", choices=("same", "off", "only")),
+        "blocks": param("auto", "Blocks", blocks_help, blocks=True, advanced=True, since=since),
+        "start": param(0.0, "Start", "Share of the steps after which the technique starts.", 0.0, 1.0, 0.01, unit="share of steps", since=since),
+        "end": param(1.0, "End", "Share of the steps after which the technique stops. Start = End: never active.", 0.0, 1.0, 0.01, unit="share of steps", since=since),
+        "hires": param("same", "Hires pass", "What to do in the hires. fix pass.", choices=("same", "off", "only"), since=since),
     }
 
 
@@ -215,7 +221,45 @@ class NearSighted(Group):
     hires: str = _NEAR["hires"]
 
 
-TECHNIQUES: tuple[type[Group], ...] = (NearSighted,)
+_SKIP = _shared("Where the penalty acts: auto or all (every block), in, mid, out, in4, out6-11, d0, d1-2, !mid; separated by commas.", since=2)
+
+
+@dataclass(frozen=True)
+class NegativeSkip(Group):
+    """The negative row left out in some steps, and the negative prompt kept alive in cross-attention."""
+
+    name: ClassVar[str] = "negative_skip"
+    label: ClassVar[str] = "Negative skip"
+    about: ClassVar[str] = (
+        "The negative prompt doubles the work. Here it is computed in some steps only and estimated in between. "
+        "At CFG scale 1 it is never computed; the penalty lets the negative prompt act all the same."
+    )
+
+    enabled: bool = param(False, "Negative skip", "Leave the negative out where it can be filled in.", since=2)
+    key_every: int = param(3, "Full step every", "Every n-th step computes the negative, counted for each image from its last full step. 1: every step. 0: no limit.", 0, 50, unit="steps", since=2)
+    fill: str = param("estimate", "Fill", "What stands for the negative in the other steps. Estimate: from the guidance of the last full step, so CFG scale keeps its meaning. Copy of the positive and zeros: CFG scale does nothing in these steps.", choices=("estimate", "copy", "zeros"), since=2)
+    keep_first: float = param(0.0, "Full steps first", "The first steps, which decide the layout, are computed in full.", 0.0, 1.0, 0.01, unit="share of steps", since=2)
+    adaptive: float = param(0.0, "Adaptive", "Leave the negative out only while the cosine of the two predictions of the last full step is at least this much; Full step every stays the limit. Try 0.99. 0: off.", 0.0, 1.0, 0.001, since=2)
+    hysteresis: float = param(0.01, "Hysteresis", "How far the cosine has to fall below the adaptive value before every step is full again.", 0.0, 1.0, 0.001, advanced=True, since=2)
+    sigma_power: float = param(0.0, "Sigma power", "How the estimated guidance goes with the noise level: 0 keeps the difference of the noise predictions, -1 that of the predicted pictures.", -2.0, 2.0, 0.05, advanced=True, since=2)
+    low_weight: float = param(1.0, "Coarse weight", "Weight of the coarse part of the estimated guidance.", 0.0, 2.0, 0.05, advanced=True, since=2)
+    high_weight: float = param(1.0, "Fine weight", "Weight of the fine part of the estimated guidance.", 0.0, 2.0, 0.05, advanced=True, since=2)
+    through: int = param(0, "Keep In blocks", "The negative still passes the first In blocks and comes back for as many last Out blocks. Slower and closer to full. 0: it is left out of the whole model. Not together with ControlNet.", 0, 12, unit="blocks", advanced=True, since=2)
+    penalty: str = param("NAG", "Penalty", "How the negative prompt's words act inside cross-attention: NAG (pushes away, capped), value sign flip (takes away what fits the words), NASA (subtracts).", choices=("NAG", "value sign flip", "NASA", "off"), since=2)
+    penalty_when: str = param("at CFG 1", "Penalty when", "At CFG scale 1 only, in all steps without a negative, or in all steps on top of CFG.", choices=("at CFG 1", "skipped steps", "all steps"), since=2)
+    strength: float = param(2.0, "Penalty strength", "0: no penalty. NAG's phi (its scale less 1), the flipped values' scale, NASA's factor.", 0.0, 20.0, 0.05, since=2)
+    tau: float = param(2.5, "Penalty cap", "A token may grow to this many times its size (NAG's tau).", 1.0, 10.0, 0.1, advanced=True, since=2)
+    blend: float = param(0.5, "Penalty blend", "Share of the changed result (NAG's alpha). The papers of the other two penalties have 1.", 0.0, 1.0, 0.05, advanced=True, since=2)
+    flip_bias: float = param(-0.2, "Flip bias", "Value sign flip: added to the logits of the negative's words.", -8.0, 8.0, 0.1, advanced=True, since=2)
+    penalty_start: float = param(0.0, "Penalty start", "Share of the steps after which the penalty starts.", 0.0, 1.0, 0.01, unit="share of steps", advanced=True, since=2)
+    penalty_end: float = param(1.0, "Penalty end", "Share of the steps after which the penalty stops.", 0.0, 1.0, 0.01, unit="share of steps", advanced=True, since=2)
+    blocks: str = _SKIP["blocks"]
+    start: float = _SKIP["start"]
+    end: float = _SKIP["end"]
+    hires: str = _SKIP["hires"]
+
+
+TECHNIQUES: tuple[type[Group], ...] = (NearSighted, NegativeSkip)
 GROUPS: tuple[type[Group], ...] = (General, *TECHNIQUES)
 
 
