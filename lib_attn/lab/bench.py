@@ -176,14 +176,19 @@ def run_speed(args) -> int:
 
 
 def write_json(path: Path, value: dict) -> None:
-    """Write a result file.
+    """Write a result file; see `write_text`."""
+    write_text(path, json.dumps(value, indent=1) + "\n")
+
+
+def write_text(path: Path, value: str) -> None:
+    """Write a file and the folders above it.
 
     Raises:
         LabError: when it cannot be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+        path.write_text(value, encoding="utf-8")
     except OSError as error:
         raise LabError(f"{path} cannot be written: {error.strerror}.") from None
 

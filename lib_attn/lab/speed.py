@@ -22,6 +22,9 @@ from lib_attn.lab.variants import FULL, Variant
 from lib_attn.layers import find_layers
 from lib_attn.rows import plan_rows
 
+#: Up to this size every variant has an untimed first run; above it, what is set up once is lost in the rest.
+WARM_PIXELS = 768 * 768
+
 #: Timesteps of the repeats: methods whose cost changes over sampling are met early, in the middle and late.
 TIMESTEPS = (600, 300, 850, 450, 150)
 
@@ -87,32 +90,24 @@ def measure(
         # Turning the order round every time keeps a drift of the clock speed from favouring anybody.
         for variant in variants if repeat % 2 == 0 else variants[::-1]:
             progress(f"{width}x{height} repeat {repeat + 1}/{repeats}: {variant.label}")
+            if repeat == 0 and height * width <= WARM_PIXELS:
+                time_once(bench, variant, x, timestep, context, job)
+            with count_keys(bench.unet) if repeat == 0 else contextlib.nullcontext() as counted:
+                times[variant.name].append(time_once(bench, variant, x, timestep, context, job, counted))
             if repeat == 0:
-                keys[variant.name] = warm_up(bench, variant, height, width)
-            times[variant.name].append(time_once(bench, variant, x, timestep, context, job))
+                keys[variant.name] = {f"d{d}": int(statistics.median(n)) for d, n in sorted(counted.items())}
     size = {"height": height, "width": width}
     return [_summary(v, times[v.name], times["full"], keys[v.name]) | size for v in variants]
 
 
-def warm_up(bench: Bench, variant: Variant, height: int, width: int) -> dict[str, int]:
-    """One untimed step that counts the keys of every level."""
-    x, context = bench.inputs(height, width)
-    with variant.on(bench.unet, Job(height, width)) as begin, count_keys(bench.unet) as counted:
-        begin(bench.plan(), 0, 20)
-        bench.call(x, TIMESTEPS[0], context)
-        if variant.cycle > 1:
-            begin(bench.plan(), 1, 20)
-            counted.clear()
-            bench.call(x, TIMESTEPS[0], context)
-    return {f"d{depth}": int(statistics.median(found)) for depth, found in sorted(counted.items())}
-
-
-def time_once(bench: Bench, variant: Variant, x, timestep: float, context, job: Job) -> dict:
-    """Seconds of one step, averaged over the variant's cycle."""
+def time_once(bench: Bench, variant: Variant, x, timestep: float, context, job: Job, counted=None) -> dict:
+    """Seconds of one step, averaged over the variant's cycle. counted: see `count_keys`; keys of the last step stay."""
     with variant.on(bench.unet, job) as begin:
         seconds = []
         for step in range(min(2, variant.cycle)):
             begin(bench.plan(), step, job.steps)
+            if counted:
+                counted.clear()
             start = time.perf_counter()
             bench.call(x, timestep, context)
             seconds.append(time.perf_counter() - start)

@@ -6,7 +6,9 @@ Source of the layout: CompVis/stable-diffusion, v1-inference.yaml.
 from __future__ import annotations
 
 import contextlib
+import io
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -49,6 +51,8 @@ def build_unet(params: Mapping[str, Any], *, meta: bool = False) -> nn.Module:
         LabError: when the arguments do not describe a U-Net, or `ldm` is not installed.
     """
     UNetModel = _unet_class()
+    if params.get("num_classes") is not None:
+        raise LabError("The lab draws with U-Nets that take a prompt, not with those that take classes too.")
     params = {k: list(v) if isinstance(v, (list, tuple)) else v for k, v in params.items()} | {"use_checkpoint": False}
     try:
         # Initial weights are drawn from the global generator: keep that where it is.
@@ -63,12 +67,34 @@ def build_unet(params: Mapping[str, Any], *, meta: bool = False) -> nn.Module:
     return unet.eval().requires_grad_(False)
 
 
+@lru_cache(maxsize=1)
 def _unet_class():
     try:
-        from ldm.modules.diffusionmodules.openaimodel import UNetModel
+        # The package says on the standard output that it does without xformers.
+        with contextlib.redirect_stdout(io.StringIO()):
+            from ldm.modules.diffusionmodules.openaimodel import UNetModel
+            from ldm.modules.diffusionmodules.util import timestep_embedding
     except ImportError as error:
         raise LabError(f"The package `ldm` (stable-diffusion-sdkit) is missing or incomplete: {error}.") from None
-    return UNetModel
+
+    class AnySizeUNet(UNetModel):
+        """``UNetModel`` that also takes latents its levels do not halve evenly, as the webui's does."""
+
+        def forward(self, x, timesteps=None, context=None, **others):
+            embedding = self.time_embed(timestep_embedding(timesteps, self.model_channels))
+            h, skips = x.type(self.dtype), []
+            for block in self.input_blocks:
+                h = block(h, embedding, context)
+                skips.append(h)
+            h = self.middle_block(h, embedding, context)
+            for block in self.output_blocks:
+                skip = skips.pop()
+                if h.shape[-2:] != skip.shape[-2:]:
+                    h = F.interpolate(h, skip.shape[-2:], mode="nearest")
+                h = block(torch.cat([h, skip], 1), embedding, context)
+            return self.out(h.type(x.dtype))
+
+    return AnySizeUNet
 
 
 def use_sdpa(unet: nn.Module) -> None:

@@ -9,8 +9,8 @@ import torch
 
 pytest.importorskip("ldm", reason="the tiny U-Nets are ldm's")
 
-from tests.unets import snapshot  # noqa: E402
-from tests.webui.jobs import Interrupted, Job, Model, Sampler, patched, run  # noqa: E402
+from tests.unets import snapshot
+from tests.webui.jobs import Interrupted, Job, Model, Sampler, patched, run
 
 ON = {"near_sighted": {"enabled": True, "tile": 8, "pool": 4, "blocks": "all"}}
 

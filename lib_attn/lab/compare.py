@@ -1,0 +1,103 @@
+"""``python -m lib_attn.lab compare``: one grid of pictures, without and with each technique, at the same seeds."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+from lib_attn.lab.generate import add_model_options, request_of
+from lib_attn.lab.sampling import SAMPLERS, Request, decode, sample
+from lib_attn.lab.variants import FULL, Variant, parse_setting, preset_variants
+
+#: What ./demo.sh draws.
+PROMPTS = ("a large red sphere left of a small blue cube", "a green cone", "a yellow torus, black background")
+
+
+def add_commands(commands) -> None:
+    """Add ``compare``."""
+    options = commands.add_parser("compare", help="a labelled grid: off, and each technique")
+    options.add_argument("--prompt", action="append", default=[], help="may be given several times")
+    options.add_argument("--negative", default="", help="negative prompt")
+    options.add_argument("--seed", type=int, default=1, help="(default 1)")
+    options.add_argument("--width", type=int, default=512, help="pixels, a multiple of 8 (default 512)")
+    options.add_argument("--height", type=int, default=512, help="pixels, a multiple of 8 (default 512)")
+    options.add_argument("--steps", type=int, default=12, help="(default 12)")
+    options.add_argument("--sampler", default="DDIM", help=f"{', '.join(SAMPLERS)} (default DDIM)")
+    options.add_argument("--cfg", type=float, default=5.0, help="strength of the prompt (default 5)")
+    options.add_argument("--setting", action="append", default=[], metavar="'NAME: tile=16 pool=4'",
+                         help="compare this instead of the presets; may be given several times")  # fmt: skip
+    options.add_argument("--out", type=Path, default=Path("out"), help="folder (default out)")
+    add_model_options(options)
+    options.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Draw everything, write grid and table, print the table."""
+    from lib_attn.lab import pictures
+    from lib_attn.lab.bench import write_text
+    from lib_attn.lab.deviation import load_model
+
+    variants = [parse_setting(text) for text in args.setting] or preset_variants()
+    requests = []
+    for prompt in args.prompt or PROMPTS:
+        args.prompt = prompt
+        requests.append(request_of(args, 1))
+    model = load_model(args)
+    rows = compare(model, variants, requests)
+    captions = [[caption(cell) for cell in row] for row in rows]
+    sheet = pictures.grid(
+        [[cell["picture"] for cell in row] for row in rows], [v.label for v in (FULL, *variants)],
+        [r.prompts[0] for r in requests], captions,
+    )  # fmt: skip
+    text = table(rows, [FULL, *variants])
+    path = pictures.save(sheet, args.out / "compare.png")
+    write_text(args.out / "compare.md", text + "\n")
+    print(text)
+    print(f"Written: {path}, {args.out / 'compare.md'}")
+    return 0
+
+
+def compare(model, variants: list[Variant], requests: list[Request]) -> list[list[dict]]:
+    """For every request, full attention and each variant: picture, seconds, l2 and psnr against full attention."""
+    from tqdm import tqdm
+
+    from lib_attn.lab.deviation import psnr, relative_l2
+
+    rows = []
+    every = [FULL, *variants]
+    with tqdm(total=len(requests) * len(every) * requests[0].steps, desc="steps", file=sys.stderr) as bar:
+        for request in requests:
+            row: list[dict] = []
+            for variant in every:
+                said: list[str] = []
+                start = time.perf_counter()
+                latents = sample(model, request, variant, say=said.append, progress=bar.update)
+                cell = {"seconds": time.perf_counter() - start, "latents": latents, "said": said}
+                cell["picture"] = decode(model, latents)[0]
+                first = row[0] if row else cell
+                cell["l2"] = relative_l2(latents, first["latents"])
+                cell["psnr"] = psnr(cell["picture"], first["picture"])
+                row.append(cell)
+            rows.append(row)
+    return rows
+
+
+def caption(cell: dict) -> str:
+    """One line for below a picture."""
+    decibel = "" if cell["psnr"] == float("inf") else f", {cell['psnr']:.1f} dB"
+    return f"{cell['seconds']:.1f} s, L2 {cell['l2']:.3f}{decibel}"
+
+
+def table(rows: list[list[dict]], variants: list[Variant]) -> str:
+    """Markdown table of the means over all pictures."""
+    lines = ["| | seconds a picture | latent L2 | PSNR |", "|---|---|---|---|"]
+    for column, variant in enumerate(variants):
+        cells = [row[column] for row in rows]
+        mean = {key: sum(cell[key] for cell in cells) / len(cells) for key in ("seconds", "l2")}
+        finite = [cell["psnr"] for cell in cells if cell["psnr"] != float("inf")]
+        decibel = f"{sum(finite) / len(finite):.1f} dB" if finite else "identical"
+        lines.append(f"| {variant.label} | {mean['seconds']:.2f} | {mean['l2']:.3f} | {decibel} |")
+    said = sorted({sentence for row in rows for cell in row for sentence in cell["said"]})
+    return "\n".join([*lines, *said])

@@ -1,0 +1,178 @@
+"""``python -m lib_attn.lab ui``: a page on 127.0.0.1 with the webui's panel, for playing without a webui."""
+
+from __future__ import annotations
+
+import argparse
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from lib_attn.lab.errors import LabError
+from lib_attn.lab.generate import add_model_options, request_of
+from lib_attn.lab.sampling import SAMPLERS, decode, evaluations, sample
+from lib_attn.lab.variants import FULL, ours
+from lib_attn.settings import Settings, positional_params
+
+STYLE = Path(__file__).resolve().parents[2] / "style.css"
+
+#: Infotext key -> control of the page, with the type of its value.
+FIELDS = {"Steps": ("steps", int), "Sampler": ("sampler", str), "CFG scale": ("cfg", float), "Seed": ("seed", int)}
+
+
+def add_commands(commands) -> None:
+    """Add ``ui``."""
+    options = commands.add_parser("ui", help="a local page to play with")
+    options.add_argument("--port", type=int, default=7870, help="(default 7870)")
+    options.add_argument("--presets-folder", type=Path, default=Path("out") / "presets", help="for presets of your own")
+    add_model_options(options)
+    options.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Open the page until interrupted."""
+    from lib_attn.lab.deviation import load_model
+
+    if not 1 <= args.port <= 65535:
+        raise LabError(f"--port is 1 … 65535, not {args.port}.")
+    page = build_page(load_model(args), args.presets_folder)
+    print(f"Open http://127.0.0.1:{args.port} in a browser; Ctrl+C ends it.", flush=True)
+    try:
+        page.queue(concurrency_count=1).launch(
+            server_name="127.0.0.1", server_port=args.port, share=False, show_api=False, quiet=True
+        )
+    except OSError as error:
+        raise LabError(f"The page cannot be opened at port {args.port}: {error}.") from None
+    return 0
+
+
+def build_page(model, presets_folder: Path | None = None):
+    """The gradio page for `model`.
+
+    Raises:
+        LabError: when gradio is not installed.
+    """
+    try:
+        import gradio as gr
+    except ImportError:
+        raise LabError("The page needs the package gradio (pip install gradio==3.41.2).") from None
+    from lib_attn.presets import Presets
+    from lib_attn.webui import panel as panels
+
+    # The default theme asks a font server; the system's own fonts do.
+    theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
+    css = STYLE.read_text(encoding="utf-8") if STYLE.is_file() else None
+    with gr.Blocks(title="Attention Lab", theme=theme, css=css, analytics_enabled=False) as page:
+        gr.Markdown(f"## Attention Lab · {model.name}")
+        with gr.Row():
+            with gr.Column():
+                fields = _picture_controls(gr)
+                panel = panels.build(elem_id=lambda name: f"lab_{name}", presets=Presets(presets_folder))
+                dropped = gr.File(label="Read the settings of a PNG", file_types=[".png"])
+            with gr.Column():
+                with gr.Row():
+                    both = gr.Checkbox(True, label="Draw without it too, to compare")
+                    button = gr.Button("Generate", variant="primary")
+                gallery = gr.Gallery(label="Pictures", columns=2, object_fit="contain", height=560)
+                said = gr.Markdown("")
+                text = gr.Textbox(label="Infotext", lines=4, show_copy_button=True)
+        actions = Actions(model)
+        names, controls = list(fields), panel.inputs()
+        button.click(
+            lambda both, *values: actions.draw(dict(zip(names, values, strict=False)), values[len(names) :], both),
+            [both, *fields.values(), *controls], [gallery, said, text],
+        )  # fmt: skip
+        dropped.upload(actions.read_png, [dropped], [*fields.values(), *controls, said], show_progress="hidden")
+    return page
+
+
+def _picture_controls(gr) -> dict[str, Any]:
+    fields = {
+        "prompt": gr.Textbox("a large red sphere left of a small blue cube", label="Prompt", lines=2),
+        "negative": gr.Textbox("", label="Negative prompt"),
+    }
+    with gr.Row():
+        fields["sampler"] = gr.Dropdown(list(SAMPLERS), value="Euler a", label="Sampler")
+        fields["steps"] = gr.Slider(1, 100, value=20, step=1, label="Steps")
+    with gr.Row():
+        fields["width"] = gr.Slider(64, 2048, value=512, step=8, label="Width")
+        fields["height"] = gr.Slider(64, 2048, value=512, step=8, label="Height")
+    with gr.Row():
+        fields["cfg"] = gr.Slider(0, 30, value=5, step=0.5, label="CFG scale")
+        fields["seed"] = gr.Number(1, label="Seed (-1: draw one)", precision=0)
+        fields["batch"] = gr.Slider(1, 8, value=1, step=1, label="Batch size")
+    return fields
+
+
+class Actions:
+    """What the page's buttons do. One picture is drawn at a time: the U-Net carries one technique only."""
+
+    def __init__(self, model):
+        self._model, self._busy = model, threading.Lock()
+
+    def draw(self, fields: dict[str, Any], panel_values, both: bool):
+        """Pictures with captions, a sentence, and the infotext of the first picture."""
+        import gradio as gr
+
+        from lib_attn.lab.deviation import relative_l2
+        from lib_attn.lab.pictures import infotext
+        from lib_attn.webui.api import read_args
+
+        settings, said = read_args(list(panel_values))
+        try:
+            whole = {name: int(fields[name]) for name in ("width", "height", "steps", "seed")}
+            asked = request_of(argparse.Namespace(**fields | whole), int(fields["batch"]))
+        except (LabError, TypeError, ValueError) as error:
+            return [], str(error), ""
+        variant = ours("on", "With", settings)
+        on = bool(list(settings.active()))
+        pictures, reference = [], None
+        with self._busy:
+            for one in [FULL, variant] if both and on else [variant if on else FULL]:
+                start = time.perf_counter()
+                bar = _Bar(gr.Progress(), evaluations(self._model, asked), one.label)
+                latents = sample(self._model, asked, one, say=said.append, progress=bar)
+                seconds = time.perf_counter() - start
+                caption = f"{one.label}, {seconds:.1f} s"
+                if reference is not None:
+                    caption += f", latent L2 {relative_l2(latents, reference):.3f}"
+                reference = latents
+                pictures += [(picture, caption) for picture in decode(self._model, latents)]
+        return pictures, " ".join(said), infotext(asked, 0, settings, self._model.name)
+
+    def read_png(self, file: Any) -> list[Any]:
+        """Values for all controls from a picture's infotext; what it does not say stays, our techniques go off."""
+        import gradio as gr
+
+        from lib_attn.lab.pictures import parse_infotext, read_parameters
+        from lib_attn.webui import panel
+
+        names = ("prompt", "negative", "sampler", "steps", "width", "height", "cfg", "seed", "batch")
+        kept = {name: gr.update() for name in names}
+        try:
+            pairs = parse_infotext(read_parameters(Path(file.name)))
+        except (LabError, AttributeError) as error:
+            return [*kept.values(), *(gr.update() for _ in positional_params()), str(error)]
+        settings, said = Settings.from_infotext(pairs)
+        found = {"prompt": pairs.get("Prompt", ""), "negative": pairs.get("Negative prompt", "")}
+        width, cross, height = pairs.get("Size", "").partition("x")
+        try:
+            if cross:
+                found |= {"width": int(width), "height": int(height)}
+            found |= {name: kind(pairs[key]) for key, (name, kind) in FIELDS.items() if key in pairs}
+        except ValueError:
+            said.append("Some of the picture's values are not understood.")
+        if found.get("sampler") not in SAMPLERS and "sampler" in found:
+            said.append(f"There is no sampler {found.pop('sampler')[:40]} here.")
+        return [*(kept | found).values(), *panel.values(settings), " ".join(said)]
+
+
+class _Bar:
+    """Moves gradio's progress bar on by one each time it is called."""
+
+    def __init__(self, progress: Any, total: int, text: str):
+        self._progress, self._total, self._text, self._done = progress, total, text, 0
+
+    def __call__(self) -> None:
+        self._done += 1
+        self._progress((self._done, self._total), desc=self._text)

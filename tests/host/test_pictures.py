@@ -1,0 +1,265 @@
+"""Pictures of the real webui through its API: identical where nothing may change, different where it must."""
+
+import threading
+import time
+
+import pytest
+
+from lib_attn.settings import Settings
+from tests.host.server import Refused
+
+ON = {"near_sighted": {"enabled": True, "tile": 8, "pool": 4, "blocks": "all"}}
+OFF = {"near_sighted": {"enabled": False}}
+NEUTRAL = [
+    {"near_sighted": {"enabled": True, "blocks": "all", "pool": 1}},
+    {"near_sighted": {"enabled": True, "blocks": "all", "tile": 256}},
+    {"near_sighted": {"enabled": True, "blocks": "all", "start": 0.3, "end": 0.3}},
+]
+HIRES = {"enable_hr": True, "hr_scale": 2, "hr_upscaler": "Latent", "denoising_strength": 0.7, "width": 64}
+SAMPLERS = ["Euler a", "Heun", "DPM++ 2M", "DPM++ SDE", "DPM fast", "Restart", "LMS", "LCM", "DDIM", "PLMS", "UniPC"]
+
+
+@pytest.fixture(scope="module")
+def init(absent):
+    """A picture to start img2img from."""
+    return absent["txt2img"].encoded[0]
+
+
+def kinds(init):
+    """Requests of every kind, by name."""
+    half = init  # any picture will do as a mask
+    return {
+        "txt2img": {},
+        "portrait": {"width": 104, "height": 200},
+        "batch 2x2": {"batch_size": 2, "n_iter": 2},
+        "AND": {"prompt": "a cat AND a dog :0.4", "batch_size": 2},
+        "long prompt": {"prompt": "cat " * 90},
+        "hires": HIRES,
+        "img2img": {"path": "img2img", "init_images": [init], "denoising_strength": 0.6},
+        "inpaint": {"path": "img2img", "init_images": [init], "mask": half, "denoising_strength": 0.6},
+    }
+
+
+@pytest.fixture(scope="session")
+def absent(start):
+    """The same requests in a webui that has never heard of the extension."""
+    webui = start({}, ui=False)
+    try:
+        first = webui.picture()
+        return {name: webui.picture(**fields) for name, fields in kinds(first.encoded[0]).items()}
+    finally:
+        webui.stop()
+
+
+@pytest.mark.parametrize("kind", kinds(""))
+def test_absent_off_and_neutral_are_identical_and_on_differs(webui, absent, init, kind):
+    fields, expected = kinds(init)[kind], absent[kind]
+    unmentioned = webui.picture(**fields)
+    assert unmentioned.pixels == expected.pixels
+    off = webui.picture(OFF, **fields)
+    assert off.pixels == expected.pixels and "Attn" not in "".join(off.texts) and "Attention" not in "".join(off.texts)
+    assert not [key for key in off.parameters if key.startswith("Att")]
+    assert max(webui.probe("state")["patched"], default=0) == 0
+    for neutral in NEUTRAL if kind == "txt2img" else NEUTRAL[:1]:
+        assert webui.picture(neutral, **fields).pixels == expected.pixels
+    on = webui.picture(ON, **fields)
+    assert all(a != b for a, b in zip(on.pixels, expected.pixels, strict=True)) and on.sizes == expected.sizes
+    state = webui.probe("state")
+    assert min(state["patched"]) > 0 and state["comments"] == []
+    assert all("Attention Lab: True" in text for text in on.texts)
+
+
+def test_same_request_same_picture(webui):
+    assert webui.picture(ON).pixels == webui.picture(ON).pixels
+
+
+def test_image_of_a_batch_can_be_made_alone(webui):
+    """Of the same pixels up to the rounding of another batch size."""
+    from PIL import ImageChops, ImageStat
+
+    on = {"near_sighted": {**ON["near_sighted"], "shift": 1.0}}
+    batch, alone = webui.picture(on, batch_size=2), webui.picture(on, seed=8)
+    pictures = [_open(p.encoded[-1]) for p in (batch, alone)]
+    assert ImageStat.Stat(ImageChops.difference(*pictures).convert("L")).mean[0] < 1.0
+
+
+def _open(encoded):
+    import base64
+    import io
+
+    from PIL import Image
+
+    return Image.open(io.BytesIO(base64.b64decode(encoded))).convert("RGB")
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_every_kind_of_sampler(webui, sampler):
+    webui.picture(ON, sampler_name=sampler, steps=4)
+    state = webui.probe("state")
+    assert state["patched"] and min(state["patched"]) > 0 and state["comments"] == []
+
+
+@pytest.mark.parametrize("hires, expected", [("same", (True, True)), ("off", (True, False)), ("only", (False, True))])
+def test_hires_pass(webui, hires, expected):
+    webui.picture({"near_sighted": {**ON["near_sighted"], "hires": hires}}, **HIRES)
+    state = webui.probe("state")
+    patched = [bool(n) for n in state["patched"]]
+    assert (patched[0], patched[-1]) == expected and state["comments"] == []
+
+
+def test_infotext_round_trip(webui):
+    fields = {**ON["near_sighted"], "blocks": "in1,out6-11", "shift": 0.25, "hires": "off", "global_keys": "average"}
+    first = webui.picture({"near_sighted": fields})
+    again = webui.picture(infotext=first.texts[0])
+    assert again.pixels == first.pixels and again.texts == first.texts
+    parsed = webui.call("/sdapi/v1/png-info", {"image": first.encoded[0]})["parameters"]
+    assert Settings.from_infotext(parsed)[0] == Settings.read({"near_sighted": fields})[0]
+
+
+def test_infotext_without_our_keys_switches_off(webui, absent):
+    assert webui.picture(infotext=absent["txt2img"].texts[0]).pixels == absent["txt2img"].pixels
+
+
+def test_positional_list(webui):
+    first = webui.picture(ON)
+    flat = Settings.read(ON)[0].flat()
+    from lib_attn.settings import positional_params
+
+    assert webui.picture(*[flat[p.key] for p in positional_params()]).pixels == first.pixels
+    assert webui.picture(True, False, True).texts != first.texts
+
+
+@pytest.mark.parametrize(
+    "args, word",
+    [
+        (["x"], "on or off"),
+        ([[1, 2]], "on or off"),
+        ([{"near_sighted": 5}], "dictionary"),
+        ([{"near_sighted": {"enabled": True, "tile": "wide"}}], "number"),
+        ([{"near_sighted": {"enabled": True, "tile": 1e300}}], "outside"),
+        ([{"near_sighted": {"enabled": True, "blocks": "((((" * 50}}], "no block"),
+        ([{"far_sighted": {}}], "no technique"),
+        ([True, False, True] + ["x"] * 60, "number"),
+        ([None] * 5, ""),
+    ],
+)
+def test_bad_input_gives_one_sentence_and_a_picture(webui, args, word):
+    assert len(webui.picture(*args).pixels) == 1
+    comments = webui.probe("state")["comments"]
+    assert word == "" and comments == [] or any(word in comment for comment in comments)
+    assert all(len(comment) < 400 and "\n" not in comment for comment in comments)
+
+
+@pytest.mark.parametrize("how", ["interrupt", "skip", "error"])
+def test_ended_in_mid_sampling(webui, absent, how):
+    scripts = {"Probe": {"args": [how, 1]}}
+    if how == "error":
+        with pytest.raises(Refused):
+            webui.picture(ON, scripts=scripts)
+    else:
+        webui.picture(ON, scripts=scripts, steps=6)
+    state = webui.probe("state")
+    assert state["patched"] and len(state["patched"]) < 6 and state["leftovers"] == []
+    assert webui.picture().pixels == absent["txt2img"].pixels
+
+
+def test_interrupt_over_the_api(webui, absent):
+    done = []
+    thread = threading.Thread(target=lambda: done.append(webui.picture(ON, steps=60)))
+    thread.start()
+    end = time.monotonic() + 60
+    while not webui.call("/sdapi/v1/progress?skip_current_image=true")["state"]["sampling_step"] > 2:
+        assert time.monotonic() < end and thread.is_alive()
+        time.sleep(0.05)
+    webui.call("/sdapi/v1/interrupt", {})
+    thread.join(120)
+    assert done and len(webui.probe("state")["patched"]) < 60
+    assert webui.picture().pixels == absent["txt2img"].pixels
+
+
+def test_model_switch_in_between(webui):
+    first = webui.picture(ON).pixels
+    other = webui.picture(ON, override_settings={"sd_model_checkpoint": "b"}).pixels
+    assert min(webui.probe("state")["patched"]) > 0
+    assert other != first and webui.picture(ON).pixels == first
+
+
+def test_refiner(webui):
+    webui.picture(ON, steps=6, refiner_checkpoint="b", refiner_switch_at=0.5)
+    state = webui.probe("state")
+    assert len(state["patched"]) == 6 and min(state["patched"]) > 0 and state["comments"] == []
+
+
+def test_hires_checkpoint(webui):
+    webui.picture(ON, **HIRES, hr_checkpoint_name="b")
+    state = webui.probe("state")
+    assert min(state["patched"]) > 0 and state["comments"] == []
+
+
+GRID = {"x": ("[Attn] Near-sighted", "False,True"), "y": ("[Attn] Near-sighted: Tile size", "8,16")}
+
+
+def grid(webui, *args, **axes):
+    labels = webui.probe("axes")
+    values = []
+    for axis in "xyz":
+        label, text = axes.get(axis, ("Nothing", ""))
+        # The host's list of an axis type leaves out the axes of the other tab.
+        values += [_axis_index(webui, labels, label), text, text.split(",")]
+    values += [False, True, False, False, False, False, False, 0, True]
+    return webui.picture(*args, script_name="x/y/z plot", script_args=values)
+
+
+def _axis_index(webui, labels, label):
+    info = [s for s in webui.call("/sdapi/v1/script-info") if s["name"] == "x/y/z plot" and not s["is_img2img"]]
+    return info[0]["args"][0]["choices"].index(label)
+
+
+def test_grid_cells_do_not_leak(webui, absent):
+    blocks = {"near_sighted": {"blocks": "all", "pool": 4}}
+    made = grid(webui, blocks, **GRID)
+    cells, texts = made.pixels[1:5], made.texts[1:5]
+    assert len(cells) == 4
+    for i in (0, 2):
+        assert cells[i] == absent["txt2img"].pixels[0] and "Attn" not in texts[i]
+    for i, tile in ((1, 8), (3, 16)):
+        alone = webui.picture({"near_sighted": {**blocks["near_sighted"], "enabled": True, "tile": tile}})
+        assert cells[i] == alone.pixels[0] and f"Attn near-sighted tile: {tile}," in texts[i]
+    assert "[Attn] Near-sighted: Tile size" in made.texts[0]
+    assert webui.picture().pixels == absent["txt2img"].pixels
+
+
+@pytest.mark.parametrize("values", ["999", "wide"])
+def test_bad_axis_values_are_refused_before_the_first_picture(webui, values):
+    with pytest.raises(Refused):
+        grid(webui, x=("[Attn] Near-sighted: Tile size", values))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"cross_attention_optimization": name}
+        for name in ("sdp - scaled dot product", "Doggettx", "V1", "InvokeAI", "sub-quadratic", "None")
+    ]
+    + [{"batch_cond_uncond": False}, {"upcast_attn": True}, {"hypertile_enable_unet": False}],
+    ids=lambda o: " ".join(map(str, next(iter(o.items())))),
+)
+def test_settings_of_the_host(webui, options):
+    webui.picture(ON, override_settings=options)
+    state = webui.probe("state")
+    assert min(state["patched"]) > 0 and state["comments"] == []
+    plain = webui.picture(override_settings=options)
+    assert webui.picture(NEUTRAL[0], override_settings=options).pixels == plain.pixels
+
+
+def test_hypertile_and_token_merging_go_first(webui):
+    """They have rearranged the tokens: nothing is done and the user is told, once."""
+    for options in ({"hypertile_enable_unet": True, "hypertile_max_tile_unet": 128}, {"token_merging_ratio": 0.5}):
+        fields = {"override_settings": options, "width": 512, "height": 256, "steps": 1}
+        plain = webui.picture(**fields)
+        made = webui.picture(ON, **fields)
+        assert made.pixels == plain.pixels
+        assert len(webui.probe("state")["comments"]) == 1
+    # Hypertile stays on the model for ever, switched off: that must not keep us away.
+    assert webui.picture(ON).pixels != webui.picture().pixels
+    assert webui.probe("state")["comments"] == []
