@@ -51,6 +51,20 @@ def refusal() -> str | None:
     return None
 
 
+def predicts(model: Any) -> str:
+    """``v`` or ``epsilon``: what the model's U-Net predicts."""
+    return "v" if getattr(model, "parameterization", "eps") == "v" else "epsilon"
+
+
+def needs_constant_rows(model: Any) -> bool:
+    """Whether ControlNet's reference modes are at work, which remember the first number of rows they see."""
+    unet = model.model.diffusion_model
+    if "forward" not in vars(unet):
+        return False
+    inner = (vars(layer.block).get("_forward") for layer in find_layers(unet))
+    return any(getattr(forward, "__name__", "").startswith("hacked") for forward in inner)
+
+
 def is_inner_pass(p: Any) -> bool:
     """True for the small img2img jobs that ADetailer runs inside a job."""
     return bool(getattr(p, "_ad_inner", False))

@@ -12,7 +12,7 @@ from typing import Any
 
 from lib_attn.attach import attach
 from lib_attn.settings import Group, Settings
-from lib_attn.webui import api, host, infotext, xyz
+from lib_attn.webui import api, host, infotext, negatives, xyz
 
 ATTRIBUTE = "attention_lab"
 
@@ -33,6 +33,7 @@ class Job:
         self.settings = settings
         self._say_to, self._said = say, set()
         self._techniques: tuple[Group, ...] = ()
+        self._saving = False
         self._seeds: list[int] = []
         self._sampler: Any = None
         self._before: Callable | None = None
@@ -52,18 +53,21 @@ class Job:
     def sampling(self) -> bool:
         return self._sampling
 
-    def prepare(self, sampler: Any, seeds: Sequence[int], hires: bool) -> None:
-        """Get ready for the pass that `sampler` is going to make."""
+    def prepare(self, sampler: Any, seeds: Sequence[int], hires: bool, cfg: float | None = None) -> None:
+        """Get ready for the pass that `sampler` is going to make at guidance scale `cfg`."""
         self.asked = True
         self.release()
         self._techniques = self.settings.for_pass(hires)
-        if not self._techniques:
+        general = self.settings.general
+        self._saving = general.enabled and general.skip_cfg1 and cfg == 1
+        if not self._techniques and not self._saving:
             return
         refusal = host.refusal()
         if refusal is None and not callable(getattr(sampler, "launch_sampling", None)):
             refusal = f"Attention Lab did nothing: {type(sampler).__name__} is a sampler that it does not know."
         if refusal is not None:
-            self.say(refusal)
+            if self._techniques:
+                self.say(refusal)
             return
         self._seeds, self._sampler = [int(seed) for seed in seeds], sampler
         self._before = sampler.__dict__.get("launch_sampling")
@@ -97,6 +101,9 @@ class Job:
                 hypernetwork=host.apply_hypernetworks,
                 upcast=host.upcasts_attention,
                 inert=host.is_idle_wrapper,
+                constant_rows=lambda: host.needs_constant_rows(model),
+                prediction=host.predicts(model),
+                save_negative=self._saving,
                 say=self.say,
             )
             # Until the first announced evaluation every call to the U-Net is somebody else's.
@@ -111,14 +118,16 @@ class Job:
         """Whether `denoiser` belongs to the pass that this job is sampling."""
         return self._sampling and getattr(denoiser, "sampler", None) is self._sampler
 
-    def begin_step(self, denoiser: Any, count: int) -> None:
+    def begin_step(self, params: Any) -> None:
         """Tell the attachment which rows come; follow the host to another model (refiner) first."""
+        denoiser, count = params.denoiser, params.x.shape[0]
         if self._model_state != host.model_state(host.current_model()):
             self._attach()
         if self._attachment is not None:
             self._inner_model = denoiser.inner_model
             total = denoiser.total_steps or denoiser.steps or 1
-            self._attachment.begin_step(host.rows_of(denoiser, count), denoiser.step, total)
+            told = negatives.told(denoiser.p, params)
+            self._attachment.begin_step(host.rows_of(denoiser, count), denoiser.step, total, **told)
 
     def end_step(self) -> None:
         """U-Net calls are no longer ours until the next `begin_step`."""
@@ -185,7 +194,7 @@ def begin(p: Any, args: Sequence[Any]) -> None:
         return
     infotext.write(p.extra_generation_params, settings)
     active = list(settings.active())
-    if not active:
+    if not active and not (settings.general.enabled and settings.general.skip_cfg1):
         return
     # Weakly, so that the job on `p` does not keep `p` itself alive.
     target = weakref.ref(p)
@@ -201,13 +210,13 @@ def before_sampling(p: Any) -> None:
     """The host is about to sample a pass of `p`; its sampler, model and sizes are final."""
     job = job_of(p)
     if job is not None:
-        job.prepare(p.sampler, getattr(p, "seeds", None) or [], bool(getattr(p, "is_hr_pass", False)))
+        job.prepare(p.sampler, getattr(p, "seeds", None) or [], bool(getattr(p, "is_hr_pass", False)), getattr(p, "cfg_scale", None))
 
 
 def after_batch(p: Any) -> None:
     """A batch is done: say so when the host never came by our way."""
     job = job_of(p)
-    if job is not None and not job.asked:
+    if job is not None and not job.asked and any(job.settings.active()):
         job.say("Attention Lab did nothing: a script samples in a way of its own.")
 
 
@@ -218,7 +227,7 @@ def on_cfg_denoiser(params: Any) -> None:
         if not job.owns(params.denoiser):
             job.end_step()  # somebody samples inside of our sampling
     if owner is not None and owner.owns(params.denoiser):
-        owner.begin_step(params.denoiser, params.x.shape[0])
+        owner.begin_step(params)
 
 
 def on_cfg_denoised(params: Any) -> None:

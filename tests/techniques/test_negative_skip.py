@@ -155,7 +155,7 @@ def test_full_steps(changes, expected):
 
 
 def test_going_back_up_in_noise_is_a_full_step():
-    assert pattern(replace(key_every=4)[0], [8, 7, 6, 8, 7, 9, 8, 7]) == "fssfsfss"
+    assert pattern(replace(key_every=4)[0], [8, 7, 6, 8, 7, 9, 8, 7]) == "fsssffss"
 
 
 def test_adaptive_steps_have_hysteresis_and_a_limit():
