@@ -141,6 +141,10 @@ class Attachment:
         if self._cursor is not None:
             self._cursor.close()
 
+    def pictures(self) -> list[tuple[int, Any]]:
+        """(image, map ``[h, w]`` with values 0 … 1) that the techniques have to show so far."""
+        return [item for r in self._runtimes if hasattr(r, "pictures") for item in r.pictures().items()]
+
     def detach(self) -> None:
         """Remove every patch. Safe to call twice."""
         for handle in self._handles:

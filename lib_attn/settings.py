@@ -259,7 +259,44 @@ class NegativeSkip(Group):
     hires: str = _SKIP["hires"]
 
 
-TECHNIQUES: tuple[type[Group], ...] = (NearSighted, NegativeSkip)
+_CONTRAST = _shared("Where features and keys are compared: auto (mid,out0-3), all, in, mid, out, in4, out6-11, d0, d1-2, !mid; separated by commas.", since=2)
+
+
+@dataclass(frozen=True)
+class Contrast(Group):
+    """Positive and negative row compared inside the U-Net."""
+
+    name: ClassVar[str] = "contrast"
+    label: ClassVar[str] = "Contrast"
+    about: ClassVar[str] = (
+        "Positive and negative pass the model side by side; here they are compared inside of it, at next to no cost. "
+        "Each comparison has a strength of its own, 0 is off. Needs a negative: nothing happens at CFG scale 1."
+    )
+
+    enabled: bool = param(False, "Contrast", "Compare positive and negative inside the model.", since=2)
+    feature: float = param(0.3, "Feature push", "Pushes the positive's features away from the negative's. 0: off.", 0.0, 4.0, 0.05, since=2)
+    keys: float = param(0.0, "Key contrast", "Self-attention of the positive less what it would be with the negative's keys: similarities typical of the negative count less. 0: off.", 0.0, 4.0, 0.05, since=2)
+    orthogonal: float = param(0.0, "Orthogonal push", "Takes from the positive's features the part of the negative's that they do not share. 0: off.", 0.0, 4.0, 0.05, since=2)
+    map_strength: float = param(0.0, "Difference map", "CFG acts more where positive and negative differ and less elsewhere; its mean stays. 0: everywhere alike, 1: in proportion.", 0.0, 2.0, 0.05, since=2)
+    show_map: bool = param(False, "Show difference map", "Adds a picture to the gallery: where positive and negative differ, all steps together.", since=2)
+    tau: float = param(1.5, "Contrast cap", "Features may grow to this many times their size.", 1.0, 10.0, 0.1, advanced=True, since=2)
+    blend: float = param(0.5, "Contrast blend", "Share of the changed features.", 0.0, 1.0, 0.05, advanced=True, since=2)
+    feature_start: float = param(0.0, "Feature push start", "Share of the steps after which the feature push starts.", 0.0, 1.0, 0.01, unit="share of steps", advanced=True, since=2)
+    feature_end: float = param(1.0, "Feature push end", "Share of the steps after which it stops.", 0.0, 1.0, 0.01, unit="share of steps", advanced=True, since=2)
+    keys_start: float = param(0.0, "Key contrast start", "Share of the steps after which the key contrast starts.", 0.0, 1.0, 0.01, unit="share of steps", advanced=True, since=2)
+    keys_end: float = param(1.0, "Key contrast end", "Share of the steps after which it stops.", 0.0, 1.0, 0.01, unit="share of steps", advanced=True, since=2)
+    orthogonal_start: float = param(0.0, "Orthogonal push start", "Share of the steps after which the orthogonal push starts.", 0.0, 1.0, 0.01, unit="share of steps", advanced=True, since=2)
+    orthogonal_end: float = param(1.0, "Orthogonal push end", "Share of the steps after which it stops.", 0.0, 1.0, 0.01, unit="share of steps", advanced=True, since=2)
+    map_start: float = param(0.0, "Difference map start", "Share of the steps after which the map scales CFG.", 0.0, 1.0, 0.01, unit="share of steps", advanced=True, since=2)
+    map_end: float = param(1.0, "Difference map end", "Share of the steps after which it stops.", 0.0, 1.0, 0.01, unit="share of steps", advanced=True, since=2)
+    blocks: str = _CONTRAST["blocks"]
+    start: float = _CONTRAST["start"]
+    end: float = _CONTRAST["end"]
+    hires: str = _CONTRAST["hires"]
+
+
+# In this order they act: what is skipped is decided and learnt from before contrast changes the negative's prediction.
+TECHNIQUES: tuple[type[Group], ...] = (NearSighted, NegativeSkip, Contrast)
 GROUPS: tuple[type[Group], ...] = (General, *TECHNIQUES)
 
 

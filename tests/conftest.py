@@ -140,9 +140,8 @@ def install_fake_host(data_path):
             yield control
 
     callbacks = sys.modules["modules.script_callbacks"] = Callbacks()
-    shared = _module(
-        "modules.shared", sd_model=None, loaded_hypernetworks=[], opts=SimpleNamespace(upcast_attn=False, use_old_scheduling=False)
-    )
+    opts = SimpleNamespace(upcast_attn=False, use_old_scheduling=False)
+    shared = _module("modules.shared", sd_model=None, loaded_hypernetworks=[], opts=opts)
     scripts = _module("modules.scripts", Script=FakeScript, AlwaysVisible=object(), scripts_data=[])
     fake = _module(
         "modules",

@@ -11,10 +11,16 @@ following methods that it needs:
 - ``wants_features(block)`` and ``features(call) -> h | None`` for a `lib_attn.features.FeatureCall`;
 - ``enter(call) -> kept rows | None`` with ``fill(call, row)``, and ``leave(call, output) -> output`` for a
   `lib_attn.boundary.UnetCall`; ``through`` and ``refill(call, h)`` when rows are left out between blocks only;
+- ``pictures() -> {image: [h, w] in 0 … 1}``: what the pass has to show;
 - ``bind(prediction, hooks, references)``: what the host knows; ``compares``: it needs the negative rows.
 """
 
+from lib_attn.techniques.contrast import ContrastRuntime
 from lib_attn.techniques.near_sighted import NearSightedRuntime
 from lib_attn.techniques.negative_skip import NegativeSkipRuntime
 
-RUNTIMES = {"near_sighted": NearSightedRuntime, "negative_skip": NegativeSkipRuntime}
+RUNTIMES = {
+    "near_sighted": NearSightedRuntime,
+    "negative_skip": NegativeSkipRuntime,
+    "contrast": ContrastRuntime,
+}

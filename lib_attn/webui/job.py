@@ -210,7 +210,8 @@ def before_sampling(p: Any) -> None:
     """The host is about to sample a pass of `p`; its sampler, model and sizes are final."""
     job = job_of(p)
     if job is not None:
-        job.prepare(p.sampler, getattr(p, "seeds", None) or [], bool(getattr(p, "is_hr_pass", False)), getattr(p, "cfg_scale", None))
+        hires, cfg = bool(getattr(p, "is_hr_pass", False)), getattr(p, "cfg_scale", None)
+        job.prepare(p.sampler, getattr(p, "seeds", None) or [], hires, cfg)
 
 
 def after_batch(p: Any) -> None:

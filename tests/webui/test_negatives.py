@@ -150,5 +150,4 @@ def test_penalty_needs_no_negative_row(host, script, model):
     plain = job(host, 1.0).sampler.sample(p)
     out, seen = rows_of(model, lambda: run(script, p, {"negative_skip": {"enabled": True}}))
     assert seen == [1, 1] and torch.equal(out[0][0], out[0][1])
-    # Nobody said what the negative is: this sampler has no text_uncond.
-    torch.testing.assert_close(out[0][0], plain[0][0], atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(out[0][0], plain[0][0], atol=1e-3)
