@@ -73,13 +73,7 @@ class Call:
 
     def project(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """q, k, v as ``[B, N, H, d]``, in float32 when the host upcasts attention."""
-        to_k = to_v = self.x
-        if self.hooks.hypernetwork is not None:
-            to_k, to_v = self.hooks.hypernetwork(self.x)
-        qkv = self.module.to_q(self.x), self.module.to_k(to_k), self.module.to_v(to_v)
-        if self._upcast:
-            qkv = tuple(t.float() for t in qkv)
-        q, k, v = (t.unflatten(-1, (self.module.heads, -1)) for t in qkv)
+        q, k, v = self.project_input(self.x)
         self.bias = None
         for runtime in self.edits:
             q, k, v, bias = runtime.edit(self, q, k, v)
@@ -87,9 +81,15 @@ class Call:
                 self.bias = bias
         return q, k, v
 
-    def split(self, x: torch.Tensor) -> torch.Tensor:
-        """``[B, N, C]`` -> ``[B, N, H, d]``."""
-        return x.unflatten(-1, (self.module.heads, -1))
+    def project_input(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """q, k, v ``[B, N, H, d]`` of any input ``[B, N, C]`` of this layer, unedited."""
+        to_k = to_v = x
+        if self.hooks.hypernetwork is not None:
+            to_k, to_v = self.hooks.hypernetwork(x)
+        qkv = self.module.to_q(x), self.module.to_k(to_k), self.module.to_v(to_v)
+        if self._upcast:
+            qkv = tuple(t.float() for t in qkv)
+        return tuple(t.unflatten(-1, (self.module.heads, -1)) for t in qkv)
 
     def _full(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         q, k, v = (t.transpose(1, 2) for t in (q, k, v))

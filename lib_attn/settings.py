@@ -118,6 +118,7 @@ class Group:
     name: ClassVar[str]
     label: ClassVar[str]
     about: ClassVar[str] = ""
+    note = ""
 
     @classmethod
     def params(cls) -> tuple[Param, ...]:
@@ -270,7 +271,7 @@ class Contrast(Group):
     label: ClassVar[str] = "Contrast"
     about: ClassVar[str] = (
         "Positive and negative pass the model side by side; here they are compared inside of it, at next to no cost. "
-        "Each comparison has a strength of its own, 0 is off. Needs a negative: nothing happens at CFG scale 1."
+        "Each comparison has a strength of its own, 0 is off. It needs the negative, so that is computed even at CFG scale 1."
     )
 
     enabled: bool = param(False, "Contrast", "Compare positive and negative inside the model.", since=2)
@@ -295,8 +296,48 @@ class Contrast(Group):
     hires: str = _CONTRAST["hires"]
 
 
+_MIX = _shared("Where self-attention is mixed: auto (out), all, in, mid, out, in4, out6-11, d0, d1-2, !mid; separated by commas.", since=2)
+
+
+@dataclass(frozen=True)
+class KeyMix(Group):
+    """Keys, and if wanted values and queries, of self-attention mixed with those of another source."""
+
+    name: ClassVar[str] = "key_mix"
+    label: ClassVar[str] = "Key mix"
+    about: ClassVar[str] = (
+        "Self-attention looks up its keys elsewhere too: keys alone carry layout and never colour, values carry the look. "
+        "For pictures that belong together, or for one that follows itself more or less closely."
+    )
+
+    enabled: bool = param(False, "Key mix", "Mix the keys of self-attention with those of another source.", since=2)
+    source: str = param("first image", "Source", "Where the other keys come from. Batch mean and first image need a batch; the recorded run is the last one made with Record this run.", choices=("first image", "batch mean", "negative", "previous step", "blurred", "shifted", "recorded run"), since=2)
+    operator: str = param("blend", "Operator", "Blend goes towards the source, contrast away from it, concatenate lets each place choose between both.", choices=("blend", "contrast", "concatenate"), since=2)
+    amount: float = param(0.5, "Key amount", "How much of the source is in the keys. 0: none.", 0.0, 2.0, 0.05, since=2)
+    values: str = param("own", "Values", "Own: the picture keeps its colours. Follow: values are mixed as well. AdaIN: own values with the source's mean and spread.", choices=("own", "follow", "AdaIN"), since=2)
+    value_amount: float = param(1.0, "Value amount", "How far values follow, where they do.", 0.0, 2.0, 0.05, since=2)
+    bias: float = param(0.0, "Source bias", "Concatenate: added to the logits of the source's keys; below 0 the source counts less.", -8.0, 8.0, 0.1, since=2)
+    match_queries: bool = param(False, "Match queries and keys", "Gives queries and keys the source's mean and spread first (AdaIN, as StyleAligned does).", since=2)
+    blur: float = param(8.0, "Blur", "Source blurred: spread of the blur.", 0.0, 256.0, 0.5, unit="latent pixels (8 px)", advanced=True, since=2)
+    shift_x: int = param(8, "Shift to the right", "Source shifted: by how much; what leaves on one side comes in on the other.", -256, 256, unit="latent pixels (8 px)", advanced=True, since=2)
+    shift_y: int = param(0, "Shift down", "Source shifted: the same downwards.", -256, 256, unit="latent pixels (8 px)", advanced=True, since=2)
+    side: str = param("both", "Rows", "Whether positive, negative or both are mixed.", choices=("both", "positive", "negative"), advanced=True, since=2)
+    record: bool = param(False, "Record this run", "Keeps the first image's self-attention in memory as the recorded run, until the next recording or until the webui ends. With hires. fix the last pass is kept.", since=2)
+    memory: int = param(1024, "Mix memory", "Most memory that a recorded run or the previous step may take; layers beyond it are not mixed.", 0, 65536, 64, unit="MiB", advanced=True, since=2)
+    blocks: str = _MIX["blocks"]
+    start: float = _MIX["start"]
+    end: float = _MIX["end"]
+    hires: str = _MIX["hires"]
+
+    @property
+    def note(self) -> str:
+        """What a picture's text has to say beyond the settings: what else it takes to make the picture again."""
+        needs = {"first image": "its batch", "batch mean": "its batch", "recorded run": "the recorded run"}
+        return needs.get(self.source, "")
+
+
 # In this order they act: what is skipped is decided and learnt from before contrast changes the negative's prediction.
-TECHNIQUES: tuple[type[Group], ...] = (NearSighted, NegativeSkip, Contrast)
+TECHNIQUES: tuple[type[Group], ...] = (NearSighted, NegativeSkip, Contrast, KeyMix)
 GROUPS: tuple[type[Group], ...] = (General, *TECHNIQUES)
 
 
@@ -393,12 +434,18 @@ class Settings:
         if not active:
             return {}
         groups = [self.general, *active]
-        return {p.infotext: show(getattr(g, p.name)) for g in groups for p in g.params()}
+        pairs = {p.infotext: show(getattr(g, p.name)) for g in groups for p in g.params()}
+        return pairs | {note_key(g): g.note for g in active if g.note}
 
     @classmethod
     def from_infotext(cls, pairs: Mapping[str, Any]) -> tuple[Settings, list[str]]:
         """Read infotext pairs back. What has no key is at its default, so a picture without our keys is all off."""
         return cls.read({p.key: pairs[p.infotext] for p in all_params() if p.infotext in pairs})
+
+
+def note_key(group: Group | type[Group]) -> str:
+    """Infotext key of what else it takes to make a picture again; it is never read back."""
+    return f"Attn {group.name.replace('_', '-')} needs"
 
 
 def show(value: Any) -> str:

@@ -16,6 +16,7 @@ following methods that it needs:
 """
 
 from lib_attn.techniques.contrast import ContrastRuntime
+from lib_attn.techniques.key_mix import KeyMixRuntime
 from lib_attn.techniques.near_sighted import NearSightedRuntime
 from lib_attn.techniques.negative_skip import NegativeSkipRuntime
 
@@ -23,4 +24,5 @@ RUNTIMES = {
     "near_sighted": NearSightedRuntime,
     "negative_skip": NegativeSkipRuntime,
     "contrast": ContrastRuntime,
+    "key_mix": KeyMixRuntime,
 }

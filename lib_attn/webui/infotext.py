@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any
 
-from lib_attn.settings import General, Param, Settings, all_params
+from lib_attn.settings import GROUPS, General, Param, Settings, all_params, note_key
 
-KEYS: tuple[str, ...] = tuple(p.infotext for p in all_params())
+KEYS: tuple[str, ...] = (*(p.infotext for p in all_params()), *(note_key(group) for group in GROUPS))
 
 
 def write(parameters: MutableMapping[str, Any], settings: Settings) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from lib_attn.attach import attach
 from lib_attn.settings import Group, Settings
+from lib_attn.techniques.reference import Store
 from lib_attn.webui import api, host, infotext, negatives, xyz
 
 ATTRIBUTE = "attention_lab"
@@ -19,6 +20,8 @@ ATTRIBUTE = "attention_lab"
 # Jobs that have a sampler prepared or sample right now; a safety net, no job's state is here.
 _live: weakref.WeakSet[Job] = weakref.WeakSet()
 _model_note = host.ModelNote()
+# The run the user has recorded for later pictures: his data, wanted by jobs to come.
+_references = Store()
 
 
 class Job:
@@ -42,6 +45,7 @@ class Job:
         self._inner_model: Any = None
         self._sampling = False
         self.asked = False
+        self.pictures: list[Any] = []
 
     def say(self, text: str) -> None:
         """Tell the user one sentence, once in this job."""
@@ -104,6 +108,7 @@ class Job:
                 constant_rows=lambda: host.needs_constant_rows(model),
                 prediction=host.predicts(model),
                 save_negative=self._saving,
+                references=_references,
                 say=self.say,
             )
             # Until the first announced evaluation every call to the U-Net is somebody else's.
@@ -143,6 +148,7 @@ class Job:
 
     def _detach(self) -> None:
         if self._attachment is not None:
+            self.pictures += [host.picture(values) for _, values in self._attachment.pictures()]
             self._attachment.detach()
             self._attachment = None
 
@@ -177,10 +183,20 @@ def clear(p: Any) -> None:
         setattr(p, ATTRIBUTE, None)
 
 
-def finish(p: Any) -> None:
-    """After a job. Its settings stay: ADetailer ends a job early and then goes on with its other batches."""
-    if job_of(p) is not None:
-        job_of(p).release()
+def finish(p: Any, processed: Any = None) -> None:
+    """After a job: put what the techniques have to show into its gallery.
+
+    The job's settings stay: ADetailer ends a job early and then goes on with its other batches.
+    """
+    job = job_of(p)
+    if job is None:
+        return
+    job.release()
+    pictures, job.pictures = job.pictures, []
+    if processed is not None:
+        processed.images.extend(pictures)
+        # The host looks up a text for every picture in the gallery.
+        processed.infotexts.extend([processed.info] * len(pictures))
 
 
 def begin(p: Any, args: Sequence[Any]) -> None:

@@ -10,7 +10,13 @@ from lib_attn.layers import find_layers
 from lib_attn.rows import plan_rows
 from lib_attn.settings import Contrast, NearSighted, NegativeSkip
 from lib_attn.techniques.contrast import (
-    contrast_keys, difference_map, orthogonal_part, partners, push, scale_guidance, spatial_scale,
+    contrast_keys,
+    difference_map,
+    orthogonal_part,
+    partners,
+    push,
+    scale_guidance,
+    spatial_scale,
 )  # fmt: skip
 from tests.unets import snapshot, tiny_unet, unet_input
 
@@ -161,10 +167,9 @@ def test_near_sighted_sees_the_edited_keys(unet):
     everything = replace(keys=0.7, blocks="all")
     torch.testing.assert_close(draw(unet, [near, *everything]), draw(unet, everything))
     near = NearSighted(enabled=True, tile=8, pool=2, blocks="all", shift=0.0)
-    distance = {}
-    for contrast in ([], everything):
-        distance[bool(contrast)] = (draw(unet, [near, *contrast]) - draw(unet, contrast)).norm()
-    assert 0 < distance[True] < (draw(unet, everything) - draw(unet, [])).norm()
+    edited, plain = draw(unet, [near, *everything]), draw(unet, [near])
+    assert (edited - plain)[:2].norm() > 1e-3
+    torch.testing.assert_close(edited[2:], plain[2:], atol=1e-5, rtol=1e-4)
 
 
 def test_split_batches_say_so(unet):
