@@ -41,10 +41,11 @@ def blur(x: torch.Tensor, grid: tuple[int, int], sigma: float) -> torch.Tensor:
     if sigma <= 0:
         return x
     out = x.float().unflatten(1, grid)
-    for axis, size in ((1, grid[0]), (2, grid[1])):
-        at = torch.arange(size, device=x.device)
-        weights = torch.softmax(-((at[:, None] - at) ** 2) / (2 * sigma**2), -1)
-        out = torch.tensordot(weights, out, dims=([1], [axis])).movedim(0, axis)
+    with torch.autocast(x.device.type, enabled=False):
+        for axis, size in ((1, grid[0]), (2, grid[1])):
+            at = torch.arange(size, device=x.device)
+            weights = torch.softmax(-((at[:, None] - at) ** 2) / (2 * sigma**2), -1)
+            out = torch.tensordot(weights, out, dims=([1], [axis])).movedim(0, axis)
     return out.flatten(1, 2).to(x.dtype)
 
 
