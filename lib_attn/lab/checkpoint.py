@@ -68,11 +68,11 @@ class Decoder(nn.Module):
 
     def __init__(self, params: Mapping[str, Any]):
         super().__init__()
-        from ldm.modules.diffusionmodules import model as ldm_model
-
         config = dict(params["ddconfig"])
         # The package greets on the standard output and draws from the global generator.
         with torch.random.fork_rng(devices=[]), contextlib.redirect_stdout(io.StringIO()):
+            from ldm.modules.diffusionmodules import model as ldm_model
+
             self.decoder = ldm_model.Decoder(**config)
             self.post_quant_conv = nn.Conv2d(params.get("embed_dim", 4), config["z_channels"], 1)
         made = type("SdpaAttnBlock", (ldm_model.AttnBlock,), {"forward": _vae_attention})

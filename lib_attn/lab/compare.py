@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from lib_attn.lab.generate import add_model_options, request_of
@@ -68,6 +69,8 @@ def compare(model, variants: list[Variant], requests: list[Request]) -> list[lis
     rows = []
     every = [FULL, *variants]
     with tqdm(total=len(requests) * len(every) * requests[0].steps, desc="steps", file=sys.stderr) as bar:
+        # What a process sets up once at a new size would be charged to full attention, which comes first.
+        sample(model, replace(requests[0], steps=1))
         for request in requests:
             row: list[dict] = []
             for variant in every:

@@ -66,7 +66,7 @@ def _group_table(group: type[Group]) -> str:
 
 
 def _row(p: Param) -> str:
-    effect = f"{p.help} In {p.unit}." if p.unit else p.help
+    effect = f"{p.help} Unit: {p.unit}." if p.unit else p.help
     cells = [p.label, f"`{p.key}`", values(p), default(p), effect]
     return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
 

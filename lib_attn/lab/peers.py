@@ -74,6 +74,8 @@ def tomesd(ratio: float):
             yield
         finally:
             package.remove_patch(holder)
+            for module in unet.modules():
+                module.__dict__.pop("_tome_info", None)
 
     return put
 

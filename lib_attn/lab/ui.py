@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import socket
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,15 +38,37 @@ def run(args: argparse.Namespace) -> int:
 
     if not 1 <= args.port <= 65535:
         raise LabError(f"--port is 1 … 65535, not {args.port}.")
-    page = build_page(load_model(args), args.presets_folder)
+    with socket.socket() as probe:
+        try:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", args.port))
+        except OSError as error:
+            raise LabError(f"The page cannot be opened at port {args.port}: {error.strerror}.") from None
+    app = build_app(build_page(load_model(args), args.presets_folder))
+    import uvicorn
+
     print(f"Open http://127.0.0.1:{args.port} in a browser; Ctrl+C ends it.", flush=True)
-    try:
-        page.queue(concurrency_count=1).launch(
-            server_name="127.0.0.1", server_port=args.port, share=False, show_api=False, quiet=True
-        )
-    except OSError as error:
-        raise LabError(f"The page cannot be opened at port {args.port}: {error}.") from None
+    uvicorn.run(app, host="127.0.0.1", port=args.port, log_level="warning")
     return 0
+
+
+def build_app(page):
+    """The web application around `page`. It forbids the browser to ask anybody else for anything."""
+    import gradio as gr
+    from fastapi import FastAPI
+
+    app = FastAPI()
+
+    @app.middleware("http")
+    async def stay_here(request, call_next):
+        answer = await call_next(request)
+        # gradio's page is made of inline scripts and styles, and would load one script from elsewhere.
+        answer.headers["Content-Security-Policy"] = (
+            "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; connect-src 'self' ws: data: blob:"
+        )
+        return answer
+
+    return gr.mount_gradio_app(app, page.queue(concurrency_count=1), path="/")
 
 
 def build_page(model, presets_folder: Path | None = None):
@@ -67,7 +92,9 @@ def build_page(model, presets_folder: Path | None = None):
         with gr.Row():
             with gr.Column():
                 fields = _picture_controls(gr)
-                panel = panels.build(elem_id=lambda name: f"lab_{name}", presets=Presets(presets_folder))
+                panel = panels.build(
+                    elem_id=lambda name: f"lab_{name}", switch=_unfolded, presets=Presets(presets_folder)
+                )
                 dropped = gr.File(label="Read the settings of a PNG", file_types=[".png"])
             with gr.Column():
                 with gr.Row():
@@ -84,6 +111,15 @@ def build_page(model, presets_folder: Path | None = None):
         )  # fmt: skip
         dropped.upload(actions.read_png, [dropped], [*fields.values(), *controls, said], show_progress="hidden")
     return page
+
+
+@contextlib.contextmanager
+def _unfolded(value: bool, label: str, elem_id: str):
+    """The panel's accordion, open: here it is what the page is for."""
+    import gradio as gr
+
+    with gr.Accordion(label, open=True, elem_id=elem_id):
+        yield gr.Checkbox(value, label=label, elem_id=f"{elem_id}-checkbox")
 
 
 def _picture_controls(gr) -> dict[str, Any]:
@@ -109,6 +145,7 @@ class Actions:
 
     def __init__(self, model):
         self._model, self._busy = model, threading.Lock()
+        self._warm: set[tuple[int, int]] = set()
 
     def draw(self, fields: dict[str, Any], panel_values, both: bool):
         """Pictures with captions, a sentence, and the infotext of the first picture."""
@@ -128,6 +165,10 @@ class Actions:
         on = bool(list(settings.active()))
         pictures, reference = [], None
         with self._busy:
+            if (asked.height, asked.width) not in self._warm:
+                # What is set up once at a new size would be charged to the first picture.
+                sample(self._model, replace(asked, steps=1))
+                self._warm.add((asked.height, asked.width))
             for one in [FULL, variant] if both and on else [variant if on else FULL]:
                 start = time.perf_counter()
                 bar = _Bar(gr.Progress(), evaluations(self._model, asked), one.label)

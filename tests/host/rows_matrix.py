@@ -110,6 +110,8 @@ def evaluate(kind, weights, lengths, as_dict, batched, pad, skip, edit):
         denoiser = kind(sampler)
         denoiser.model_wrap, denoiser.step, denoiser.total_steps = recorder, 1, 4
         denoiser.image_cfg_scale = 1.5 if edit else None
+        # Only for the preview, and the host's own fails on an image that comes after one with AND.
+        denoiser.get_pred_x0 = lambda x_in, x_out, sigma: x_out
         denoiser.p = SimpleNamespace(extra_generation_params={}, scripts=None)
         x = torch.arange(images).float()[:, None, None, None].expand(-1, 4, 8, 8).contiguous()
         denoiser.init_latent = x

@@ -1,6 +1,7 @@
 """Start a real webui on the CPU with a data folder of its own, and talk to its API."""
 
 import base64
+import contextlib
 import io
 import json
 import os
@@ -110,6 +111,16 @@ class Webui:
         if scripts:
             body["alwayson_scripts"] = scripts
         return Pictures(self.call(f"/sdapi/v1/{path}", body))
+
+    @contextlib.contextmanager
+    def options(self, **values):
+        """Change settings meanwhile. A request's own `override_settings` the host does not always take back."""
+        before = self.call("/sdapi/v1/options")
+        self.call("/sdapi/v1/options", values)
+        try:
+            yield
+        finally:
+            self.call("/sdapi/v1/options", {key: before[key] for key in values})
 
     def probe(self, what, body=None):
         """Ask the test-only extension inside the host."""

@@ -239,27 +239,30 @@ def test_bad_axis_values_are_refused_before_the_first_picture(webui, values):
     "options",
     [
         {"cross_attention_optimization": name}
-        for name in ("sdp - scaled dot product", "Doggettx", "V1", "InvokeAI", "sub-quadratic", "None")
+        for name in ("sdp - scaled dot product", "Doggettx", "V1 - original v1", "InvokeAI", "sub-quadratic", "None")
     ]
     + [{"batch_cond_uncond": False}, {"upcast_attn": True}, {"hypertile_enable_unet": False}],
     ids=lambda o: " ".join(map(str, next(iter(o.items())))),
 )
 def test_settings_of_the_host(webui, options):
-    webui.picture(ON, override_settings=options)
-    state = webui.probe("state")
+    with webui.options(**options):
+        plain = webui.picture()
+        assert webui.picture(NEUTRAL[0]).pixels == plain.pixels
+        assert webui.picture(ON).pixels != plain.pixels
+        state = webui.probe("state")
     assert min(state["patched"]) > 0 and state["comments"] == []
-    plain = webui.picture(override_settings=options)
-    assert webui.picture(NEUTRAL[0], override_settings=options).pixels == plain.pixels
 
 
 def test_hypertile_and_token_merging_go_first(webui):
-    """They have rearranged the tokens: nothing is done and the user is told, once."""
+    """Where they have rearranged the tokens nothing is done and the user is told, once."""
+    top = {"near_sighted": {**ON["near_sighted"], "blocks": "d0"}}  # the level that both act on
+    size = {"width": 512, "height": 256, "steps": 1}
     for options in ({"hypertile_enable_unet": True, "hypertile_max_tile_unet": 128}, {"token_merging_ratio": 0.5}):
-        fields = {"override_settings": options, "width": 512, "height": 256, "steps": 1}
-        plain = webui.picture(**fields)
-        made = webui.picture(ON, **fields)
-        assert made.pixels == plain.pixels
-        assert len(webui.probe("state")["comments"]) == 1
+        with webui.options(**options):
+            plain = webui.picture(**size)
+            assert webui.picture(top, **size).pixels == plain.pixels
+            assert len(webui.probe("state")["comments"]) == 1
     # Hypertile stays on the model for ever, switched off: that must not keep us away.
     assert webui.picture(ON).pixels != webui.picture().pixels
+    webui.picture(ON)
     assert webui.probe("state")["comments"] == []

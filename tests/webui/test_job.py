@@ -173,9 +173,7 @@ def test_script_with_its_own_sampling_says_so(host, script):
     assert len(p.comments) == 1 and "way of its own" in next(iter(p.comments))
 
 
-@pytest.mark.parametrize(
-    "hires, seen", [("same", [True, True]), ("off", [True, False]), ("only", [False, True])]
-)
+@pytest.mark.parametrize("hires, seen", [("same", [True, True]), ("off", [True, False]), ("only", [False, True])])
 def test_hires_pass(host, script, hires, seen):
     p = job(host, steps=1)
     p.enable_hr = True

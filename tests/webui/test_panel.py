@@ -17,12 +17,16 @@ gr = pytest.importorskip("gradio", reason="the panel needs gradio (pip install g
 JAPANESE = ROOT / "localizations" / "ja_JP.json"
 
 # ui-config.json of every user goes by these: a label may be added, never changed.
-LABELS = """
+LABELS = (
+    """
 Attention Lab|Also in inner passes|Near-sighted|Tile size|Tile count|Halo|Shift|Global pooling|Global keys
 Global strength|Exact step every|Residual memory|Local pooling|Local pooling shape|Local pooling mode|Local K blend
 Local V blend|Peak tile size|Peak global pooling|Peak time|Time decay|Depth scaling|Near-sighted: Blocks
 Near-sighted: Start|Near-sighted: End|Near-sighted: Hires pass
-""".strip().replace("\n", "|").split("|")
+""".strip()
+    .replace("\n", "|")
+    .split("|")
+)
 
 
 @pytest.fixture(scope="module")
@@ -30,9 +34,7 @@ def built(fake_host, tmp_path_factory):
     from lib_attn.webui import panel
 
     with gr.Blocks() as page:
-        controls = panel.build(
-            elem_id=lambda name: f"lab_{name}", presets=Presets(tmp_path_factory.mktemp("presets"))
-        )
+        controls = panel.build(elem_id=lambda name: f"lab_{name}", presets=Presets(tmp_path_factory.mktemp("presets")))
     return page, controls
 
 

@@ -46,40 +46,33 @@ def reduce(picture: np.ndarray, size: int | None) -> np.ndarray:
 
 
 LATENTS = "latents-{:05d}.safetensors"
+#: Scenes in one file: small enough that several processes share even a short set evenly.
+CHUNK = 250
 
 
 def cache_latents(folder: Path, scenes: Path, encode, size: int, count: int, rank: int = 0, world: int = 1,
                   batch: int = 8, progress=None) -> None:
-    """Encode the first `count` scenes shard by shard; shards already there are kept.
+    """Encode the first `count` scenes in files of CHUNK scenes; files already there are kept.
 
     encode: uint8 (B, S, S, 3) -> scaled latents (B, 4, S/8, S/8). Process `rank` of `world` takes every
-    world-th shard, so processes never write the same file.
+    world-th file, so processes never write the same one.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    left = count
-    for number, path in enumerate(shards.shard_paths(scenes)):
-        if left <= 0:
-            break
+    samples = itertools.islice(shards.read_set(scenes), count)
+    for number in itertools.count():
+        chunk = list(itertools.islice(samples, CHUNK))
+        if not chunk:
+            return
         target = folder / LATENTS.format(number)
-        rows = left
-        left -= shard_length(scenes)
         if target.exists() or number % world != rank:
             continue
-        pictures, attributes = [], []
-        for sample in itertools.islice(shards.read_shard(path), rows):
-            pictures.append(reduce(sample["rgb"], size))
-            attributes.append(sample["json"])
         latents = []
-        for i in range(0, len(pictures), batch):
-            latents.append(encode(np.stack(pictures[i:i + batch])).half())
+        for i in range(0, len(chunk), batch):
+            latents.append(encode(np.stack([reduce(s["rgb"], size) for s in chunk[i:i + batch]])).half())
             if progress:
                 progress(len(latents[-1]))
         save_tensors(target, {"latents": torch.cat(latents)},
-                     {"captions": json.dumps([a["caption"] for a in attributes])})
-
-
-def shard_length(scenes: Path) -> int:
-    return int(json.loads((scenes / "set.json").read_text())["shard_scenes"])
+                     {"captions": json.dumps([s["json"]["caption"] for s in chunk])})
 
 
 def load_latents(folder: Path, count: int) -> tuple[torch.Tensor, list[str]]:
@@ -105,7 +98,10 @@ def prepare(latents: torch.Tensor, captions: list[str], tokenizer, colourless: i
     asked what a negative prompt of a colour changes.
     """
     captions = [without_colours(c) if i % colourless == colourless - 1 else c for i, c in enumerate(captions)]
+    kinds = {"single": [], "pair": [], "several": []}
+    for i, text in enumerate(captions):
+        kinds["pair" if " of a" in text else "several" if text.startswith(("two ", "three ")) else "single"].append(i)
     distinct = sorted(set(captions))
     index = {text: i for i, text in enumerate(distinct)}
     return Latents(latents, encode_text(tokenizer, distinct), torch.tensor([index[c] for c in captions]),
-                   encode_text(tokenizer, [""]))
+                   encode_text(tokenizer, [""]), {k: torch.tensor(v, dtype=torch.long) for k, v in kinds.items()})

@@ -42,7 +42,8 @@ class PolishStage:
 @dataclass(frozen=True)
 class UNetPhase:
     """One stretch of U-Net training. size: edge of the pictures in pixels; scenes: the first so many of the
-    set. A phase starts from the averaged weights of the one before it, with a fresh optimizer."""
+    set; focus: share of samples drawn from the scenes of one kind (`focus_on`: single, pair, several) on top of
+    the mix. A phase starts from the averaged weights of the one before it, with a fresh optimizer."""
 
     name: str
     size: int
@@ -53,6 +54,8 @@ class UNetPhase:
     warmup: int = 100
     decay: float = 0.25
     ema: float = 0.998
+    focus: float = 0.0
+    focus_on: str = "single"
 
 
 @dataclass(frozen=True)

@@ -109,8 +109,9 @@ class Run:
         def encode(pictures):
             return (vae.encode(model, pictures, self.recipe.precision) * SCALE_FACTOR).cpu()
 
-        for size in sorted({p.size for p in self.recipe.phases}):
-            count = max(p.scenes for p in self.recipe.phases if p.size == size)
+        left = [p for p in self.recipe.phases if not self.phase_file(p).exists()]
+        for size in sorted({p.size for p in left}):
+            count = max(p.scenes for p in left if p.size == size)
             with tqdm(total=count // place.num_processes, unit="picture", desc=f"latents of {size} px",
                       disable=not place.is_main_process) as bar:
                 data.cache_latents(self.latents_folder(size), self.scenes, encode, size, count,
@@ -144,7 +145,7 @@ class Run:
         folder = self.work / f"unet-{phase.name}"
         pictures = preview.Preview(self, folder / "log", phase.size, words)
         loop = unet.train(folder, rows, model, config, recipe.noise, recipe.caption_dropout, pictures,
-                          f"unet {phase.name}")
+                          f"unet {phase.name}", phase.focus, phase.focus_on)
         if loop.accelerator.is_main_process:
             state.save_tensors(target, loop.ema.shadow)
         loop.accelerator.wait_for_everyone()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import types
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -48,22 +48,28 @@ def use_fast_attention(model: torch.nn.Module) -> None:
 @dataclass(frozen=True)
 class Latents:
     """latents: float16 (N, 4, h, w), scaled; tokens: int64 (U, 77), the distinct captions;
-    caption: int64 (N,), row of `tokens`; empty: int64 (1, 77), the empty caption."""
+    caption: int64 (N,), row of `tokens`; empty: int64 (1, 77), the empty caption; kinds: rows int64 (K,)
+    of the scenes that are "single" (one object), "pair" (two with a relation) or "several" of a kind."""
 
     latents: torch.Tensor
     tokens: torch.Tensor
     caption: torch.Tensor
     empty: torch.Tensor
+    kinds: dict[str, torch.Tensor] = field(default_factory=dict)
 
 
 def train(folder: Path, data: Latents, model: TextToNoise, config: LoopConfig, noise: NoiseConfig | None = None,
-          caption_dropout: float = 0.1, on_save=None, title: str = "unet") -> Loop:
-    """Train on random rows of `data`; which rows, steps and noise depends on (seed, step) alone."""
+          caption_dropout: float = 0.1, on_save=None, title: str = "unet", focus: float = 0.0,
+          focus_on: str = "single") -> Loop:
+    """Train on random rows of `data`; which rows, steps and noise depends on (seed, step) alone.
+
+    focus: share of samples drawn from the scenes of the kind `focus_on`, the others from all scenes.
+    """
     noise = noise or NoiseConfig()
     loop = Loop(folder, model, config, on_save)
     device = loop.accelerator.device
     weights = loss_weights(noise).to(device)
-    count = len(data.latents)
+    count, rows_of_kind = len(data.latents), data.kinds.get(focus_on, ())
 
     def loss_of(network, step, rows):
         rng = draw(config.seed, title, step)
@@ -71,6 +77,9 @@ def train(folder: Path, data: Latents, model: TextToNoise, config: LoopConfig, n
         t = draw_steps(config.batch, noise, rng)
         eps = torch.randn(config.batch, *data.latents.shape[1:], generator=rng)
         drop = torch.rand(config.batch, generator=rng) < caption_dropout
+        if focus and len(rows_of_kind):
+            chosen = rows_of_kind[torch.randint(0, len(rows_of_kind), (config.batch,), generator=rng)]
+            picks = torch.where(torch.rand(config.batch, generator=rng) < focus, chosen, picks)
         picks, t, eps, drop = picks[rows], t[rows].to(device), eps[rows].to(device), drop[rows]
         tokens = torch.where(drop[:, None], data.empty, data.tokens[data.caption[picks]]).to(device)
         noisy = add_noise(data.latents[picks].float().to(device), eps, t)

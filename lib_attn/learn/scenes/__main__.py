@@ -34,6 +34,8 @@ def run(args: argparse.Namespace) -> None:
         library = sources.folder(args.meshes)
     elif args.furniture:
         library = sources.furniture()
+    for problem in library.problems:
+        print(problem, file=sys.stderr)
     kinds = tuple(float(v) for v in args.kinds.split(","))
     mix = layout.Mix(kinds=kinds, names=tuple(library.names(args.split)), colours=tuple(library.colours),
                      split=args.split if library.colours else "all")

@@ -82,10 +82,13 @@ def folder(path: Path, captions: Path | None = None, painted: bool = True) -> Li
     for file in files:
         name = table.get(file.name) or words_of(file.stem)
         try:
-            # Two files may share a caption; both are kept, under names that differ for the renderer only.
-            meshes.setdefault(name, load_mesh(file, name))
+            mesh = load_mesh(file, name)
         except MeshError as error:
             problems.append(str(error))
+            continue
+        if name in meshes:
+            problems.append(f"{file.name} is left out: another mesh is called '{name}' already.")
+        meshes.setdefault(name, mesh)
     if not meshes:
         raise MeshError(f"None of the {len(files)} meshes in {path} can be used; the first: {problems[0]}")
     return Library("folder", "the user's own", sorted(meshes), tuple(vocabulary.COLOURS) if painted else (),

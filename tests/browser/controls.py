@@ -1,0 +1,53 @@
+"""Move and read the panel's controls, in the host's page and in a plain gradio page."""
+
+
+class Controls:
+    """`prefix` is what the page puts before our names, e.g. ``script_txt2img_attention_lab_``."""
+
+    def __init__(self, page, prefix):
+        self.page, self.prefix = page, prefix
+
+    def find(self, name, inner=""):
+        return self.page.locator(f"#{self.prefix}{name} {inner}".strip())
+
+    def set_number(self, name, value):
+        box = self.find(name, "input[type=number]")
+        box.fill(str(value))
+        box.press("Enter")
+        box.blur()
+
+    def number(self, name):
+        return float(self.find(name, "input[type=number]").input_value())
+
+    def set_text(self, name, value):
+        box = self.text_box(name)
+        box.fill(value)
+        box.blur()
+
+    def text_box(self, name):
+        return self.page.locator(f"#{self.prefix}{name} input, #{self.prefix}{name} textarea").first
+
+    def text(self, name):
+        return self.text_box(name).input_value()
+
+    def choose(self, name, value):
+        self.find(name, f"input[value='{value}']").check()
+
+    def chosen(self, name):
+        return self.find(name, "input:checked").get_attribute("value")
+
+    def open(self, name):
+        header = self.find(name, "> .label-wrap")
+        if "open" not in (header.get_attribute("class") or "").split():
+            header.click()
+
+    def pick(self, name, value):
+        """Choose an entry of a dropdown."""
+        self.find(name, "input").first.click()
+        self.page.locator("ul.options li, ul[role=listbox] li").filter(has_text=value).first.click()
+
+    def live(self):
+        return self.find("near_sighted_live").first.inner_text()
+
+    def wait_live(self, text):
+        self.find("near_sighted_live").first.get_by_text(text).wait_for()

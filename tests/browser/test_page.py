@@ -1,0 +1,104 @@
+"""The panel in a plain gradio page, as the lab shows it: no webui needed."""
+
+import threading
+
+import pytest
+
+from tests.browser.controls import Controls
+from tests.conftest import ROOT, read_infotext, write_infotext
+from tests.host.server import _free_port
+
+gr = pytest.importorskip("gradio", reason="the panel needs gradio (pip install gradio==3.41.2)")
+
+
+@pytest.fixture(scope="module")
+def address(fake_host, tmp_path_factory):
+    """A page with the panel, a size, and a text that the settings are written to and read from."""
+    from lib_attn.presets import Presets
+    from lib_attn.webui import api, infotext, panel
+
+    with gr.Blocks(css=(ROOT / "style.css").read_text()) as blocks:
+        gr.Number(1024, label="Width", interactive=True, elem_id="lab_width")
+        gr.Number(768, label="Height", interactive=True, elem_id="lab_height")
+        built = panel.build(elem_id=lambda n: f"lab_{n}", presets=Presets(tmp_path_factory.mktemp("own") / "presets"))
+        text = gr.Textbox(label="Picture text", interactive=True, elem_id="lab_text")
+        write, paste = gr.Button("Write", elem_id="lab_write"), gr.Button("Paste", elem_id="lab_paste")
+        others = {"Steps": 20, "Sampler": "Euler a"}
+        write.click(lambda *v: write_infotext(others | api.read_args(v)[0].to_infotext()), built.inputs(), [text])
+        paste.click(
+            lambda line: [reader(read_infotext(line)) for reader in map(infotext.READERS.get, built.controls)],
+            [text],
+            list(built.controls.values()),
+        )
+    port = _free_port()
+    blocks.launch(server_name="127.0.0.1", server_port=port, prevent_thread_lock=True, quiet=True, show_error=True)
+    yield f"http://127.0.0.1:{port}"
+    blocks.close()
+    assert threading.active_count() < 50
+
+
+@pytest.fixture
+def lab(page, address):
+    page.goto(address)
+    page.wait_for_selector("#lab_general")
+    page.add_script_tag(path=ROOT / "javascript" / "attention_lab.js")
+    controls = Controls(page, "lab_")
+    controls.open("general")
+    controls.open("near_sighted")
+    return controls
+
+
+def switch(lab, name, on=True):
+    lab.find(f"{name}-checkbox", "input").set_checked(on)
+
+
+def test_settings_go_out_and_come_back(lab, keep):
+    switch(lab, "general")
+    switch(lab, "near_sighted")
+    lab.set_number("near_sighted_tile", 24)
+    lab.open("near_sighted_advanced")
+    lab.set_text("near_sighted_blocks", "d0,out6")
+    lab.choose("near_sighted_hires", "off")
+    lab.wait_live("tiles")
+    keep(lab.page, "plain")
+    lab.find("write").click()
+    lab.page.wait_for_function("document.querySelector('#lab_text textarea').value.includes('Attn')")
+    line = lab.text("text")
+    assert "Attn near-sighted tile: 24" in line and 'blocks: "d0,out6"' in line
+    lab.set_text("text", "Steps: 20, Sampler: Euler a, Seed: 1")
+    lab.find("paste").click()
+    lab.page.wait_for_function("!document.querySelector('#lab_near_sighted-checkbox input').checked")
+    assert lab.number("near_sighted_tile") == 16 and lab.chosen("near_sighted_hires") == "same"
+    lab.set_text("text", line)
+    lab.find("paste").click()
+    lab.page.wait_for_function("document.querySelector('#lab_near_sighted-checkbox input').checked")
+    assert lab.number("near_sighted_tile") == 24 and lab.chosen("near_sighted_hires") == "off"
+    assert lab.text("near_sighted_blocks") == "d0,out6"
+
+
+def test_live_text_follows_sliders_and_size(lab):
+    lab.set_number("near_sighted_tile", 16)
+    lab.wait_live("1024 × 768")
+    before = lab.live()
+    lab.set_number("near_sighted_tile", 32)
+    lab.page.wait_for_function("t => document.querySelector('.attention-lab-live').textContent !== t", arg=before)
+    lab.set_number("width", 256)
+    lab.wait_live("256 × 768")
+    lab.open("near_sighted_advanced")
+    lab.set_text("near_sighted_blocks", "<b>x</b>")
+    lab.wait_live("not understood")
+
+
+def test_presets(lab):
+    lab.pick("preset", "ToDo")
+    lab.find("preset_apply").click()
+    lab.page.wait_for_function("document.querySelector('#lab_near_sighted_tile input[type=number]').value == '0'")
+    lab.open("own_presets")
+    lab.set_text("preset_name", "Mine <b>")
+    lab.find("preset_save").click()
+    lab.page.wait_for_selector("#lab_preset_said:has-text('may have letters')")
+    lab.set_text("preset_name", "Mine")
+    lab.find("preset_save").click()
+    lab.page.wait_for_selector("#lab_preset_said:has-text('Saved Mine')")
+    lab.find("preset_delete").click()
+    lab.page.wait_for_selector("#lab_preset_said:has-text('Deleted Mine')")

@@ -1,0 +1,194 @@
+"""Measurements at toy sizes, the peers' adapters, and the report."""
+
+import json
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from lib_attn.lab import deviation, peers, report, speed, unet, variants
+from lib_attn.lab.errors import LabError
+from lib_attn.lab.peers import Job
+from lib_attn.lab.sampling import Request
+from tests.lab.conftest import UNET
+
+NODE = '''
+class Node:
+    FUNCTION = "patch_model"
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"model": ("MODEL",), "stride": ("INT", {"default": 2})}}
+    def patch_model(self, model, stride):
+        model = model.clone()
+        width = model.model.model_config.unet_config["model_channels"]
+        def patch(q, k, v, extra):
+            assert float(model.model.model_sampling.timestep(extra["sigmas"][0]).item()) == 500
+            assert extra["block"][0] in ("input", "middle", "output") and extra["original_shape"][1] == 4
+            return (q, k[:, ::stride], v[:, ::stride]) if q.shape[2] == width else (q, k, v)
+        model.set_model_attn1_patch(patch)
+        model.set_model_attn1_output_patch(lambda out, extra: out)
+        return (model,)
+NODE_CLASS_MAPPINGS = {"NearSightedAttention": Node, "NearSightedTile": Node}
+'''
+HYPERTILE = '''
+seeds = []
+set_hypertile_seed = seeds.append
+def hypertile_hook_model(model, width, height, *, enable, tile_size_max, swap_size, max_depth):
+    assert (width, height, enable, tile_size_max, swap_size, max_depth) == (128, 64, True, 256, 3, 3)
+    for module in model.modules():
+        if hasattr(module, "attn1"):
+            before = module.attn1.forward
+            module.attn1.__webui_hypertile_params = 1
+            module.attn1.forward = lambda x, context=None, f=before: f(x.flip(1)).flip(1) * 2
+    model.__webui_hypertile_layers = {}
+'''
+
+
+@pytest.fixture(scope="module")
+def bench():
+    return speed.Bench(unet.random_unet(UNET, precision="fp32"), UNET, precision="fp32")
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """Stand-ins for a webui folder and a checkout of the ComfyUI nodes."""
+    tile = tmp_path / "webui" / "extensions-builtin" / "hypertile"
+    tile.mkdir(parents=True)
+    (tile / "hypertile.py").write_text(HYPERTILE)
+    (tmp_path / "slothful_attention.py").write_text(NODE)
+    return str(tmp_path / "webui"), str(tmp_path)
+
+
+def state(network):
+    return [(name, type(m), sorted(vars(m))) for name, m in network.named_modules()]
+
+
+def test_every_variant_changes_the_output_and_comes_off(bench, folders):
+    found, missing = variants.peer_variants(*folders)
+    assert not missing and {"todo2", "hypertile", "comfy_near", "comfy_tile"} <= {v.name for v in found}
+    before = state(bench.unet)
+    x, context = bench.inputs(64, 128)
+    full = bench.call(x, 500, context)
+    for variant in [*found, variants.FREE, variants.parse_setting("tile=8 blocks=all")]:
+        with variant.on(bench.unet, Job(64, 128)) as begin:
+            begin(bench.plan(), 0, 1)
+            assert not torch.equal(bench.call(x, 500, context), full), variant.name
+        assert state(bench.unet) == before, variant.name
+        with pytest.raises(RuntimeError), variant.on(bench.unet, Job(64, 128)):
+            raise RuntimeError
+        assert state(bench.unet) == before, variant.name
+    assert torch.equal(bench.call(x, 500, context), full)
+
+
+def test_todo_is_our_limit_without_tiles(bench):
+    # ToDo takes the first token of each square, we the middle one: the same for a factor of 2.
+    x, context = bench.inputs(128, 64)
+    outputs = []
+    for variant in (variants.parse_setting("tile=0 pool=2 blocks=d0"),
+                    variants.Variant("todo", "", "peer", peers.todo(2))):  # fmt: skip
+        with variant.on(bench.unet, Job(128, 64)) as begin:
+            begin(bench.plan(), 0, 1)
+            outputs.append(bench.call(x, 500, context))
+    torch.testing.assert_close(*outputs, rtol=1e-4, atol=1e-4)
+
+
+def test_what_cannot_be_had_is_said(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "tomesd", None)
+    monkeypatch.setattr(peers.importlib.util, "find_spec", lambda name: None)
+    found, missing = peers.standard_peers()
+    assert [p.name for p in found] == ["todo2", "todo3"] and len(missing) == 3
+    monkeypatch.undo()
+    for function in (peers.hypertile, peers.slothful):
+        with pytest.raises(LabError, match="was not found"):
+            function(tmp_path)
+    (tmp_path / "slothful_attention.py").write_text("1/0")
+    with pytest.raises(LabError, match="cannot be imported"):
+        peers.slothful(tmp_path)
+
+
+def test_speed_charges_the_residual_mode_for_its_whole_cycle(bench, monkeypatch):
+    clock = iter([0.0, 9.0, 9.0, 10.0])  # the exact step takes 9, the one between 1
+    monkeypatch.setattr(speed.time, "perf_counter", lambda: next(clock))
+    variant = variants.parse_setting("tile=8 exact_every=4 blocks=all")
+    x, context = bench.inputs(64, 128)
+    found = speed.time_once(bench, variant, x, 500, context, Job(64, 128))
+    assert found == {"seconds": (9 + 3 * 1) / 4, "exact": 9, "step": 1}
+
+
+def test_speed_results(bench):
+    own = ("a: tile=8 blocks=all", "todo: tile=0 pool=2 blocks=d0")
+    chosen = [variants.FREE, *map(variants.parse_setting, own)]
+    said = []
+    rows = {r["name"]: r for r in speed.measure(bench, chosen, 128, 128, repeats=2, progress=said.append)}
+    assert set(rows) == {"full", "free", "a", "todo"} and len(said) == 8 and rows["full"]["ratio"] == 1
+    assert rows["full"]["keys"] == {"d0": 256, "d1": 64} and rows["todo"]["keys"] == {"d0": 64, "d1": 64}
+    assert rows["free"]["keys"] == {} and rows["a"]["keys"]["d0"] == 64 + 16
+    assert all(r["seconds"] > 0 and r["low"] <= r["ratio"] <= r["high"] for r in rows.values())
+    json.dumps(list(rows.values()))
+
+
+def test_memory_is_the_growth_over_the_weights(bench):
+    found = speed.peak_memory(bench, variants.FULL, 256, 256)
+    assert found["weights"] > 0 and 0 <= found["growth"] < 4096
+
+
+def test_deviation_is_zero_for_neutral_settings(model):
+    chosen = [variants.parse_setting("neutral: tile=256 blocks=all"), variants.parse_setting("near: tile=8 blocks=all")]
+    small = {"height": 64, "steps": 2}
+    asked = [Request(("a",), (1, 2), width=128, **small), Request(("b",), (3,), width=64, **small)]
+    rows = {(r["name"], r["width"]): r for r in deviation.measure(model, chosen, asked)}
+    assert rows["neutral", 128]["l2"] == 0 and rows["neutral", 128]["psnr"] is None
+    assert rows["near", 128]["l2"] > 0 and rows["near", 128]["images"] == 2 and rows["near", 64]["images"] == 1
+    assert "| near |" in deviation.deviation_table(list(rows.values()))
+
+
+def test_border_jumps():
+    flat = torch.zeros(1, 16, 24)
+    stairs = flat.clone()
+    stairs[:, 8:] += 1
+    found = deviation.border_jumps(stairs, 8)
+    assert found["inside"] == 0 and found["across"] > 0
+    ramp = flat + torch.arange(24) + torch.arange(16)[:, None]
+    assert deviation.border_jumps(ramp, 8, (3, 5))["ratio"] == pytest.approx(1)
+
+
+def test_seams_needs_a_border(model):
+    asked = [Request(("a",), (1,), height=128, width=128, steps=1)]
+    found = deviation.seams(model, variants.parse_setting("tile=8 pool=8 shift=0 blocks=all"), asked)
+    assert found["across"] > 0 and found["images"] == 1
+    with pytest.raises(LabError, match="no tile border"):
+        deviation.seams(model, variants.parse_setting("tile=0 pool=2 blocks=all"), asked)
+
+
+@pytest.mark.parametrize("text", ["tile", "tle=3", "tile=cat", "near_sighted.blocks=xyz", "tile=999", "blocks=d"])
+def test_bad_settings_are_one_sentence(text):
+    with pytest.raises(LabError, match="^[^\n]+$"):
+        variants.parse_setting(text)
+
+
+def result(kind, rows):
+    common = {"kind": kind, "command": f"python -m lib_attn.lab bench {kind}"}
+    machine = {"machine": {"device": "2 CPU threads", "torch": "2.13.0", "python": "3.11"}, "precision": "fp32"}
+    extra = {"model": "sd15", "rows": 2, "repeats": 3, "memory": []} if kind == "speed" else {
+        "checkpoint": "tiny", "images": 1, "seed": 1, "steps": 2, "sampler": "DDIM", "cfg": 5.0}  # fmt: skip
+    return common | machine | extra | {"results": rows}
+
+
+def test_report(tmp_path):
+    pytest.importorskip("matplotlib")
+    size = {"height": 512, "width": 512, "kind": "ours", "source": ""}
+    times = [size | {"name": n, "label": n, "seconds": 1.0, "ratio": r, "low": r, "high": r, "keys": {}, "settings": {}}
+             for n, r in (("a", 2.0), ("b", 1.5), ("only-speed", 3.0))]  # fmt: skip
+    moved = [size | {"name": n, "label": n, "l2": d, "psnr": 30.0, "said": []} for n, d in (("a", 0.1), ("b", 0.2))]
+    for name, value in (("s", result("speed", times)), ("d", result("deviation", moved))):
+        (tmp_path / f"{name}.json").write_text(json.dumps(value))
+    files = {"speed": [tmp_path / "s.json"], "deviation": [tmp_path / "d.json"], "out": tmp_path / "x"}
+    args = SimpleNamespace(speed_size=None, **files)
+    assert report.run_report(args) == 0
+    page = (tmp_path / "x" / "benchmark.md").read_text()
+    assert "| a | 2.00x | 0.100 | yes |" in page and "| b | 1.50x | 0.200 |  |" in page and str(tmp_path) not in page
+    assert (tmp_path / "x" / "benchmark.png").stat().st_size > 1000
+    for bad in ("none.json", "d.json"):
+        with pytest.raises(LabError):
+            report.read_result(tmp_path / bad, "speed")
