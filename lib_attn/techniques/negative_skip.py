@@ -3,8 +3,9 @@
 Most of what guidance costs is a second row per image. Here the row is left out in some steps, and what it would have
 predicted is filled in:
 
-- *estimate*: the positive's prediction less the guidance (positive - negative) of the image's last full step. The idea
-  of FasterCache (arXiv 2410.19355), with its weights for coarse and fine parts; guidance scale keeps its meaning.
+- *estimate*: the positive's prediction less the guidance (positive - negative) of the image's last full step, its
+  change since the one before continued. The idea of FasterCache (arXiv 2410.19355), with its weights for coarse and
+  fine parts and a line instead of a constant; guidance scale keeps its meaning.
 - *copy*: the positive's prediction, as the webui's NGMS does. Guidance scale does nothing in such a step.
 - *zeros*: nothing was predicted. By itself u + s (c - u) would then be s times the positive's prediction; the result is
   brought back to the positive's size, so that guidance scale does not amplify.
@@ -51,6 +52,20 @@ def guidance_ratio(now: float, then: float, power: float, prediction: str = "eps
     return ratio * math.sqrt((1 + now**2) / (1 + then**2)) if prediction == "v" else ratio
 
 
+def continue_trend(last: tuple, before: tuple | None, sigma: float, trend: float) -> torch.Tensor:
+    """The guidance at noise level `sigma`, continued in a straight line over log sigma from two full steps.
+
+    Args:
+        last, before: (sigma, guidance) of the last full step and the one before it, if there was one.
+        trend: 0: as at the last, 1: the whole line.
+    """
+    if before is None or not trend or before[0] <= last[0] * RISE or sigma > last[0] * RISE:
+        return last[1]
+    share = math.log(last[0] / sigma) / math.log(before[0] / last[0])
+    # Steps grow towards the end of many schedules; the line is not followed further than it was known.
+    return last[1] + trend * min(share, 1.0) * (last[1] - before[1])
+
+
 def level_negative(positive: torch.Tensor, negative: torch.Tensor, cfg: float | None) -> torch.Tensor:
     """A negative u' for which u' + s (c - u') is u + s (c - u) brought to the norm of c (``[C, h, w]`` each).
 
@@ -74,12 +89,14 @@ def cosine(a: torch.Tensor, b: torch.Tensor) -> float:
 class Track:
     """What is known of one image. since: steps skipped after its last full one, None before the first.
 
-    sigma, guidance: of that step. agrees: whether its two predictions were alike enough to go on without the negative.
+    sigma, guidance: of that step. before: the same of the full step before it. agrees: whether its two predictions
+    were alike enough to go on without the negative.
     """
 
     since: int | None = None
     sigma: float = 0.0
     guidance: torch.Tensor | None = None
+    before: tuple[float, torch.Tensor] | None = None
     features: torch.Tensor | None = None
     agrees: bool = False
 
@@ -216,9 +233,13 @@ class NegativeSkipRuntime:
             return level_negative(positive, torch.zeros_like(positive), call.evaluation.cfg)
         if s.fill == "copy" or track is None or track.guidance is None:
             return positive
-        ratio = guidance_ratio(call.sigma, track.sigma, s.sigma_power, self._prediction)
-        guidance = weigh_frequencies(track.guidance, s.low_weight, s.high_weight)
-        return positive - ratio * guidance.to(positive.dtype)
+        power, kind = s.sigma_power, self._prediction
+        before = track.before
+        if before is not None:
+            before = before[0], before[1] * guidance_ratio(track.sigma, before[0], power, kind)
+        guidance = continue_trend((track.sigma, track.guidance), before, call.sigma, s.trend)
+        guidance = weigh_frequencies(guidance, s.low_weight, s.high_weight)
+        return positive - guidance_ratio(call.sigma, track.sigma, power, kind) * guidance.to(positive.dtype)
 
     def refill(self, call, h):
         """Features ``[B, C, h, w]`` of all rows behind the inner blocks, given those of the rows computed."""
@@ -267,8 +288,10 @@ class NegativeSkipRuntime:
                     changed = changed.clone() if changed is output else changed
                     changed[index] = level_negative(positive, output[index], call.evaluation.cfg)
                 continue
+            if s.fill == "estimate":
+                track.before = None if track.guidance is None else (track.sigma, track.guidance)
+                track.guidance = positive - output[index]
             track.since, track.sigma = 0, call.sigma
-            track.guidance = positive - output[index] if s.fill == "estimate" else None
             if s.adaptive:
                 track.learn(cosine(positive, output[index]), s.adaptive, s.hysteresis)
         return changed

@@ -123,6 +123,19 @@ def test_guidance_ratio():
     assert guidance_ratio(2.0, 4.0, 0.0, "v") == pytest.approx((5 / 17) ** 0.5)
 
 
+def test_a_trend_is_a_line_over_log_sigma():
+    from lib_attn.techniques.negative_skip import continue_trend
+
+    a, b = torch.randn(4, 3, 3), torch.randn(4, 3, 3)
+    at = lambda sigma: a + b * torch.log(torch.tensor(sigma))  # noqa: E731
+    last, before = (4.0, at(4.0)), (8.0, at(8.0))
+    torch.testing.assert_close(continue_trend(last, before, 3.0, 1.0), at(3.0))
+    torch.testing.assert_close(continue_trend(last, before, 3.0, 0.5), (at(3.0) + at(4.0)) / 2)
+    torch.testing.assert_close(continue_trend(last, before, 0.1, 1.0), at(2.0))
+    for old, now, trend in ((None, 3.0, 1.0), (before, 3.0, 0.0), ((4.0, at(8.0)), 3.0, 1.0), (before, 5.0, 1.0)):
+        assert continue_trend(last, old, now, trend) is last[1]
+
+
 def pattern(settings, sigmas, agreements=()):
     """Which steps would be skipped: a string of f(ull) and s(kipped)."""
     track, out = Track(), ""
