@@ -20,7 +20,7 @@ var attentionLab = (function() {
     };
     var minTile = 8;
     var worthwhileShare = 0.6;
-    var leastTokens = 1024;
+    var leastTokens = 2048;
 
     var texts = {
         tiles: "{family}: {tiles} tiles, {left} % of the self-attention left",

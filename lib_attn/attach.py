@@ -54,6 +54,10 @@ class Attachment:
         references: `lib_attn.techniques.reference.Store`, where recorded runs are kept.
         inert: ``inert(module) -> bool``: whether an instance ``forward`` that was there before may be passed by.
         say: takes each sentence meant for the user, once.
+
+    Attributes:
+        layers: how many self-attention layers were patched.
+        offered, acted: whether any call was put to a technique so far, and whether any was answered by one.
     """
 
     def __init__(
@@ -95,6 +99,7 @@ class Attachment:
         self._grids: dict[int, tuple[int, int]] = {}
         self._handles: list[Any] = []
         self._forwards: list[tuple[Any, Any, Any]] = []
+        self.layers, self.offered, self.acted = 0, False, False
         if self._runtimes:
             self._install()
 
@@ -107,6 +112,11 @@ class Attachment:
     @property
     def attached(self) -> bool:
         return bool(self._handles)
+
+    @property
+    def spoke(self) -> bool:
+        """Whether the user was told something."""
+        return bool(self._said)
 
     def model_is(self, model: Any) -> bool:
         """Whether this sits on the U-Net of `model`."""
@@ -175,8 +185,10 @@ class Attachment:
             ours = _SelfAttention(self, layer, before)
             self._forwards.append((module, ours, before))
             module.forward = ours
+        self.layers = len(layers) + self._boundary.used
         for seam in self._seams(every):
             self._handles += seam.install()
+            self.layers += 1
 
     def _seams(self, layers: list[Layer]) -> Iterator[Any]:
         """The hooks that the runtimes ask for beyond self-attention."""
@@ -186,14 +198,17 @@ class Attachment:
         for block in find_blocks(self._unet):
             asking = [r for r in self._runtimes if _asks(r, "wants_features", block)]
             if asking:
-                yield FeatureSeam(block, asking, self._now)
+                yield FeatureSeam(block, asking, self._now, self._note)
         for layer in layers:
             asking = [r for r in self._runtimes if _asks(r, "wants_cross", layer)]
             if asking and layer.attn2 is not None:
-                yield CrossSeam(layer, asking, self._hooks, self._now, self.say)
+                yield CrossSeam(layer, asking, self._hooks, self._now, self._note, self.say)
 
     def _now(self) -> tuple[tuple[Row, ...] | None, Moment, Evaluation]:
         return self._rows, self._moment, self._evaluation
+
+    def _note(self) -> None:
+        self.offered = self.acted = True
 
     def _show_rows(self, rows: tuple[Row, ...]) -> None:
         self._rows = rows
@@ -219,12 +234,18 @@ class Attachment:
         call = UnetCall(self._evaluation, self._rows, self._moment, sigma_of(timestep), x, context)
         call.fixed, call.whole = self._constant_rows(), "forward" in vars(unet)
         args, kwargs = self._boundary.enter(call, args, kwargs)
+        self.offered = True
+        self.acted |= len(call.kept) < len(call.rows)
         self._rows = self._boundary.inner_rows
         return args, kwargs
 
     def _leave_unet(self, unet: Any, args: tuple, output: Any) -> Any:
         self._rows = None
-        return self._boundary.leave(output) if self._boundary.call is not None else None
+        if self._boundary.call is None:
+            return None
+        full = self._boundary.leave(output)
+        self.acted |= full is not output
+        return full
 
     def _enter_transformer(self, transformer: Any, args: tuple, kwargs: dict) -> None:
         x = args[0] if args else kwargs.get("x")
@@ -237,22 +258,30 @@ class Attachment:
         if self._rows is None or grid is None:
             return exact()
         if foreign and not self._inert(layer.attn1):
-            self.say("Attention Lab stepped aside: another extension has replaced self-attention (Hypertile?).")
+            self.say("Attention Lab left some layers alone: another extension has replaced them (Hypertile?).")
             return exact()
         if x.ndim != 3 or x.shape[1] != grid[0] * grid[1] or x.shape[0] != len(self._rows):
-            self.say("Attention Lab stepped aside: something else merged or rearranged the tokens (token merging?).")
+            self.say("Attention Lab left some layers alone: something else rearranges their tokens (token merging?).")
             return exact()
         call = Call(layer, x, grid, self._rows, self._moment, exact, self._hooks)
+        self.offered = True
         editors = tuple(r for r in self._editors if r.wants(layer) and r.edits(call))
         if editors:
+            self.acted = True
             call = Call(layer, x, grid, self._rows, self._moment, exact, self._hooks, editors)
         for runtime in self._runtimes:
             # Fast paths work on as many keys as tokens; where an edit adds keys, full attention it is.
             if hasattr(runtime, "attend") and runtime.wants(layer) and not any(e.extends for e in editors):
                 out = runtime.attend(call)
                 if out is not None:
+                    self.acted = True
                     return out
         return call.exact()
+
+    def leave_alone(self, layer: Layer) -> None:
+        """A call that is no plain self-attention: tell the user, unless the model itself is built so."""
+        if self._rows is not None and not getattr(layer.block, "disable_self_attn", False):
+            self.say("Attention Lab left some layers alone: they see more than the picture (a reference, a video?).")
 
 
 class _SelfAttention:
@@ -271,7 +300,10 @@ class _SelfAttention:
         attachment = self._attachment()
         # A context in self-attention is ControlNet's reference mode and the like; other arguments are video models'.
         plain = context is None and mask is None and not any(_given(value) for value in others.values())
-        if attachment is None or not attachment.attached or not plain:
+        if attachment is None or not attachment.attached:
+            return exact()
+        if not plain:
+            attachment.leave_alone(self._layer)
             return exact()
         return attachment.self_attention(self._layer, x, exact, self._before is not None)
 

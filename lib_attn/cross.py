@@ -70,11 +70,14 @@ class CrossSeam:
     Args:
         runtimes: those with ``cross(call) -> z or None``.
         now: ``now() -> (rows or None, moment, evaluation)`` of the U-Net call in flight.
-        say: takes a sentence for the user.
+        note: called when something was changed. say: takes a sentence for the user.
     """
 
-    def __init__(self, layer: Layer, runtimes: list[Any], hooks: HostHooks, now: Callable, say: Callable):
-        self._layer, self._runtimes, self._hooks, self._now, self._say = layer, runtimes, hooks, now, say
+    def __init__(
+        self, layer: Layer, runtimes: list[Any], hooks: HostHooks, now: Callable, note: Callable, say: Callable
+    ):
+        self._layer, self._runtimes, self._hooks = layer, runtimes, hooks
+        self._now, self._note, self._say = now, note, say
         self._q: torch.Tensor | None = None
         self._k: torch.Tensor | None = None
         self._projecting = False
@@ -113,4 +116,7 @@ class CrossSeam:
                 call.z = call.z if changed is None else changed
         finally:
             self._projecting = False
-        return (call.z, *args[1:]) if call.z is not z else None
+        if call.z is z:
+            return None
+        self._note()
+        return (call.z, *args[1:])

@@ -34,10 +34,11 @@ class FeatureSeam:
     Args:
         runtimes: those with ``features(call) -> h or None``.
         now: ``now() -> (rows or None, moment, evaluation)`` of the U-Net call in flight.
+        note: called when something was changed.
     """
 
-    def __init__(self, block: Block, runtimes: list[Any], now: Callable):
-        self._block, self._runtimes, self._now = block, runtimes, now
+    def __init__(self, block: Block, runtimes: list[Any], now: Callable, note: Callable):
+        self._block, self._runtimes, self._now, self._note = block, runtimes, now, note
 
     def install(self) -> list[Any]:
         """Put the hook on; returns the handles that take it off."""
@@ -51,4 +52,7 @@ class FeatureSeam:
         for runtime in self._runtimes:
             changed = runtime.features(call)
             call.h = call.h if changed is None else changed
+        if call.h is output:
+            return None
+        self._note()
         return call.h

@@ -11,11 +11,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from lib_attn.attach import attach
+from lib_attn.layers import parse_selector
 from lib_attn.settings import Group, Settings
 from lib_attn.techniques.reference import Store
 from lib_attn.webui import api, host, infotext, negatives, xyz
 
 ATTRIBUTE = "attention_lab"
+NO_SAVING = ("negative_skip", "contrast", "key_mix")  # techniques whose work does not depend on the picture's size
 
 # Jobs that have a sampler prepared or sample right now; a safety net, no job's state is here.
 _live: weakref.WeakSet[Job] = weakref.WeakSet()
@@ -40,10 +42,13 @@ class Job:
         self._seeds: list[int] = []
         self._sampler: Any = None
         self._before: Callable | None = None
+        self._due = False
         self._attachment: Any = None
         self._model_state: tuple = ()
         self._inner_model: Any = None
         self._sampling = False
+        self._acted = False
+        self._idle: str | None = None
         self.asked = False
         self.pictures: list[Any] = []
 
@@ -86,7 +91,7 @@ class Job:
 
     def _sample(self, original: Callable, *args: Any, **kwargs: Any) -> Any:
         self._restore_sampler()
-        self._sampling = True
+        self._sampling, self._due = True, False
         try:
             self._attach()
             return original(*args, **kwargs)
@@ -133,6 +138,8 @@ class Job:
             total = denoiser.total_steps or denoiser.steps or 1
             told = negatives.told(denoiser.p, params)
             self._attachment.begin_step(host.rows_of(denoiser, count), denoiser.step, total, **told)
+            share = denoiser.step / total
+            self._due |= any(group.start <= share < group.end for group in self._techniques)
 
     def end_step(self) -> None:
         """U-Net calls are no longer ours until the next `begin_step`."""
@@ -149,8 +156,16 @@ class Job:
     def _detach(self) -> None:
         if self._attachment is not None:
             self.pictures += [host.picture(values) for _, values in self._attachment.pictures()]
+            self._acted |= self._attachment.acted
+            if self._due and not self._acted:
+                self._idle = _why_idle(self._attachment, self._techniques)
             self._attachment.detach()
             self._attachment = None
+
+    def say_if_idle(self) -> None:
+        """Tell the user when no pass so far was changed. A small first pass before a large hires pass is no news."""
+        if self._idle is not None and not self._acted:
+            self.say(self._idle)
 
     def _restore_sampler(self) -> None:
         ours = getattr(self._sampler, "__dict__", {}).get("launch_sampling")
@@ -167,6 +182,23 @@ class Job:
         self._sampler = self._before = self._inner_model = None
         self._sampling = False
         _live.discard(self)
+
+
+def _why_idle(attachment: Any, techniques: Sequence[Group]) -> str | None:
+    """One sentence on why no technique took a call although its steps had come; None when the user knows already."""
+    labels = " and ".join(group.label for group in techniques)
+    blocks = ", ".join(dict.fromkeys(group.blocks for group in techniques))
+    if attachment.spoke:
+        return None
+    if not attachment.layers:
+        return f"{labels} changed nothing: this model has no attention in the blocks {blocks}."
+    if not attachment.offered:
+        return None
+    if any(group.name in NO_SAVING for group in techniques):
+        return f"{labels} changed nothing: with these values and this prompt there was nothing to do."
+    if any(parse_selector(group.blocks).auto for group in techniques):
+        return f"{labels} changed nothing: with these values there is nothing to gain at this size (Blocks: auto)."
+    return f"{labels} changed nothing: with these values it equals full attention at this size."
 
 
 def job_of(p: Any) -> Job | None:
@@ -231,10 +263,12 @@ def before_sampling(p: Any) -> None:
 
 
 def after_batch(p: Any) -> None:
-    """A batch is done: say so when the host never came by our way."""
+    """A batch is done: say so when the host never came by our way, or when there was nothing to do in any pass."""
     job = job_of(p)
     if job is not None and not job.asked and any(job.settings.active()):
         job.say("Attention Lab did nothing: a script samples in a way of its own.")
+    elif job is not None:
+        job.say_if_idle()
 
 
 def on_cfg_denoiser(params: Any) -> None:

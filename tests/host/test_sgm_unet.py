@@ -69,12 +69,18 @@ def test_each_attention_level_can_be_treated(unet, depth):
     assert torch.equal(run(unet, x, context), plain)
 
 
-def test_auto_treats_both_levels_of_a_large_picture(unet):
-    treated = set()
-    x, context = unet_input(1, 160, 128)
-    with attach(unet, [NearSighted(enabled=True, pool=8)]) as attachment:
+def treated_levels(unet, near, x, context):
+    levels = set()
+    with attach(unet, [near]) as attachment:
         runtime = attachment._runtimes[0]
         original = runtime._near
-        runtime._near = lambda call, step: (treated.add(call.layer.depth), original(call, step))[1]
+        runtime._near = lambda call, step: (levels.add(call.layer.depth), original(call, step))[1]
         run(unet, x, context)
-    assert treated == {1, 2}
+    return levels
+
+
+def test_both_levels_by_name_and_the_larger_one_by_itself(unet):
+    """At 1280x1024 the lower level has 1280 tokens: little is to be had there, so `auto` leaves it exact."""
+    x, context = unet_input(1, 160, 128)
+    assert treated_levels(unet, NearSighted(enabled=True, pool=8), x, context) == {1}
+    assert treated_levels(unet, NearSighted(enabled=True, pool=8, blocks="d1-2"), x, context) == {1, 2}

@@ -70,6 +70,52 @@ def test_neutral_values_are_identical(host, script, neutral):
     assert same(run(script, p, {"near_sighted": {**ON["near_sighted"], **neutral}}), plain)
 
 
+@pytest.mark.parametrize(
+    "values, word",
+    [
+        ({"blocks": "auto"}, "nothing to gain at this size"),
+        ({"blocks": "auto", "tile": 256}, "nothing to gain at this size"),
+        ({"tile": 256}, "equals full attention"),
+        ({"pool": 1}, "equals full attention"),
+        ({"blocks": "in99"}, "no attention in the blocks in99"),
+        ({"start": 0.5, "end": 0.5}, None),
+        ({"start": 0.9}, None),
+        ({}, None),
+    ],
+)
+def test_on_without_effect_says_why_once(host, script, values, word):
+    p = job(host)
+    for _ in range(2):
+        run(script, p, {"near_sighted": {**ON["near_sighted"], **values}}, passes=2)
+    assert len(p.comments) == (word is not None) and all(word in text for text in p.comments)
+
+
+def test_a_small_first_pass_is_no_news(host, script):
+    def grow(step):
+        p.sampler.size = (64, 64) if p.is_hr_pass else (16, 16)
+
+    p = job(host, steps=1, event=grow)
+    p.enable_hr = True
+    run(script, p, {"near_sighted": {"enabled": True, "pool": 8}}, passes=2)
+    assert p.sampler.seen == [True, True] and p.comments == {}
+
+
+def test_one_reason_is_enough(host, script, model):
+    """Who was told that another extension is in the way hears nothing of sizes."""
+    from lib_attn.layers import find_layers
+
+    for layer in find_layers(model.unet):
+        attn = layer.attn1
+        attn.forward = lambda x, context=None, mask=None, attn=attn: type(attn).forward(attn, x, context, mask)
+    try:
+        p = job(host)
+        run(script, p, ON)
+    finally:
+        for layer in find_layers(model.unet):
+            del layer.attn1.forward
+    assert len(p.comments) == 1 and "left some layers alone" in next(iter(p.comments))
+
+
 def test_error_in_sampling_takes_all_patches_off(host, script, model):
     def fail(step):
         if step == 1:

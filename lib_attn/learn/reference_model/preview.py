@@ -76,8 +76,8 @@ class Preview:
         model = self.run._seeded(lambda: TextToNoise(recipe.unet_model, recipe.text_model), "unet weights")
         model.load_state_dict(weights, strict=False)
         unet.use_fast_attention(model)
-        pictures = sample(model.eval(), self.run.autoencoder(), self.words, PROMPTS, self.size, steps=12,
-                          precision=recipe.precision)
+        pictures = sample(model.eval(), self.run.autoencoder(), self.words, PROMPTS[:recipe.preview], self.size,
+                          steps=12, precision=recipe.precision)
         self.folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(grid(pictures, 4)).save(self.folder / f"preview-{step:08d}.png")
         try:

@@ -30,20 +30,25 @@ class PolishStage:
     """phases: (first step, edge of the pictures in pixels, pictures per step); scenes: how many pictures of
     each size are used; the latents of those sizes must be cached by a U-Net phase."""
 
-    steps: int = 500
+    steps: int = 60
     lr: float = 4e-4
-    warmup: int = 20
+    warmup: int = 5
     decay: float = 0.5
-    ema: float = 0.98
-    scenes: int = 2000
-    phases: tuple[tuple[int, int, int], ...] = ((0, 128, 8), (380, 256, 2))
+    ema: float = 0.95
+    scenes: int = 500
+    phases: tuple[tuple[int, int, int], ...] = ((0, 128, 8),)
 
 
 @dataclass(frozen=True)
 class UNetPhase:
-    """One stretch of U-Net training. size: edge of the pictures in pixels; scenes: the first so many of the
-    set; focus: share of samples drawn from the scenes of one kind (`focus_on`: single, pair, several) on top of
-    the mix. A phase starts from the averaged weights of the one before it, with a fresh optimizer."""
+    """One stretch of U-Net training, from the averaged weights of the one before it and with a fresh optimizer.
+
+    size: edge of the pictures in pixels; scenes: the first so many of the set; focus: share of samples drawn from
+    the scenes of one kind (`focus_on`: single, pair, several) on top of the mix; noise: which steps are drawn and
+    how they count. Twice the edge is four times the tokens that show the same thing, so what is decided at one
+    noise level at 128 px is decided at twice that level at 256 px, and a phase of larger pictures wants
+    `late_from` and `cap` higher.
+    """
 
     name: str
     size: int
@@ -56,6 +61,7 @@ class UNetPhase:
     ema: float = 0.998
     focus: float = 0.0
     focus_on: str = "single"
+    noise: NoiseConfig = field(default_factory=NoiseConfig)
 
 
 @dataclass(frozen=True)
@@ -71,16 +77,19 @@ class Recipe:
     text_model: TextConfig = field(default_factory=TextConfig)
     vae: VaeStage = field(default_factory=VaeStage)
     vae_loss: VaeLoss = field(default_factory=VaeLoss)
-    noise: NoiseConfig = field(default_factory=NoiseConfig)
     phases: tuple[UNetPhase, ...] = (
-        UNetPhase("128-first", 128, 4000, 1200, 32, 8e-4, decay=0.0),
-        UNetPhase("128-more", 128, 8000, 2500, 32, 8e-4),
-        UNetPhase("256", 256, 3000, 1200, 16, 4e-4),
+        UNetPhase("128-first", 128, 4000, 132, 32, 8e-4, decay=0.0),
+        UNetPhase("128", 128, 4000, 495, 64, 1.1e-3, warmup=40, decay=0.0),
+        UNetPhase("128-single", 128, 4000, 264, 64, 1e-3, warmup=15, decay=0.0, ema=0.99, focus=0.6),
+        UNetPhase("128-pair", 128, 4000, 136, 64, 1e-3, warmup=15, decay=0.0, ema=0.99, focus=0.65, focus_on="pair"),
+        UNetPhase("256", 256, 500, 600, 16, 8e-4, warmup=10, decay=0.35, ema=0.98, focus=0.25,
+                  noise=NoiseConfig(late=0.8, late_from=550, cap=24.0)),
     )
     polish: PolishStage = field(default_factory=PolishStage)
     caption_dropout: float = 0.1
     precision: str = "bf16"
     save_seconds: float = 180.0
+    preview: int = 16
 
     @staticmethod
     def small() -> Recipe:
@@ -110,7 +119,7 @@ class Recipe:
 
 
 _NESTED = {"vae_model": VaeConfig, "unet_model": UNetConfig, "text_model": TextConfig, "vae": VaeStage,
-           "vae_loss": VaeLoss, "polish": PolishStage, "noise": NoiseConfig}
+           "vae_loss": VaeLoss, "polish": PolishStage}
 
 
 def _tuples(value):
@@ -126,6 +135,8 @@ def _build(kind, value: dict):
     for key, item in value.items():
         if kind is Recipe and key in _NESTED:
             parts[key] = _build(_NESTED[key], item)
+        elif kind is UNetPhase and key == "noise":
+            parts[key] = _build(NoiseConfig, item)
         elif kind is Recipe and key == "phases":
             parts[key] = tuple(_build(UNetPhase, p) for p in item)
         else:

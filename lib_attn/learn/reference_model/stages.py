@@ -143,8 +143,8 @@ class Run:
         rows = data.prepare(*data.load_latents(self.latents_folder(phase.size), phase.scenes), words)
         config = self._loop_config(phase, phase.batch)
         folder = self.work / f"unet-{phase.name}"
-        pictures = preview.Preview(self, folder / "log", phase.size, words)
-        loop = unet.train(folder, rows, model, config, recipe.noise, recipe.caption_dropout, pictures,
+        pictures = preview.Preview(self, folder / "log", phase.size, words) if recipe.preview else None
+        loop = unet.train(folder, rows, model, config, phase.noise, recipe.caption_dropout, pictures,
                           f"unet {phase.name}", phase.focus, phase.focus_on)
         if loop.accelerator.is_main_process:
             state.save_tensors(target, loop.ema.shadow)
