@@ -15,16 +15,18 @@ hosts exchange when the user picks another attention optimisation, is looked up 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from lib_attn.attention import Call, HostHooks, Moment
-from lib_attn.layers import Layer, find_layers, find_unet
+from lib_attn.boundary import TRAINED_STEPS, Boundary, Evaluation, InnerRows, UnetCall, argument, sigma_of
+from lib_attn.cross import CrossSeam
+from lib_attn.features import FeatureSeam
+from lib_attn.layers import Layer, find_blocks, find_layers, find_unet
 from lib_attn.rows import POSITIVE, Cursor, Row
 from lib_attn.settings import Group
 from lib_attn.techniques import RUNTIMES
-
-TRAINED_STEPS = 1000  # timesteps of every Stable Diffusion schedule
+from lib_attn.techniques.negative_skip import FreeSaving
 
 
 def attach(model: Any, techniques: Iterable[Group], **options: Any) -> Attachment:
@@ -46,6 +48,10 @@ class Attachment:
         steps: number of U-Net evaluations to come, when nobody calls `begin_step`. Without it the share of the steps
             is taken from the timesteps.
         hypernetwork, upcast: see `HostHooks`.
+        constant_rows: whether something else cannot bear that the number of rows changes between U-Net calls.
+        prediction: what the model predicts, ``epsilon`` or ``v``.
+        save_negative: leave the negative rows out where they drop out of the guidance (scale 1, weights that sum to 1).
+        references: `lib_attn.techniques.reference.Store`, where recorded runs are kept.
         inert: ``inert(module) -> bool``: whether an instance ``forward`` that was there before may be passed by.
         say: takes each sentence meant for the user, once.
 
@@ -64,6 +70,10 @@ class Attachment:
         hypernetwork: Callable | None = None,
         upcast: Callable[[], bool] | None = None,
         inert: Callable[[Any], bool] | None = None,
+        constant_rows: Callable[[], bool] | None = None,
+        prediction: str = "epsilon",
+        save_negative: bool = False,
+        references: Any = None,
         say: Callable[[str], None] | None = None,
     ):
         self._unet = find_unet(model)
@@ -72,6 +82,15 @@ class Attachment:
         self._inert = inert or (lambda module: False)
         self._hooks = HostHooks(hypernetwork, upcast)
         self._runtimes = [RUNTIMES[g.name](g, seeds or (), self.say) for g in techniques if g.enabled]
+        if save_negative and not any(getattr(r, "compares", False) for r in self._runtimes):
+            self._runtimes.append(FreeSaving())
+        for runtime in self._runtimes:
+            if hasattr(runtime, "bind"):
+                runtime.bind(prediction=prediction, hooks=self._hooks, references=references)
+        self._constant_rows = constant_rows or (lambda: False)
+        self._editors = [r for r in self._runtimes if hasattr(r, "edit")]
+        self._boundary = Boundary(self._unet, self._runtimes)
+        self._evaluation = Evaluation()
         self._steps = steps
         self._cursor: Cursor | None = None
         self._moment = Moment(-1, 0.0, 0.0)
@@ -113,22 +132,28 @@ class Attachment:
             if self._say_to is not None:
                 self._say_to(text)
 
-    def begin_step(self, rows: Sequence[Row] | None, step: int, total: int) -> None:
+    def begin_step(self, rows: Sequence[Row] | None, step: int, total: int, **told: Any) -> None:
         """Announce the next evaluation of a guided sampler.
 
         Args:
             rows: `lib_attn.rows.plan_rows`, or None when it cannot be known: then nothing is touched.
             step, total: running number and expected count of evaluations.
+            told: ``cfg``, ``negative``, ``words``, ``negative_read`` of `lib_attn.boundary.Evaluation`, where known.
         """
         if rows is None:
             self.say("Attention Lab did nothing in some steps: which row of the batch is which image is unclear.")
         self._cursor = Cursor(rows or ())
+        self._evaluation = Evaluation(tuple(rows or ()), step, **told)
         self._moment = Moment(step, step / max(1, total), self._moment.time)
 
     def end_step(self) -> None:
         """The evaluation is over: U-Net calls before the next `begin_step` are not ours."""
         if self._cursor is not None:
             self._cursor.close()
+
+    def pictures(self) -> list[tuple[int, Any]]:
+        """(image, map ``[h, w]`` with values 0 … 1) that the techniques have to show so far."""
+        return [item for r in self._runtimes if hasattr(r, "pictures") for item in r.pictures().items()]
 
     def detach(self) -> None:
         """Remove every patch. Safe to call twice."""
@@ -148,7 +173,8 @@ class Attachment:
         self._runtimes = []
 
     def _install(self) -> None:
-        layers = [layer for layer in find_layers(self._unet) if any(r.wants(layer) for r in self._runtimes)]
+        every = find_layers(self._unet)
+        layers = [layer for layer in every if any(_asks(r, "wants", layer) for r in self._runtimes)]
         self._handles.append(self._unet.register_forward_pre_hook(self._enter_unet, with_kwargs=True))
         self._handles.append(self._unet.register_forward_hook(self._leave_unet))
         for transformer in {id(layer.transformer): layer.transformer for layer in layers}.values():
@@ -159,26 +185,67 @@ class Attachment:
             ours = _SelfAttention(self, layer, before)
             self._forwards.append((module, ours, before))
             module.forward = ours
-        self.layers = len(layers)
+        self.layers = len(layers) + self._boundary.used
+        for seam in self._seams(every):
+            self._handles += seam.install()
+            self.layers += 1
 
-    def _enter_unet(self, unet: Any, args: tuple, kwargs: dict) -> None:
-        x = args[0] if args else kwargs["x"]
-        timesteps = args[1] if len(args) > 1 else kwargs.get("timesteps")
+    def _seams(self, layers: list[Layer]) -> Iterator[Any]:
+        """The hooks that the runtimes ask for beyond self-attention."""
+        for runtime in self._runtimes:
+            if getattr(runtime, "through", 0):
+                yield InnerRows(self._unet, runtime.through, self._boundary, runtime.refill, self._show_rows)
+        for block in find_blocks(self._unet):
+            asking = [r for r in self._runtimes if _asks(r, "wants_features", block)]
+            if asking:
+                yield FeatureSeam(block, asking, self._now, self._note)
+        for layer in layers:
+            asking = [r for r in self._runtimes if _asks(r, "wants_cross", layer)]
+            if asking and layer.attn2 is not None:
+                yield CrossSeam(layer, asking, self._hooks, self._now, self._note, self.say)
+
+    def _now(self) -> tuple[tuple[Row, ...] | None, Moment, Evaluation]:
+        return self._rows, self._moment, self._evaluation
+
+    def _note(self) -> None:
+        self.offered = self.acted = True
+
+    def _show_rows(self, rows: tuple[Row, ...]) -> None:
+        self._rows = rows
+
+    def _enter_unet(self, unet: Any, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
+        x, timesteps = argument(args, kwargs, 0, "x"), argument(args, kwargs, 1, "timesteps")
         timestep = float(timesteps.flatten()[0]) if timesteps is not None else 0.0
         time = min(max(1.0 - timestep / TRAINED_STEPS, 0.0), 1.0)
         self._grids.clear()
-        if self._cursor is not None:
-            self._rows = self._cursor.take(x.shape[0])
-            self._moment = Moment(self._moment.step, self._moment.share, time)
-            return
-        self._rows = tuple(Row(POSITIVE, i) for i in range(x.shape[0]))
-        step = self._moment.step + (timestep != self._timestep)
-        self._timestep = timestep
-        share = step / self._steps if self._steps else time
-        self._moment = Moment(step, min(share, 1.0), time)
+        self._boundary.call = None
+        if self._cursor is None:
+            self._rows = tuple(Row(POSITIVE, i) for i in range(x.shape[0]))
+            step = self._moment.step + (timestep != self._timestep)
+            self._timestep = timestep
+            share = step / self._steps if self._steps else time
+            self._moment = Moment(step, min(share, 1.0), time)
+            return None
+        self._rows = self._cursor.take(x.shape[0])
+        self._moment = Moment(self._moment.step, self._moment.share, time)
+        if self._rows is None or not self._boundary.used:
+            return None
+        context = argument(args, kwargs, 2, "context")
+        call = UnetCall(self._evaluation, self._rows, self._moment, sigma_of(timestep), x, context)
+        call.fixed, call.whole = self._constant_rows(), "forward" in vars(unet)
+        args, kwargs = self._boundary.enter(call, args, kwargs)
+        self.offered = True
+        self.acted |= len(call.kept) < len(call.rows)
+        self._rows = self._boundary.inner_rows
+        return args, kwargs
 
-    def _leave_unet(self, *_: Any) -> None:
+    def _leave_unet(self, unet: Any, args: tuple, output: Any) -> Any:
         self._rows = None
+        if self._boundary.call is None:
+            return None
+        full = self._boundary.leave(output)
+        self.acted |= full is not output
+        return full
 
     def _enter_transformer(self, transformer: Any, args: tuple, kwargs: dict) -> None:
         x = args[0] if args else kwargs.get("x")
@@ -198,13 +265,18 @@ class Attachment:
             return exact()
         call = Call(layer, x, grid, self._rows, self._moment, exact, self._hooks)
         self.offered = True
+        editors = tuple(r for r in self._editors if r.wants(layer) and r.edits(call))
+        if editors:
+            self.acted = True
+            call = Call(layer, x, grid, self._rows, self._moment, exact, self._hooks, editors)
         for runtime in self._runtimes:
-            if runtime.wants(layer):
+            # Fast paths work on as many keys as tokens; where an edit adds keys, full attention it is.
+            if hasattr(runtime, "attend") and runtime.wants(layer) and not any(e.extends for e in editors):
                 out = runtime.attend(call)
                 if out is not None:
                     self.acted = True
                     return out
-        return exact()
+        return call.exact()
 
     def leave_alone(self, layer: Layer) -> None:
         """A call that is no plain self-attention: tell the user, unless the model itself is built so."""
@@ -234,6 +306,11 @@ class _SelfAttention:
             attachment.leave_alone(self._layer)
             return exact()
         return attachment.self_attention(self._layer, x, exact, self._before is not None)
+
+
+def _asks(runtime: Any, method: str, *args: Any) -> bool:
+    """Whether `runtime` has `method` and it answers yes."""
+    return hasattr(runtime, method) and getattr(runtime, method)(*args)
 
 
 def _given(value: Any) -> bool:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 
 from lib_attn.layers import Layer
 from lib_attn.rows import Row
@@ -44,7 +45,8 @@ class Call:
     """A self-attention call on its way.
 
     x: input ``[B, N, C]``, N = grid[0] * grid[1] in row-major order. rows: what each of the B rows is.
-    exact: computes the call as if we were not there.
+    exact: computes the call as if we were not there. edits: runtimes whose ``edit(call, q, k, v) -> (q, k, v, bias)``
+    changes what attends to what; with them `project` gives the edited tensors, and `exact` is full attention on them.
     """
 
     layer: Layer
@@ -54,6 +56,12 @@ class Call:
     moment: Moment
     exact: Callable[[], torch.Tensor]
     hooks: HostHooks = field(default_factory=HostHooks)
+    edits: tuple[Any, ...] = ()
+    bias: torch.Tensor | None = None  # of the edited keys, ``[B, 1, 1, keys]``; None: all count alike
+
+    def __post_init__(self) -> None:
+        if self.edits:
+            self.exact = lambda: self.attend(self._full)
 
     @property
     def module(self) -> Any:
@@ -65,13 +73,28 @@ class Call:
 
     def project(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """q, k, v as ``[B, N, H, d]``, in float32 when the host upcasts attention."""
-        to_k = to_v = self.x
+        q, k, v = self.project_input(self.x)
+        self.bias = None
+        for runtime in self.edits:
+            q, k, v, bias = runtime.edit(self, q, k, v)
+            if bias is not None:
+                self.bias = bias
+        return q, k, v
+
+    def project_input(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """q, k, v ``[B, N, H, d]`` of any input ``[B, N, C]`` of this layer, unedited."""
+        to_k = to_v = x
         if self.hooks.hypernetwork is not None:
-            to_k, to_v = self.hooks.hypernetwork(self.x)
-        qkv = self.module.to_q(self.x), self.module.to_k(to_k), self.module.to_v(to_v)
+            to_k, to_v = self.hooks.hypernetwork(x)
+        qkv = self.module.to_q(x), self.module.to_k(to_k), self.module.to_v(to_v)
         if self._upcast:
             qkv = tuple(t.float() for t in qkv)
         return tuple(t.unflatten(-1, (self.module.heads, -1)) for t in qkv)
+
+    def _full(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        q, k, v = (t.transpose(1, 2) for t in (q, k, v))
+        bias = None if self.bias is None else self.bias.to(q.dtype)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=self.scale).transpose(1, 2)
 
     def attend(self, function: Callable[..., torch.Tensor], *args: Any, **options: Any) -> torch.Tensor:
         """Run ``function(q, k, v, …)`` on the projections and project its ``[B, N, H, d]`` back to ``[B, N, C]``."""

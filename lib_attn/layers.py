@@ -42,6 +42,17 @@ class Layer:
 
 
 @dataclass(frozen=True)
+class Block:
+    """One block of the U-Net (a resolution step with its attention). Fields as in `Layer`; module: what is called."""
+
+    name: str
+    section: str
+    number: int
+    depth: int
+    module: Any = field(repr=False, compare=False)
+
+
+@dataclass(frozen=True)
 class Selector:
     """A parsed block selector. Ask it with `matches`; `auto` means the technique's own size-dependent choice."""
 
@@ -52,7 +63,7 @@ class Selector:
     def auto(self) -> bool:
         return not self.rules
 
-    def matches(self, layer: Layer) -> bool:
+    def matches(self, layer: Layer | Block) -> bool:
         """True when the last rule that names the layer includes it."""
         chosen = self.rules and not self.rules[0][0]  # a selector that starts by excluding starts from everything
         for include, section, first, last in self.rules:
@@ -108,12 +119,8 @@ def find_unet(model: Any) -> Any:
     raise TypeError("this model has no U-Net with input_blocks and output_blocks (SD 1.x, 2.x and XL have)")
 
 
-def find_layers(model: Any) -> list[Layer]:
-    """List the attention layers of an ldm or sgm U-Net in forward order.
-
-    Everything is found by shape and attribute, never by exact class: token merging swaps block classes, and
-    ``ldm`` and ``sgm`` have classes of their own.
-    """
+def find_blocks(model: Any) -> list[Block]:
+    """List the blocks of an ldm or sgm U-Net in forward order, with and without attention."""
     unet = find_unet(model)
     depths, depth = [], 0
     for block in unet.input_blocks:
@@ -125,13 +132,25 @@ def find_layers(model: Any) -> list[Layer]:
         sections.append(("mid", 0, middle, depths[-1]))
     # Output block j takes the skip of input block n-1-j, so it runs at that block's size.
     sections += [("out", j, block, depths[len(depths) - 1 - j]) for j, block in enumerate(unet.output_blocks)]
+    return [
+        Block("M00" if section == "mid" else f"{section.upper()}{number:02d}", section, number, depth, block)
+        for section, number, block, depth in sections
+    ]
+
+
+def find_layers(model: Any) -> list[Layer]:
+    """List the attention layers of an ldm or sgm U-Net in forward order.
+
+    Everything is found by shape and attribute, never by exact class: token merging swaps block classes, and
+    ``ldm`` and ``sgm`` have classes of their own.
+    """
     layers: list[Layer] = []
-    for section, number, block, depth in sections:
-        name = "M00" if section == "mid" else f"{section.upper()}{number:02d}"
-        for part in block if hasattr(block, "__iter__") else [block]:
+    for block in find_blocks(model):
+        for part in block.module if hasattr(block.module, "__iter__") else [block.module]:
             for inner in getattr(part, "transformer_blocks", ()):
                 if hasattr(inner, "attn1"):
-                    layers.append(Layer(name, section, number, depth, len(layers), part, inner))
+                    place = block.name, block.section, block.number, block.depth
+                    layers.append(Layer(*place, len(layers), part, inner))
     return layers
 
 

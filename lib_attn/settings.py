@@ -118,6 +118,7 @@ class Group:
     name: ClassVar[str]
     label: ClassVar[str]
     about: ClassVar[str] = ""
+    note = ""
 
     @classmethod
     def params(cls) -> tuple[Param, ...]:
@@ -161,15 +162,21 @@ class General(Group):
         "Also in inner passes",
         "Extensions such as ADetailer run small img2img jobs inside a job. Off leaves those exact; they are small, so there is little to gain.",
     )
+    skip_cfg1: bool = param(
+        True,
+        "No negative at CFG 1",
+        "At CFG scale 1 the negative prompt drops out of the formula, yet the webui computes it. On: it is left out, which halves the work; the result is the same up to rounding.",
+        since=2,
+    )
 
 
-def _shared(blocks_help: str):
+def _shared(blocks_help: str, since: int = 1):
     """The four fields that every technique has."""
     return {
-        "blocks": param("auto", "Blocks", blocks_help, blocks=True, advanced=True),
-        "start": param(0.0, "Start", "Share of the steps after which the technique starts.", 0.0, 1.0, 0.01, unit="share of steps"),
-        "end": param(1.0, "End", "Share of the steps after which the technique stops. Start = End: never active.", 0.0, 1.0, 0.01, unit="share of steps"),
-        "hires": param("same", "Hires pass", "What to do in the hires. fix pass.", choices=("same", "off", "only")),
+        "blocks": param("auto", "Blocks", blocks_help, blocks=True, advanced=True, since=since),
+        "start": param(0.0, "Start", "Share of the steps after which the technique starts.", 0.0, 1.0, 0.01, unit="share of steps", since=since),
+        "end": param(1.0, "End", "Share of the steps after which the technique stops. Start = End: never active.", 0.0, 1.0, 0.01, unit="share of steps", since=since),
+        "hires": param("same", "Hires pass", "What to do in the hires. fix pass.", choices=("same", "off", "only"), since=since),
     }
 
 
@@ -215,7 +222,123 @@ class NearSighted(Group):
     hires: str = _NEAR["hires"]
 
 
-TECHNIQUES: tuple[type[Group], ...] = (NearSighted,)
+_SKIP = _shared("Where the penalty acts: auto or all (every block), in, mid, out, in4, out6-11, d0, d1-2, !mid; separated by commas.", since=2)
+
+
+@dataclass(frozen=True)
+class NegativeSkip(Group):
+    """The negative row left out in some steps, and the negative prompt kept alive in cross-attention."""
+
+    name: ClassVar[str] = "negative_skip"
+    label: ClassVar[str] = "Negative skip"
+    about: ClassVar[str] = (
+        "The negative prompt doubles the work. Here it is computed in some steps only and estimated in between. "
+        "At CFG scale 1 it is never computed; the penalty lets the negative prompt act all the same."
+    )
+
+    enabled: bool = param(False, "Negative skip", "Leave the negative out where it can be filled in.", since=2)
+    key_every: int = param(3, "Full step every", "Every n-th step computes the negative, counted for each image from its last full step. 1: every step. 0: no limit.", 0, 50, unit="steps", since=2)
+    fill: str = param("estimate", "Fill", "What stands for the negative in the other steps. Estimate: from the guidance of the last full step, so CFG scale keeps its meaning. Copy of the positive and zeros: CFG scale does nothing in these steps.", choices=("estimate", "copy", "zeros"), since=2)
+    keep_first: float = param(0.0, "Full steps first", "The first steps, which decide the layout, are computed in full.", 0.0, 1.0, 0.01, unit="share of steps", since=2)
+    adaptive: float = param(0.0, "Adaptive", "Leave the negative out only while the cosine of the two predictions of the last full step is at least this much; Full step every stays the limit. Try 0.99. 0: off.", 0.0, 1.0, 0.001, since=2)
+    hysteresis: float = param(0.01, "Hysteresis", "How far the cosine has to fall below the adaptive value before every step is full again.", 0.0, 1.0, 0.001, advanced=True, since=2)
+    trend: float = param(1.0, "Trend", "How far the estimate continues the change between the last two full steps. 0: the guidance of the last one as it is.", 0.0, 1.0, 0.05, since=2)
+    sigma_power: float = param(0.0, "Sigma power", "How the estimated guidance goes with the noise level: 0 keeps the difference of the noise predictions, -1 that of the predicted pictures.", -2.0, 2.0, 0.05, advanced=True, since=2)
+    low_weight: float = param(1.0, "Coarse weight", "Weight of the coarse part of the estimated guidance.", 0.0, 2.0, 0.05, advanced=True, since=2)
+    high_weight: float = param(1.0, "Fine weight", "Weight of the fine part of the estimated guidance.", 0.0, 2.0, 0.05, advanced=True, since=2)
+    through: int = param(0, "Keep In blocks", "The negative still passes the first In blocks and comes back for as many last Out blocks. Slower and closer to full. 0: it is left out of the whole model. Not together with ControlNet.", 0, 12, unit="blocks", advanced=True, since=2)
+    penalty: str = param("NAG", "Penalty", "How the negative prompt's words act inside cross-attention: NAG (pushes away, capped), value sign flip (takes away what fits the words), NASA (subtracts).", choices=("NAG", "value sign flip", "NASA", "off"), since=2)
+    penalty_when: str = param("at CFG 1", "Penalty when", "At CFG scale 1 only, in all steps without a negative, or in all steps on top of CFG.", choices=("at CFG 1", "skipped steps", "all steps"), since=2)
+    strength: float = param(2.0, "Penalty strength", "0: no penalty. NAG's phi (its scale less 1), the flipped values' scale, NASA's factor.", 0.0, 20.0, 0.05, since=2)
+    tau: float = param(2.5, "Penalty cap", "A token may grow to this many times its size (NAG's tau).", 1.0, 10.0, 0.1, advanced=True, since=2)
+    blend: float = param(0.5, "Penalty blend", "Share of the changed result (NAG's alpha). The papers of the other two penalties have 1.", 0.0, 1.0, 0.05, advanced=True, since=2)
+    flip_bias: float = param(-0.2, "Flip bias", "Value sign flip: added to the logits of the negative's words.", -8.0, 8.0, 0.1, advanced=True, since=2)
+    penalty_start: float = param(0.0, "Penalty start", "Share of the steps after which the penalty starts.", 0.0, 1.0, 0.01, unit="share of steps", advanced=True, since=2)
+    penalty_end: float = param(1.0, "Penalty end", "Share of the steps after which the penalty stops.", 0.0, 1.0, 0.01, unit="share of steps", advanced=True, since=2)
+    blocks: str = _SKIP["blocks"]
+    start: float = _SKIP["start"]
+    end: float = _SKIP["end"]
+    hires: str = _SKIP["hires"]
+
+
+_CONTRAST = _shared("Where features and keys are compared: auto (mid,out0-3), all, in, mid, out, in4, out6-11, d0, d1-2, !mid; separated by commas.", since=2)
+
+
+@dataclass(frozen=True)
+class Contrast(Group):
+    """Positive and negative row compared inside the U-Net."""
+
+    name: ClassVar[str] = "contrast"
+    label: ClassVar[str] = "Contrast"
+    about: ClassVar[str] = (
+        "Positive and negative pass the model side by side; here they are compared inside of it, at next to no cost. "
+        "Each comparison has a strength of its own, 0 is off. It needs the negative, so that is computed even at CFG scale 1."
+    )
+
+    enabled: bool = param(False, "Contrast", "Compare positive and negative inside the model.", since=2)
+    feature: float = param(0.3, "Feature push", "Pushes the positive's features away from the negative's. 0: off.", 0.0, 4.0, 0.05, since=2)
+    keys: float = param(0.0, "Key contrast", "Self-attention of the positive less what it would be with the negative's keys: similarities typical of the negative count less. 0: off.", 0.0, 4.0, 0.05, since=2)
+    orthogonal: float = param(0.0, "Orthogonal push", "Takes from the positive's features the part of the negative's that they do not share. 0: off.", 0.0, 4.0, 0.05, since=2)
+    map_strength: float = param(0.0, "Difference map", "CFG acts more where positive and negative differ and less elsewhere; its mean stays. 0: everywhere alike, 1: in proportion.", 0.0, 2.0, 0.05, since=2)
+    show_map: bool = param(False, "Show difference map", "Adds a picture to the gallery: where positive and negative differ, all steps together.", since=2)
+    tau: float = param(1.5, "Contrast cap", "Features may grow to this many times their size.", 1.0, 10.0, 0.1, advanced=True, since=2)
+    blend: float = param(0.5, "Contrast blend", "Share of the changed features.", 0.0, 1.0, 0.05, advanced=True, since=2)
+    feature_start: float = param(0.0, "Feature push start", "Share of the steps after which the feature push starts.", 0.0, 1.0, 0.01, unit="share of steps", advanced=True, since=2)
+    feature_end: float = param(1.0, "Feature push end", "Share of the steps after which it stops.", 0.0, 1.0, 0.01, unit="share of steps", advanced=True, since=2)
+    keys_start: float = param(0.0, "Key contrast start", "Share of the steps after which the key contrast starts.", 0.0, 1.0, 0.01, unit="share of steps", advanced=True, since=2)
+    keys_end: float = param(1.0, "Key contrast end", "Share of the steps after which it stops.", 0.0, 1.0, 0.01, unit="share of steps", advanced=True, since=2)
+    orthogonal_start: float = param(0.0, "Orthogonal push start", "Share of the steps after which the orthogonal push starts.", 0.0, 1.0, 0.01, unit="share of steps", advanced=True, since=2)
+    orthogonal_end: float = param(1.0, "Orthogonal push end", "Share of the steps after which it stops.", 0.0, 1.0, 0.01, unit="share of steps", advanced=True, since=2)
+    map_start: float = param(0.0, "Difference map start", "Share of the steps after which the map scales CFG.", 0.0, 1.0, 0.01, unit="share of steps", advanced=True, since=2)
+    map_end: float = param(1.0, "Difference map end", "Share of the steps after which it stops.", 0.0, 1.0, 0.01, unit="share of steps", advanced=True, since=2)
+    blocks: str = _CONTRAST["blocks"]
+    start: float = _CONTRAST["start"]
+    end: float = _CONTRAST["end"]
+    hires: str = _CONTRAST["hires"]
+
+
+_MIX = _shared("Where self-attention is mixed: auto (out), all, in, mid, out, in4, out6-11, d0, d1-2, !mid; separated by commas.", since=2)
+
+
+@dataclass(frozen=True)
+class KeyMix(Group):
+    """Keys, and if wanted values and queries, of self-attention mixed with those of another source."""
+
+    name: ClassVar[str] = "key_mix"
+    label: ClassVar[str] = "Key mix"
+    about: ClassVar[str] = (
+        "Self-attention looks up its keys elsewhere too: keys alone carry layout and never colour, values carry the look. "
+        "For pictures that belong together, or for one that follows itself more or less closely."
+    )
+
+    enabled: bool = param(False, "Key mix", "Mix the keys of self-attention with those of another source.", since=2)
+    source: str = param("first image", "Source", "Where the other keys come from. Batch mean and first image need a batch; the recorded run is the last one made with Record this run.", choices=("first image", "batch mean", "negative", "previous step", "blurred", "shifted", "recorded run"), since=2)
+    operator: str = param("blend", "Operator", "Blend goes towards the source, contrast away from it, concatenate lets each place choose between both.", choices=("blend", "contrast", "concatenate"), since=2)
+    amount: float = param(0.5, "Key amount", "How much of the source is in the keys. 0: none.", 0.0, 2.0, 0.05, since=2)
+    values: str = param("own", "Values", "Own: the picture keeps its colours. Follow: values are mixed as well. AdaIN: own values with the source's mean and spread.", choices=("own", "follow", "AdaIN"), since=2)
+    value_amount: float = param(1.0, "Value amount", "How far values follow, where they do.", 0.0, 2.0, 0.05, since=2)
+    bias: float = param(0.0, "Source bias", "Concatenate: added to the logits of the source's keys; below 0 the source counts less.", -8.0, 8.0, 0.1, since=2)
+    match_queries: bool = param(False, "Match queries and keys", "Gives queries and keys the source's mean and spread first (AdaIN, as StyleAligned does).", since=2)
+    blur: float = param(8.0, "Blur", "Source blurred: spread of the blur.", 0.0, 256.0, 0.5, unit="latent pixels (8 px)", advanced=True, since=2)
+    shift_x: int = param(8, "Shift to the right", "Source shifted: by how much; what leaves on one side comes in on the other.", -256, 256, unit="latent pixels (8 px)", advanced=True, since=2)
+    shift_y: int = param(0, "Shift down", "Source shifted: the same downwards.", -256, 256, unit="latent pixels (8 px)", advanced=True, since=2)
+    side: str = param("both", "Rows", "Whether positive, negative or both are mixed.", choices=("both", "positive", "negative"), advanced=True, since=2)
+    record: bool = param(False, "Record this run", "Keeps the first image's self-attention in memory as the recorded run, until the next recording or until the webui ends. With hires. fix the last pass is kept.", since=2)
+    memory: int = param(1024, "Mix memory", "Most memory that a recorded run or the previous step may take; layers beyond it are not mixed.", 0, 65536, 64, unit="MiB", advanced=True, since=2)
+    blocks: str = _MIX["blocks"]
+    start: float = _MIX["start"]
+    end: float = _MIX["end"]
+    hires: str = _MIX["hires"]
+
+    @property
+    def note(self) -> str:
+        """What a picture's text has to say beyond the settings: what else it takes to make the picture again."""
+        needs = {"first image": "its batch", "batch mean": "its batch", "recorded run": "the recorded run"}
+        return needs.get(self.source, "")
+
+
+# In this order they act: what is skipped is decided and learnt from before contrast changes the negative's prediction.
+TECHNIQUES: tuple[type[Group], ...] = (NearSighted, NegativeSkip, Contrast, KeyMix)
 GROUPS: tuple[type[Group], ...] = (General, *TECHNIQUES)
 
 
@@ -312,12 +435,18 @@ class Settings:
         if not active:
             return {}
         groups = [self.general, *active]
-        return {p.infotext: show(getattr(g, p.name)) for g in groups for p in g.params()}
+        pairs = {p.infotext: show(getattr(g, p.name)) for g in groups for p in g.params()}
+        return pairs | {note_key(g): g.note for g in active if g.note}
 
     @classmethod
     def from_infotext(cls, pairs: Mapping[str, Any]) -> tuple[Settings, list[str]]:
         """Read infotext pairs back. What has no key is at its default, so a picture without our keys is all off."""
         return cls.read({p.key: pairs[p.infotext] for p in all_params() if p.infotext in pairs})
+
+
+def note_key(group: Group | type[Group]) -> str:
+    """Infotext key of what else it takes to make a picture again; it is never read back."""
+    return f"Attn {group.name.replace('_', '-')} needs"
 
 
 def show(value: Any) -> str:

@@ -44,7 +44,7 @@ class AttentionLab(scripts.Script):
         job.after_batch(p)
 
     def postprocess(self, p, processed, *args):
-        job.finish(p)
+        job.finish(p, processed)
 
 
 script_callbacks.on_model_loaded(job.on_model_loaded)

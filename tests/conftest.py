@@ -117,6 +117,16 @@ def _module(name, **content):
     return module
 
 
+def prompt_schedules(prompts, base_steps, hires_steps=None, use_old_scheduling=False):
+    """Prompt editing, reduced to ``a>b``: a in the first half of the steps, b in the second."""
+    steps = hires_steps or base_steps
+    out = []
+    for prompt in prompts:
+        first, found, second = prompt.partition(">")
+        out.append([[steps // 2, first], [steps, second]] if found else [[steps, prompt]])
+    return out
+
+
 def install_fake_host(data_path):
     """Put a fake ``modules`` package into `sys.modules`; returns it."""
     import contextlib
@@ -130,7 +140,8 @@ def install_fake_host(data_path):
             yield control
 
     callbacks = sys.modules["modules.script_callbacks"] = Callbacks()
-    shared = _module("modules.shared", sd_model=None, loaded_hypernetworks=[], opts=SimpleNamespace(upcast_attn=False))
+    opts = SimpleNamespace(upcast_attn=False, use_old_scheduling=False)
+    shared = _module("modules.shared", sd_model=None, loaded_hypernetworks=[], opts=opts)
     scripts = _module("modules.scripts", Script=FakeScript, AlwaysVisible=object(), scripts_data=[])
     fake = _module(
         "modules",
@@ -138,6 +149,7 @@ def install_fake_host(data_path):
         shared=shared,
         scripts=scripts,
         script_callbacks=callbacks,
+        prompt_parser=_module("modules.prompt_parser", get_learned_conditioning_prompt_schedules=prompt_schedules),
         paths=_module("modules.paths", data_path=str(data_path)),
         sd_unet=_module("modules.sd_unet", current_unet=None),
         infotext_utils=_module("modules.infotext_utils", PasteField=FakePasteField),

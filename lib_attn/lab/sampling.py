@@ -108,16 +108,19 @@ def sample(
     generators = [torch.Generator().manual_seed(seed) for seed in request.seeds]
     shape = (model.channels, request.height // 8, request.width // 8)
     x = torch.stack([torch.randn(shape, generator=g) for g in generators]) * scheduler.init_noise_sigma
-    guided = request.cfg != 1
+    guided = request.cfg != 1 or variant.uses_negative
     rows = plan_rows([[1.0]] * images, negatives=guided)
     job = Job(request.height, request.width, request.seeds, request.steps)
     extra = _step_options(scheduler, generators)
     total = len(scheduler.timesteps)
     with torch.inference_mode(), variant.on(model.unet, job, say) as begin:
         context = _context(model, request, guided)
+        told = {"cfg": request.cfg}
+        if guided:
+            told |= {"negative": context[images:], "words": model.text.words([request.negative]) * images}
         for step, timestep in enumerate(scheduler.timesteps):
             scaled = scheduler.scale_model_input(x, timestep)
-            begin(rows, step, total)
+            begin(rows, step, total, **told)
             prediction = _predict(model, scaled, timestep, context, guided)
             if guided:
                 positive, negative = prediction.chunk(2)

@@ -43,6 +43,18 @@ class TextEncoder(nn.Module):
         rows = torch.tensor([[self._row(chunk) for chunk in c] for c in chunks], device=self.model.device)
         return torch.cat([self._encode(rows[:, i]) for i in range(most)], 1)
 
+    def words(self, prompts: Sequence[str]) -> tuple[tuple[int, ...], ...]:
+        """For each prompt the columns of its context that are words and their end; without begin and padding."""
+        return tuple(
+            tuple(
+                number * (CHUNK + 2) + 1 + i
+                for number, c in enumerate(self._chunks(prompt))
+                if c
+                for i in range(len(c) + 1)
+            )
+            for prompt in prompts
+        )
+
     def _encode(self, tokens: torch.Tensor) -> torch.Tensor:
         if not self.skip:
             return self.model(input_ids=tokens).last_hidden_state

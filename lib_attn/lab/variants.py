@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,11 +12,14 @@ from lib_attn.attach import attach
 from lib_attn.lab import peers
 from lib_attn.lab.errors import LabError
 from lib_attn.lab.peers import Job
-from lib_attn.rows import Row
 from lib_attn.settings import Settings, all_params
 
-#: Called before every guided evaluation with its rows, its running number and the number of all.
-Begin = Callable[[Sequence[Row], int, int], None]
+#: Called before every guided evaluation with its rows, its running number, the number of all, and by name what else
+#: `lib_attn.boundary.Evaluation` holds.
+Begin = Callable[..., None]
+
+#: Techniques that do something with the negative even at guidance scale 1.
+NEGATIVE = ("negative_skip", "contrast", "key_mix")
 
 
 @dataclass(frozen=True)
@@ -39,12 +42,17 @@ class Variant:
         every = [getattr(g, "exact_every", 0) for g in self.settings.active()] if self.settings else []
         return max([1, *every])
 
+    @property
+    def uses_negative(self) -> bool:
+        """Whether the negative has to be there even where guidance has no use for it."""
+        return self.settings is not None and any(g.name in NEGATIVE for g in self.settings.active())
+
     @contextlib.contextmanager
     def on(self, unet, job: Job, say: Callable[[str], None] | None = None) -> Iterator[Begin]:
         """Put this variant on `unet`; yields the function to call before each evaluation."""
         if self.settings is None:
             with self.put(unet, job):
-                yield lambda rows, step, total: None
+                yield lambda rows, step, total, **told: None
             return
         groups = self.settings.for_pass(hires=False)
         with attach(unet, groups, seeds=job.seeds, steps=job.steps, say=say) as attachment:

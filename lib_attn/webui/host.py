@@ -6,11 +6,15 @@ import logging
 import weakref
 from typing import Any
 
+import torch
 from modules import sd_unet, shared
 from modules.hypernetworks import hypernetwork
+from PIL import Image
 
 from lib_attn.layers import find_layers
 from lib_attn.rows import Row, plan_rows
+
+MAP_SCALE = 8  # gallery pixels per place of a map
 
 log = logging.getLogger("attention_lab")
 
@@ -49,6 +53,26 @@ def refusal() -> str | None:
     if sd_unet.current_unet is not None:
         return "Attention Lab did nothing: the SD Unet setting replaces the model's own U-Net."
     return None
+
+
+def predicts(model: Any) -> str:
+    """``v`` or ``epsilon``: what the model's U-Net predicts."""
+    return "v" if getattr(model, "parameterization", "eps") == "v" else "epsilon"
+
+
+def needs_constant_rows(model: Any) -> bool:
+    """Whether ControlNet's reference modes are at work, which remember the first number of rows they see."""
+    unet = model.model.diffusion_model
+    if "forward" not in vars(unet):
+        return False
+    inner = (vars(layer.block).get("_forward") for layer in find_layers(unet))
+    return any(getattr(forward, "__name__", "").startswith("hacked") for forward in inner)
+
+
+def picture(values: Any) -> Any:
+    """A grey picture for the gallery from a map ``[h, w]`` with values 0 … 1."""
+    grey = Image.fromarray((values.float().clamp(0, 1) * 255).round().to("cpu", torch.uint8).numpy())
+    return grey.resize((grey.width * MAP_SCALE, grey.height * MAP_SCALE), Image.Resampling.BICUBIC)
 
 
 def is_inner_pass(p: Any) -> bool:

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any
 
-from lib_attn.settings import Param, Settings, all_params
+from lib_attn.settings import GROUPS, General, Param, Settings, all_params, note_key
 
-KEYS: tuple[str, ...] = tuple(p.infotext for p in all_params())
+KEYS: tuple[str, ...] = (*(p.infotext for p in all_params()), *(note_key(group) for group in GROUPS))
 
 
 def write(parameters: MutableMapping[str, Any], settings: Settings) -> None:
@@ -27,8 +27,14 @@ def write(parameters: MutableMapping[str, Any], settings: Settings) -> None:
 
 def _reader(param: Param) -> Callable[[Mapping[str, Any]], Any]:
     def read(parameters: Mapping[str, Any]) -> Any:
-        settings, _ = Settings.from_infotext(parameters)
-        return getattr(settings[param.technique], param.name)
+        if param.technique == General.name:
+            settings, _ = Settings.from_infotext(parameters)
+            return getattr(settings.general, param.name)
+        try:
+            # Not by way of all the others: the host asks for each of them in turn.
+            return param.read(parameters.get(param.infotext, param.default))
+        except ValueError:
+            return param.default
 
     read.__name__ = read.__qualname__ = f"read_{param.technique}_{param.name}"
     read.__doc__ = f"Value of '{param.infotext}', the default when a picture does not have it."

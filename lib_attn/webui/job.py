@@ -13,13 +13,17 @@ from typing import Any
 from lib_attn.attach import attach
 from lib_attn.layers import parse_selector
 from lib_attn.settings import Group, Settings
-from lib_attn.webui import api, host, infotext, xyz
+from lib_attn.techniques.reference import Store
+from lib_attn.webui import api, host, infotext, negatives, xyz
 
 ATTRIBUTE = "attention_lab"
+NO_SAVING = ("negative_skip", "contrast", "key_mix")  # techniques whose work does not depend on the picture's size
 
 # Jobs that have a sampler prepared or sample right now; a safety net, no job's state is here.
 _live: weakref.WeakSet[Job] = weakref.WeakSet()
 _model_note = host.ModelNote()
+# The run the user has recorded for later pictures: his data, wanted by jobs to come.
+_references = Store()
 
 
 class Job:
@@ -34,6 +38,7 @@ class Job:
         self.settings = settings
         self._say_to, self._said = say, set()
         self._techniques: tuple[Group, ...] = ()
+        self._saving = False
         self._seeds: list[int] = []
         self._sampler: Any = None
         self._before: Callable | None = None
@@ -45,6 +50,7 @@ class Job:
         self._acted = False
         self._idle: str | None = None
         self.asked = False
+        self.pictures: list[Any] = []
 
     def say(self, text: str) -> None:
         """Tell the user one sentence, once in this job."""
@@ -56,18 +62,21 @@ class Job:
     def sampling(self) -> bool:
         return self._sampling
 
-    def prepare(self, sampler: Any, seeds: Sequence[int], hires: bool) -> None:
-        """Get ready for the pass that `sampler` is going to make."""
+    def prepare(self, sampler: Any, seeds: Sequence[int], hires: bool, cfg: float | None = None) -> None:
+        """Get ready for the pass that `sampler` is going to make at guidance scale `cfg`."""
         self.asked = True
         self.release()
         self._techniques = self.settings.for_pass(hires)
-        if not self._techniques:
+        general = self.settings.general
+        self._saving = general.enabled and general.skip_cfg1 and cfg == 1
+        if not self._techniques and not self._saving:
             return
         refusal = host.refusal()
         if refusal is None and not callable(getattr(sampler, "launch_sampling", None)):
             refusal = f"Attention Lab did nothing: {type(sampler).__name__} is a sampler that it does not know."
         if refusal is not None:
-            self.say(refusal)
+            if self._techniques:
+                self.say(refusal)
             return
         self._seeds, self._sampler = [int(seed) for seed in seeds], sampler
         self._before = sampler.__dict__.get("launch_sampling")
@@ -101,6 +110,10 @@ class Job:
                 hypernetwork=host.apply_hypernetworks,
                 upcast=host.upcasts_attention,
                 inert=host.is_idle_wrapper,
+                constant_rows=lambda: host.needs_constant_rows(model),
+                prediction=host.predicts(model),
+                save_negative=self._saving,
+                references=_references,
                 say=self.say,
             )
             # Until the first announced evaluation every call to the U-Net is somebody else's.
@@ -115,14 +128,16 @@ class Job:
         """Whether `denoiser` belongs to the pass that this job is sampling."""
         return self._sampling and getattr(denoiser, "sampler", None) is self._sampler
 
-    def begin_step(self, denoiser: Any, count: int) -> None:
+    def begin_step(self, params: Any) -> None:
         """Tell the attachment which rows come; follow the host to another model (refiner) first."""
+        denoiser, count = params.denoiser, params.x.shape[0]
         if self._model_state != host.model_state(host.current_model()):
             self._attach()
         if self._attachment is not None:
             self._inner_model = denoiser.inner_model
             total = denoiser.total_steps or denoiser.steps or 1
-            self._attachment.begin_step(host.rows_of(denoiser, count), denoiser.step, total)
+            told = negatives.told(denoiser.p, params)
+            self._attachment.begin_step(host.rows_of(denoiser, count), denoiser.step, total, **told)
             share = denoiser.step / total
             self._due |= any(group.start <= share < group.end for group in self._techniques)
 
@@ -140,6 +155,7 @@ class Job:
 
     def _detach(self) -> None:
         if self._attachment is not None:
+            self.pictures += [host.picture(values) for _, values in self._attachment.pictures()]
             self._acted |= self._attachment.acted
             if self._due and not self._acted:
                 self._idle = _why_idle(self._attachment, self._techniques)
@@ -178,6 +194,8 @@ def _why_idle(attachment: Any, techniques: Sequence[Group]) -> str | None:
         return f"{labels} changed nothing: this model has no attention in the blocks {blocks}."
     if not attachment.offered:
         return None
+    if any(group.name in NO_SAVING for group in techniques):
+        return f"{labels} changed nothing: with these values and this prompt there was nothing to do."
     if any(parse_selector(group.blocks).auto for group in techniques):
         return f"{labels} changed nothing: with these values there is nothing to gain at this size (Blocks: auto)."
     return f"{labels} changed nothing: with these values it equals full attention at this size."
@@ -197,10 +215,20 @@ def clear(p: Any) -> None:
         setattr(p, ATTRIBUTE, None)
 
 
-def finish(p: Any) -> None:
-    """After a job. Its settings stay: ADetailer ends a job early and then goes on with its other batches."""
-    if job_of(p) is not None:
-        job_of(p).release()
+def finish(p: Any, processed: Any = None) -> None:
+    """After a job: put what the techniques have to show into its gallery.
+
+    The job's settings stay: ADetailer ends a job early and then goes on with its other batches.
+    """
+    job = job_of(p)
+    if job is None:
+        return
+    job.release()
+    pictures, job.pictures = job.pictures, []
+    if processed is not None:
+        processed.images.extend(pictures)
+        # The host looks up a text for every picture in the gallery.
+        processed.infotexts.extend([processed.info] * len(pictures))
 
 
 def begin(p: Any, args: Sequence[Any]) -> None:
@@ -214,7 +242,7 @@ def begin(p: Any, args: Sequence[Any]) -> None:
         return
     infotext.write(p.extra_generation_params, settings)
     active = list(settings.active())
-    if not active:
+    if not active and not (settings.general.enabled and settings.general.skip_cfg1):
         return
     # Weakly, so that the job on `p` does not keep `p` itself alive.
     target = weakref.ref(p)
@@ -230,13 +258,14 @@ def before_sampling(p: Any) -> None:
     """The host is about to sample a pass of `p`; its sampler, model and sizes are final."""
     job = job_of(p)
     if job is not None:
-        job.prepare(p.sampler, getattr(p, "seeds", None) or [], bool(getattr(p, "is_hr_pass", False)))
+        hires, cfg = bool(getattr(p, "is_hr_pass", False)), getattr(p, "cfg_scale", None)
+        job.prepare(p.sampler, getattr(p, "seeds", None) or [], hires, cfg)
 
 
 def after_batch(p: Any) -> None:
     """A batch is done: say so when the host never came by our way, or when there was nothing to do in any pass."""
     job = job_of(p)
-    if job is not None and not job.asked:
+    if job is not None and not job.asked and any(job.settings.active()):
         job.say("Attention Lab did nothing: a script samples in a way of its own.")
     elif job is not None:
         job.say_if_idle()
@@ -249,7 +278,7 @@ def on_cfg_denoiser(params: Any) -> None:
         if not job.owns(params.denoiser):
             job.end_step()  # somebody samples inside of our sampling
     if owner is not None and owner.owns(params.denoiser):
-        owner.begin_step(params.denoiser, params.x.shape[0])
+        owner.begin_step(params)
 
 
 def on_cfg_denoised(params: Any) -> None:

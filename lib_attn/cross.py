@@ -1,0 +1,122 @@
+"""One cross-attention call: changed by hooks on its projections, never by a replaced forward.
+
+Every attention optimisation of every host calls ``to_q``, ``to_k`` and the first module of ``to_out``; so the query is
+picked up behind ``to_q`` and the result is changed in front of ``to_out``, whatever computes the attention between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from lib_attn.attention import HostHooks, Moment
+from lib_attn.boundary import Evaluation
+from lib_attn.layers import Layer
+from lib_attn.rows import Row
+
+
+@dataclass
+class CrossCall:
+    """A cross-attention call just before its output projection.
+
+    q, z: query and result ``[B, N, C]``, heads merged. k: key ``[B, T, C]``. rows: what each of the B rows is.
+    """
+
+    layer: Layer
+    q: torch.Tensor
+    k: torch.Tensor
+    z: torch.Tensor
+    rows: tuple[Row, ...]
+    moment: Moment
+    evaluation: Evaluation
+    hooks: HostHooks
+
+    @property
+    def heads(self) -> int:
+        return self.layer.attn2.heads
+
+    @property
+    def scale(self) -> float | None:
+        return getattr(self.layer.attn2, "scale", None)
+
+    @property
+    def upcast(self) -> bool:
+        return bool(self.hooks.upcast and self.hooks.upcast())
+
+    def project(self, context: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """K and V ``[n, T, C]`` of another text ``[n, T, C_text]``, through the modules so that LoRA acts."""
+        for_k = for_v = context
+        if self.hooks.hypernetwork is not None:
+            for_k, for_v = self.hooks.hypernetwork(context)
+        return self.layer.attn2.to_k(for_k), self.layer.attn2.to_v(for_v)
+
+    @property
+    def projection_state(self) -> tuple:
+        """Something that changes when LoRA or another checkpoint changes what `project` gives."""
+        state = []
+        for module in (self.layer.attn2.to_k, self.layer.attn2.to_v):
+            weight = getattr(module, "weight", None)
+            version = None if weight is None or weight.is_inference() else weight._version
+            state += [id(weight), version, getattr(module, "network_current_names", None)]
+        return tuple(state)
+
+
+class CrossSeam:
+    """Hooks on one layer's cross-attention that let runtimes change its result.
+
+    Args:
+        runtimes: those with ``cross(call) -> z or None``.
+        now: ``now() -> (rows or None, moment, evaluation)`` of the U-Net call in flight.
+        note: called when something was changed. say: takes a sentence for the user.
+    """
+
+    def __init__(
+        self, layer: Layer, runtimes: list[Any], hooks: HostHooks, now: Callable, note: Callable, say: Callable
+    ):
+        self._layer, self._runtimes, self._hooks = layer, runtimes, hooks
+        self._now, self._note, self._say = now, note, say
+        self._q: torch.Tensor | None = None
+        self._k: torch.Tensor | None = None
+        self._projecting = False
+
+    def install(self) -> list[Any]:
+        """Put the hooks on; returns the handles that take them off."""
+        attn2 = self._layer.attn2
+        last = attn2.to_out[0] if isinstance(attn2.to_out, torch.nn.Sequential) else attn2.to_out
+        return [
+            attn2.to_q.register_forward_hook(self._see_query),
+            attn2.to_k.register_forward_hook(self._see_key),
+            last.register_forward_pre_hook(self._before_out),
+        ]
+
+    def _see_query(self, module: Any, args: tuple, output: torch.Tensor) -> None:
+        self._q = output
+
+    def _see_key(self, module: Any, args: tuple, output: torch.Tensor) -> None:
+        if not self._projecting:
+            self._k = output
+
+    def _before_out(self, module: Any, args: tuple) -> tuple | None:
+        q, k, self._q, self._k = self._q, self._k, None, None
+        rows, moment, evaluation = self._now()
+        if rows is None or q is None or k is None or not args:
+            return None
+        z = args[0]
+        if z.shape != q.shape or z.shape[0] != len(rows) or k.shape[0] != len(rows):
+            self._say("Attention Lab left cross-attention alone: another extension computes it in its own way.")
+            return None
+        call = CrossCall(self._layer, q, k, z, rows, moment, evaluation, self._hooks)
+        self._projecting = True
+        try:
+            for runtime in self._runtimes:
+                changed = runtime.cross(call)
+                call.z = call.z if changed is None else changed
+        finally:
+            self._projecting = False
+        if call.z is z:
+            return None
+        self._note()
+        return (call.z, *args[1:])

@@ -1,0 +1,58 @@
+"""Hooks on whole blocks of the U-Net, for techniques that change or compare features between blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from lib_attn.attention import Moment
+from lib_attn.boundary import Evaluation
+from lib_attn.layers import Block
+from lib_attn.rows import Row
+
+
+@dataclass
+class FeatureCall:
+    """The output of a block on its way to the next.
+
+    h: ``[B, C, h, w]``. rows: what each of the B rows is.
+    """
+
+    block: Block
+    h: torch.Tensor
+    rows: tuple[Row, ...]
+    moment: Moment
+    evaluation: Evaluation
+
+
+class FeatureSeam:
+    """A hook behind one block that lets runtimes change its output.
+
+    Args:
+        runtimes: those with ``features(call) -> h or None``.
+        now: ``now() -> (rows or None, moment, evaluation)`` of the U-Net call in flight.
+        note: called when something was changed.
+    """
+
+    def __init__(self, block: Block, runtimes: list[Any], now: Callable, note: Callable):
+        self._block, self._runtimes, self._now, self._note = block, runtimes, now, note
+
+    def install(self) -> list[Any]:
+        """Put the hook on; returns the handles that take it off."""
+        return [self._block.module.register_forward_hook(self._behind)]
+
+    def _behind(self, module: Any, args: tuple, output: torch.Tensor) -> torch.Tensor | None:
+        rows, moment, evaluation = self._now()
+        if rows is None or not isinstance(output, torch.Tensor) or output.ndim != 4 or output.shape[0] != len(rows):
+            return None
+        call = FeatureCall(self._block, output, rows, moment, evaluation)
+        for runtime in self._runtimes:
+            changed = runtime.features(call)
+            call.h = call.h if changed is None else changed
+        if call.h is output:
+            return None
+        self._note()
+        return call.h

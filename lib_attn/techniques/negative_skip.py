@@ -1,0 +1,313 @@
+"""Compute the negative as little as possible.
+
+Most of what guidance costs is a second row per image. Here the row is left out in some steps, and what it would have
+predicted is filled in:
+
+- *estimate*: the positive's prediction less the guidance (positive - negative) of the image's last full step, its
+  change since the one before continued. The idea of FasterCache (arXiv 2410.19355), with its weights for coarse and
+  fine parts and a line instead of a constant; guidance scale keeps its meaning.
+- *copy*: the positive's prediction, as the webui's NGMS does. Guidance scale does nothing in such a step.
+- *zeros*: nothing was predicted. By itself u + s (c - u) would then be s times the positive's prediction; the result is
+  brought back to the positive's size, so that guidance scale does not amplify.
+
+Full steps: a first share, every n-th, or whenever the two predictions disagree (Adaptive Guidance, arXiv 2312.12487).
+At guidance scale 1 the negative drops out of the formula and is never computed. What keeps the negative prompt alive
+in the meantime is in `lib_attn.techniques.penalty`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from lib_attn.boundary import weighted_mean
+from lib_attn.layers import parse_selector
+from lib_attn.rows import NEGATIVE, POSITIVE
+from lib_attn.techniques.penalty import NegativeText, penalise
+
+COARSE = 0.25  # share of each axis' frequencies that counts as coarse
+RISE = 1.0001  # sigma above the last full step's by more than rounding: the sampler went back up
+
+
+def weigh_frequencies(x: torch.Tensor, low: float, high: float) -> torch.Tensor:
+    """Multiply coarse parts of ``[C, h, w]`` by `low` and fine ones by `high`; (1, 1) is the identity."""
+    if low == high:
+        return x if low == 1.0 else x * low
+    h, w = x.shape[-2:]
+    rows = torch.fft.fftfreq(h, device=x.device).abs()[:, None] <= COARSE / 2
+    columns = torch.fft.rfftfreq(w, device=x.device)[None] <= COARSE / 2
+    weights = torch.where(rows & columns, low, high)
+    return torch.fft.irfft2(torch.fft.rfft2(x.float()) * weights, s=(h, w)).to(x.dtype)
+
+
+def guidance_ratio(now: float, then: float, power: float, prediction: str = "epsilon") -> float:
+    """By how much the difference of two predictions changes between two noise levels (sigma: noise over signal).
+
+    The noise predictions' difference is taken to go with sigma to the `power`: 0 keeps it, -1 keeps the difference of
+    the predicted pictures. For v-prediction the same is said of the noise predictions that follow from it.
+    """
+    ratio = (now / then) ** power
+    return ratio * math.sqrt((1 + now**2) / (1 + then**2)) if prediction == "v" else ratio
+
+
+def continue_trend(last: tuple, before: tuple | None, sigma: float, trend: float) -> torch.Tensor:
+    """The guidance at noise level `sigma`, continued in a straight line over log sigma from two full steps.
+
+    Args:
+        last, before: (sigma, guidance) of the last full step and the one before it, if there was one.
+        trend: 0: as at the last, 1: the whole line.
+    """
+    if before is None or not trend or before[0] <= last[0] * RISE or sigma > last[0] * RISE:
+        return last[1]
+    share = math.log(last[0] / sigma) / math.log(before[0] / last[0])
+    # Steps grow towards the end of many schedules; the line is not followed further than it was known.
+    return last[1] + trend * min(share, 1.0) * (last[1] - before[1])
+
+
+def level_negative(positive: torch.Tensor, negative: torch.Tensor, cfg: float | None) -> torch.Tensor:
+    """A negative u' for which u' + s (c - u') is u + s (c - u) brought to the norm of c (``[C, h, w]`` each).
+
+    For u = 0 that is u' = c: zeros with a levelled result are the same as a copy of the positive.
+    """
+    if cfg is None or abs(1.0 - cfg) < 1e-3:
+        return negative
+    c, u = positive.float(), negative.float()
+    combined = u + cfg * (c - u)
+    combined = combined * (c.norm() / combined.norm().clamp_min(1e-6))
+    return ((combined - cfg * c) / (1.0 - cfg)).to(negative.dtype)
+
+
+def cosine(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Cosine of two tensors of one shape, over everything."""
+    a, b = a.float().flatten(), b.float().flatten()
+    return float(torch.dot(a, b) / (a.norm() * b.norm()).clamp_min(1e-12))
+
+
+@dataclass
+class Track:
+    """What is known of one image. since: steps skipped after its last full one, None before the first.
+
+    sigma, guidance: of that step. before: the same of the full step before it. agrees: whether its two predictions
+    were alike enough to go on without the negative.
+    """
+
+    since: int | None = None
+    sigma: float = 0.0
+    guidance: torch.Tensor | None = None
+    before: tuple[float, torch.Tensor] | None = None
+    features: torch.Tensor | None = None
+    agrees: bool = False
+
+    def learn(self, agreement: float, threshold: float, hysteresis: float) -> None:
+        """Note the cosine of a full step: from the threshold on the negative may go, well below it is back."""
+        if agreement >= threshold:
+            self.agrees = True
+        elif agreement < threshold - hysteresis:
+            self.agrees = False
+
+
+def may_skip(settings, track: Track, share: float, sigma: float) -> bool:
+    """Whether an image's negative may be left out of an evaluation.
+
+    Args:
+        settings: `lib_attn.settings.NegativeSkip`. share: of the steps, 0 … 1. sigma: noise over signal now.
+    """
+    s = settings
+    if share < s.keep_first or s.key_every == 1:
+        return False
+    if track.since is None:
+        return not (s.key_every or s.adaptive or s.fill == "estimate")
+    if sigma > track.sigma * RISE and (s.fill == "estimate" or s.adaptive):
+        return False
+    if s.key_every and track.since + 1 >= s.key_every:
+        return False
+    return track.agrees if s.adaptive else True
+
+
+class FreeSaving:
+    """Leaves out negatives that drop out of the guidance anyway; the result is the same up to rounding."""
+
+    def enter(self, call):
+        if call.fixed:
+            return None
+        return [i for i, row in enumerate(call.rows) if row.sign != NEGATIVE or not call.evaluation.unguided(row.image)]
+
+    def fill(self, call, row):
+        positive = call.positive(row.image)
+        return 0.0 if positive is None else positive
+
+
+class NegativeSkipRuntime:
+    """Skipped negatives over one sampling pass: which steps, what is filled in, and the penalty meanwhile."""
+
+    def __init__(self, settings, seeds, say):
+        self._settings, self._say = settings, say
+        self._selector = parse_selector(settings.blocks)
+        self._tracks: dict[int, Track] = {}
+        self._text = NegativeText()
+        self._evaluation = None
+        self._skipped: frozenset[int] = frozenset()
+        self._prediction = "epsilon"
+        self.through = settings.through
+
+    def bind(self, prediction="epsilon", **_):
+        self._prediction = prediction
+
+    def wants_cross(self, layer) -> bool:
+        s = self._settings
+        used = s.penalty != "off" and s.strength > 0 and s.blend > 0
+        return used and (self._selector.auto or self._selector.matches(layer))
+
+    def _inside(self, moment) -> bool:
+        s = self._settings
+        return s.start <= moment.share < s.end or s.start < s.end == 1.0 == moment.share
+
+    def enter(self, call):
+        """Indices of the rows to compute, None for all."""
+        evaluation = call.evaluation
+        if not evaluation.guided or not self._inside(call.moment):
+            self._skipped = frozenset()
+            return None
+        if evaluation is not self._evaluation:
+            self._evaluation = evaluation
+            self._skipped = self._plan(call)
+        self._see_text(call)
+        left_out = [i for i, row in enumerate(call.rows) if row.sign == NEGATIVE and row.image in self._skipped]
+        if not left_out:
+            return None
+        kept = [i for i in range(len(call.rows)) if i not in left_out]
+        if self.through and not all(evaluation.unguided(call.rows[i].image) for i in left_out):
+            return self._partly(call, kept, left_out)
+        return kept
+
+    def _partly(self, call, kept, left_out):
+        """The form in which the rows pass the outer blocks, where it can be had."""
+        if call.whole:
+            self._say("Negative skip: ControlNet is at work, so the negative is left out of all blocks.")
+            return kept
+        here = {call.rows[i].image for i in kept if call.rows[i].sign == POSITIVE}
+        if not {call.rows[i].image for i in left_out} <= here:
+            self._say("Negative skip: Keep In blocks needs positive and negative in one batch, so nothing is left out.")
+            self._skipped = frozenset()
+            return None
+        call.through = self.through
+        return kept
+
+    def _plan(self, call) -> frozenset[int]:
+        """Images whose negative is left out of the evaluation that begins with this call."""
+        evaluation, images = call.evaluation, {row.image for row in call.evaluation.rows}
+        if call.fixed:
+            self._say("Negative skip did nothing: ControlNet's reference modes need the same rows in every step.")
+            return frozenset()
+        unguided = {i for i in images if evaluation.unguided(i)}
+        if evaluation.negative_read and self._settings.fill != "estimate":
+            self._say("Negative skip did nothing: something else reads it, so only an estimate could stand in.")
+            return frozenset()
+        skipped = set()
+        for image in images - unguided:
+            track = self._tracks.setdefault(image, Track())
+            if track.guidance is not None and track.guidance.shape[-2:] != call.x.shape[-2:]:
+                self._tracks[image] = track = Track()
+            if may_skip(self._settings, track, call.moment.share, call.sigma):
+                skipped.add(image)
+        return frozenset(unguided | skipped)
+
+    def _see_text(self, call) -> None:
+        evaluation = call.evaluation
+        if evaluation.negative is not None:
+            self._text.take(evaluation.negative, evaluation.words)
+            return
+        rows = [i for i, row in enumerate(call.rows) if row.sign == NEGATIVE]
+        if call.context is not None and rows and len(rows) == sum(row.sign == NEGATIVE for row in evaluation.rows):
+            self._text.take(call.context[rows], evaluation.words)
+
+    def fill(self, call, row):
+        """What a left-out negative would have predicted, ``[C, h, w]``."""
+        s, track = self._settings, self._tracks.get(row.image)
+        positive = call.positive(row.image)
+        if positive is None:
+            return 0.0
+        if s.fill == "zeros":
+            return level_negative(positive, torch.zeros_like(positive), call.evaluation.cfg)
+        if s.fill == "copy" or track is None or track.guidance is None:
+            return positive
+        power, kind = s.sigma_power, self._prediction
+        before = track.before
+        if before is not None:
+            before = before[0], before[1] * guidance_ratio(track.sigma, before[0], power, kind)
+        guidance = continue_trend((track.sigma, track.guidance), before, call.sigma, s.trend)
+        guidance = weigh_frequencies(guidance, s.low_weight, s.high_weight)
+        return positive - guidance_ratio(call.sigma, track.sigma, power, kind) * guidance.to(positive.dtype)
+
+    def refill(self, call, h):
+        """Features ``[B, C, h, w]`` of all rows behind the inner blocks, given those of the rows computed."""
+        if not call.evaluation.guided:
+            return None
+        at = {index: place for place, index in enumerate(call.kept)}
+        parts: dict[int, list] = {row.image: [] for row in call.rows}
+        for index, row in enumerate(call.rows):
+            if row.sign == POSITIVE:
+                parts[row.image].append((row.weight, h[at[index]]))
+        means = {image: weighted_mean(found) for image, found in parts.items()}
+        out = h.new_empty((len(call.rows), *h.shape[1:])) if call.dropped else None
+        if out is not None:
+            out[list(call.kept)] = h
+        for index, row in enumerate(call.rows):
+            if row.sign != NEGATIVE or means[row.image] is None:
+                continue
+            track = self._tracks.setdefault(row.image, Track())
+            if index in at:
+                if self._settings.fill == "estimate":
+                    track.features = means[row.image] - h[at[index]]
+            else:
+                out[index] = self._features(means[row.image], track)
+        return out
+
+    def _features(self, positive, track):
+        if self._settings.fill == "zeros":
+            return torch.zeros_like(positive)
+        known = self._settings.fill == "estimate" and track.features is not None
+        return positive - track.features if known and track.features.shape == positive.shape else positive
+
+    def leave(self, call, output):
+        """Learn from the negatives that were computed, count those that were not."""
+        s = self._settings
+        if not call.evaluation.guided or self._evaluation is not call.evaluation:
+            return output
+        changed = output
+        for index, row in enumerate(call.rows):
+            positive = call.positive(row.image)
+            if row.sign != NEGATIVE or positive is None:
+                continue
+            track = self._tracks.setdefault(row.image, Track())
+            if row.image in self._skipped:
+                track.since = (track.since or 0) + 1
+                if call.through and s.fill == "zeros":
+                    changed = changed.clone() if changed is output else changed
+                    changed[index] = level_negative(positive, output[index], call.evaluation.cfg)
+                continue
+            if s.fill == "estimate":
+                track.before = None if track.guidance is None else (track.sigma, track.guidance)
+                track.guidance = positive - output[index]
+            track.since, track.sigma = 0, call.sigma
+            if s.adaptive:
+                track.learn(cosine(positive, output[index]), s.adaptive, s.hysteresis)
+        return changed
+
+    def cross(self, call):
+        """Cross-attention's result with the penalty on the positive rows, None where there is none."""
+        s, evaluation = self._settings, call.evaluation
+        if evaluation is not self._evaluation or not s.penalty_start <= call.moment.share < s.penalty_end:
+            return None
+
+        def chosen(row):
+            if row.sign != POSITIVE or row.weight < 0 or not self._text.has(row.image):
+                return False
+            if s.penalty_when == "all steps":
+                return True
+            return row.image in self._skipped if s.penalty_when == "skipped steps" else evaluation.unguided(row.image)
+
+        rows = [i for i, row in enumerate(call.rows) if chosen(row)]
+        return penalise(call, self._text, rows, s) if rows else None

@@ -1,0 +1,63 @@
+"""A recorded run: what self-attention of one image saw, kept in CPU memory so that later pictures can follow it."""
+
+from __future__ import annotations
+
+import torch
+
+
+class Recording:
+    """Inputs ``[N, C]`` of self-attention layers over one sampling pass, in half precision.
+
+    Projected anew when it is played back, it takes a third of what queries, keys and values would.
+
+    Args:
+        limit: most bytes it may take; layers that do not fit are left out as a whole.
+        device: where it is kept, None for where the inputs are.
+    """
+
+    def __init__(self, limit: int, device: str | None = "cpu"):
+        self._limit, self._device, self.bytes = limit, device, 0
+        self._kept: dict[tuple, dict[float, torch.Tensor]] = {}
+        self._grids: dict[int, tuple[int, int]] = {}
+        self._full: set[int] = set()
+
+    def store(self, layer: int, sign: str, time: float, x: torch.Tensor, grid: tuple[int, int]) -> bool:
+        """Keep the input of one layer at one time; False when there is no room for this layer."""
+        if layer in self._full:
+            return False
+        kept = self._kept.setdefault((layer, sign), {})
+        size = x.numel() * 2
+        if time not in kept and self.bytes + size > self._limit:
+            self._full.add(layer)
+            for key in [key for key in self._kept if key[0] == layer]:
+                self.bytes -= sum(t.numel() * t.element_size() for t in self._kept.pop(key).values())
+            return False
+        self.bytes += 0 if time in kept else size
+        # bfloat16 has float32's range; an input of half precision fits itself.
+        kind = torch.float16 if x.dtype == torch.float16 else torch.bfloat16
+        kept[time] = x.detach().to(self._device or x.device, kind, copy=True)
+        self._grids[layer] = grid
+        return True
+
+    def get(self, layer: int, sign: str, time: float):
+        """(input, its grid) nearest in time, of the other sign where there is none; None when never recorded."""
+        kept = self._kept.get((layer, sign)) or next((v for k, v in self._kept.items() if k[0] == layer and v), None)
+        if not kept:
+            return None
+        return kept[min(kept, key=lambda t: abs(t - time))], self._grids[layer]
+
+    def store_row(self, layer: int, row, x: torch.Tensor, grid: tuple[int, int]) -> bool:
+        """The same for a run of one step, by row instead of sign and where the input lies."""
+        return self.store(layer, row, 0.0, x, grid)
+
+    def get_row(self, layer: int, row):
+        """(input, its grid) of a row; None when it was not kept."""
+        kept = self._kept.get((layer, row))
+        return (kept[0.0], self._grids[layer]) if kept else None
+
+
+class Store:
+    """Holds the last recording beyond the job that made it."""
+
+    def __init__(self):
+        self.recording: Recording | None = None

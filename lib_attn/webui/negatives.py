@@ -1,0 +1,83 @@
+"""What the host knows about the negative prompt of an evaluation, for techniques that handle it themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from modules import prompt_parser, shared
+
+CHUNK = 77  # columns of text per chunk, begin and end included
+STOCK = "modules.sd_samplers_cfg_denoiser"
+
+
+def told(p: Any, params: Any) -> dict[str, Any]:
+    """Keywords of `lib_attn.attach.Attachment.begin_step` from the host's ``CFGDenoiserParams``.
+
+    Everything that cannot be found out is None; techniques then make do without.
+    """
+    denoiser = params.denoiser
+    cfg = (getattr(denoiser.sampler, "sampler_extra_args", None) or {}).get("cond_scale")
+    if cfg is not None:
+        cfg = float(cfg) * float(getattr(denoiser, "cond_scale_miltiplier", 1.0))
+    text = getattr(params, "text_uncond", None)
+    if isinstance(text, dict):
+        text = text.get("crossattn")
+    return {"cfg": cfg, "negative": text, "words": words(p, denoiser), "negative_read": is_read(denoiser)}
+
+
+def is_read(denoiser: Any) -> bool:
+    """Whether the negative's prediction is used for more than the host's ordinary combination."""
+    if getattr(denoiser, "need_last_noise_uncond", False) or "combine_denoised" in vars(denoiser):
+        return True
+    combine = getattr(type(denoiser), "combine_denoised", None)
+    return combine is not None and combine.__module__ != STOCK
+
+
+def words(p: Any, denoiser: Any) -> tuple[tuple[int, ...], ...] | None:
+    """Columns of each image's negative text that are words, prompt editing followed; None when it is unclear."""
+    hires = bool(getattr(p, "is_hr_pass", False))
+    prompts = getattr(p, "hr_negative_prompts" if hires else "negative_prompts", None)
+    schedules = (getattr(denoiser.sampler, "sampler_extra_args", None) or {}).get("uncond")
+    tokenizer = find_tokenizer(shared.sd_model)
+    if not prompts or tokenizer is None or not schedules or len(prompts) != len(schedules):
+        return None
+    texts = prompt_parser.get_learned_conditioning_prompt_schedules(
+        list(prompts),
+        getattr(p, "firstpass_steps", None) or p.steps,
+        denoiser.total_steps or denoiser.steps if hires else None,
+        shared.opts.use_old_scheduling,
+    )
+    found, cache = [], {}
+    for schedule, text in zip(schedules, texts, strict=True):
+        if len(schedule) != len(text):
+            return None
+        now = next((i for i, entry in enumerate(schedule) if denoiser.step <= entry.end_at_step), 0)
+        line = text[now][1]
+        if line not in cache:
+            cache[line] = columns(tokenizer, line)
+        found.append(cache[line])
+    return tuple(found)
+
+
+def find_tokenizer(model: Any) -> Any:
+    """The host's text encoder that can split a prompt into chunks of tokens, or None."""
+    embedder = getattr(model, "cond_stage_model", None)
+    candidates: Sequence[Any] = [embedder, *(getattr(embedder, "embedders", None) or ())]
+    conditioner = getattr(model, "conditioner", None)
+    candidates = [*candidates, *(getattr(conditioner, "embedders", None) or ())]
+    return next((c for c in candidates if callable(getattr(c, "tokenize_line", None))), None)
+
+
+def columns(tokenizer: Any, line: str) -> tuple[int, ...]:
+    """Columns of the encoded `line` that hold its tokens and each chunk's end; none for an empty line."""
+    chunks, _ = tokenizer.tokenize_line(line)
+    out: list[int] = []
+    for number, chunk in enumerate(chunks):
+        inner = chunk.tokens[1:]
+        # The first end token closes the words, those behind it are padding. Begin draws attention to itself without
+        # meaning anything; the end sums the words up.
+        length = inner.index(tokenizer.id_end) if tokenizer.id_end in inner else len(inner)
+        if length:
+            out += [number * CHUNK + 1 + i for i in range(length + 1)]
+    return tuple(out)

@@ -1,0 +1,314 @@
+"""Mixed keys: the maths against naive formulas, sources and operators on a real U-Net."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from lib_attn.attach import attach
+from lib_attn.layers import find_layers
+from lib_attn.rows import plan_rows
+from lib_attn.settings import KeyMix, NearSighted
+from lib_attn.techniques.key_mix import adain, appended_values, blur, mix, mix_values, resize, shift
+from lib_attn.techniques.reference import Recording, Store
+from tests.unets import snapshot, tiny_unet, unet_input
+
+ON = KeyMix(enabled=True, blocks="all")
+SOURCES = ("first image", "batch mean", "negative", "previous step", "blurred", "shifted", "recorded run")
+
+
+@pytest.fixture(scope="module")
+def unet():
+    return tiny_unet()
+
+
+@pytest.fixture(autouse=True)
+def nothing_stays_behind(request):
+    unet = request.getfixturevalue("unet")
+    before = snapshot(unet)
+    yield
+    assert snapshot(unet) == before
+
+
+def replace(**changes):
+    return [dataclasses.replace(ON, **changes)]
+
+
+def draw(unet, techniques, images=2, only=None, weights=None, chunks=None, steps=1, **options):
+    """The last prediction of `steps`; `only` picks images to be drawn without the others."""
+    rows = plan_rows(weights or [[1.0]] * images)
+    x = unet_input(images, 16, 16)[0][[row.image for row in rows]]
+    context = unet_input(len(rows), 16, 16, seed=3)[1]
+    if only is not None:
+        keep = [i for i, row in enumerate(rows) if row.image in only]
+        rows, x, context = plan_rows([[1.0]] * len(only)), x[keep], context[keep]
+    n = len(rows)
+    with attach(unet, techniques, **options) as attachment:
+        for step in range(steps):
+            attachment.begin_step(rows, step, steps, cfg=5.0)
+            parts = zip(x.split(chunks or n), context.split(chunks or n), strict=True)
+            t = 900.0 - 300 * step
+            out = torch.cat([unet(a, torch.full((len(a),), t), context=c) for a, c in parts])
+            attachment.end_step()
+    return out
+
+
+@pytest.fixture(scope="module")
+def recorded(unet):
+    store = Store()
+    draw(unet, [KeyMix(enabled=True, blocks="all", record=True, amount=0.0)], images=3, steps=2, references=store)
+    return store
+
+
+def test_blended_keys_are_a_geometric_mean_of_maps():
+    q, k, other = (torch.randn(5, 8).double() for _ in range(3))
+    a, b = torch.softmax(q @ k.T, -1), torch.softmax(q @ other.T, -1)
+    for amount, operator, power in ((0.3, "blend", 0.3), (0.4, "contrast", -0.4)):
+        expected = a ** (1 - power) * b**power
+        out = torch.softmax(q @ mix(k, other, amount, operator).T, -1)
+        torch.testing.assert_close(out, expected / expected.sum(-1, keepdim=True))
+    assert torch.equal(mix(k, other, 0.0, "blend"), k) and torch.equal(mix(k, other, 0.0, "contrast"), k)
+
+
+def test_adain():
+    x, to = torch.randn(2, 50, 3, 4) * 3 + 1, torch.randn(2, 70, 3, 4) - 2
+    out = adain(x, to)
+    torch.testing.assert_close(out.mean(1), to.mean(1), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(out.std(1, unbiased=False), to.std(1, unbiased=False), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(adain(x, x), x, atol=1e-5, rtol=1e-4)
+
+
+def test_blur():
+    x = torch.randn(2, 35, 3, 4)
+    assert blur(x, (5, 7), 0.0) is x
+    flat = torch.ones(1, 35, 1, 1).expand(1, 35, 3, 4)
+    torch.testing.assert_close(blur(flat, (5, 7), 1.3), flat)
+    torch.testing.assert_close(blur(x, (5, 7), 1e4), x.mean(1, keepdim=True).expand_as(x), atol=1e-4, rtol=1e-3)
+    out = blur(x, (5, 7), 1.1)
+    y0, x0 = 1, 4
+    wy = torch.exp(-((torch.arange(5) - y0) ** 2) / (2 * 1.1**2))
+    wx = torch.exp(-((torch.arange(7) - x0) ** 2) / (2 * 1.1**2))
+    weights = (wy[:, None] * wx / (wy.sum() * wx.sum())).flatten()
+    torch.testing.assert_close(out[:, y0 * 7 + x0], torch.einsum("n,bnhd->bhd", weights, x))
+
+
+def test_shift_and_resize():
+    x = torch.arange(12.0).reshape(1, 12, 1, 1)
+    assert shift(x, (3, 4), 1, 0).flatten()[:4].tolist() == [8, 9, 10, 11]
+    assert shift(x, (3, 4), 0, -1).flatten()[:4].tolist() == [1, 2, 3, 0]
+    assert resize(x, (3, 4), (3, 4)) is x
+    assert resize(torch.randn(2, 12, 3, 4), (3, 4), (5, 7)).shape == (2, 35, 3, 4)
+    torch.testing.assert_close(resize(x, (3, 4), (6, 8)).mean(), x.mean())
+
+
+def test_values():
+    own, source = torch.randn(2, 9, 3, 4), torch.randn(2, 9, 3, 4)
+    assert mix_values(own, source, ON) is own
+    follow = replace(values="follow", value_amount=0.3)[0]
+    torch.testing.assert_close(mix_values(own, source, follow), 0.7 * own + 0.3 * source)
+    away = dataclasses.replace(follow, operator="contrast")
+    torch.testing.assert_close(mix_values(own, source, away), 1.3 * own - 0.3 * source)
+    matched = mix_values(own, source, replace(values="AdaIN")[0])
+    torch.testing.assert_close(matched.mean(1), source.mean(1), atol=1e-5, rtol=1e-4)
+    assert appended_values(own, source, follow) is source and appended_values(own, source, ON) is own
+    kept = appended_values(own, source, replace(values="AdaIN")[0])
+    torch.testing.assert_close(kept.mean(1), own.mean(1), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize("operator", ["blend", "contrast", "concatenate"])
+def test_nought_is_bit_identical_and_a_little_is_a_little(unet, recorded, source, operator):
+    def run(**changes):
+        settings = replace(source=source, operator=operator, blocks="out", **changes)
+        return draw(unet, settings, steps=2, references=recorded)
+
+    plain = draw(unet, [], steps=2)
+    assert torch.equal(run(amount=0.0, match_queries=True), plain)
+    little, out = run(amount=1e-3), run(amount=0.5)
+    assert out.isfinite().all() and 0 < (little - plain).norm() < 0.1 * (out - plain).norm()
+    more = run(amount=0.5, values="AdaIN", match_queries=True)
+    assert more.isfinite().all() and (more - plain).norm() > 0
+
+
+@pytest.mark.parametrize("neutral", [{"start": 1.0}, {"end": 0.0}, {"blocks": "in99"}, {"enabled": False}])
+def test_neutral_values_are_bit_identical(unet, neutral):
+    plain = draw(unet, [], steps=1)
+    rows, x, context = plan_rows([[1.0]] * 2), unet_input(2, 16, 16)[0][[0, 1, 0, 1]], unet_input(4, 16, 16, seed=3)[1]
+    with attach(unet, replace(source="blurred", **neutral)) as attachment:
+        attachment.begin_step(rows, 0, 2)
+        assert torch.equal(unet(x, torch.full((4,), 900.0), context=context), plain)
+
+
+def naive_layer(attn1, x, edit):
+    """One self-attention row by row: ``edit(i, q, k, v) -> (q, k, v, bias of the keys)`` on ``[N, H, d]``."""
+    outs = []
+    qkv = [[to(row).unflatten(-1, (attn1.heads, -1)) for to in (attn1.to_q, attn1.to_k, attn1.to_v)] for row in x]
+    for i in range(len(x)):
+        q, k, v, bias = edit(i, qkv)
+        logits = torch.einsum("nhd,mhd->hnm", q, k) * attn1.scale + bias
+        outs.append(attn1.to_out(torch.einsum("hnm,mhd->nhd", logits.softmax(-1), v).flatten(1)))
+    return torch.stack(outs)
+
+
+def one(t):
+    return t[None]
+
+
+def style_aligned(i, qkv):
+    """Rows 0, 1, 2 positive, 3, 4, 5 negative: 0 and 3 are the first image's."""
+    q, k, v = qkv[i]
+    first = qkv[0 if i < 3 else 3]
+    if i in (0, 3):
+        return q, k, v, 0.0
+    q, k = adain(one(q), one(first[0]))[0], adain(one(k), one(first[1]))[0]
+    bias = torch.cat([torch.zeros(len(k)), torch.full((len(k),), 0.4)])
+    return q, torch.cat([k, first[1]]), torch.cat([v, first[2]]), bias
+
+
+def masa(i, qkv):
+    first = qkv[0 if i < 3 else 3]
+    return qkv[i][0], first[1], first[2], 0.0
+
+
+def layout(i, qkv):
+    first = qkv[0 if i < 3 else 3]
+    return qkv[i][0], 0.4 * qkv[i][1] + 0.6 * first[1], qkv[i][2], 0.0
+
+
+def mean(i, qkv):
+    group = qkv[:3] if i < 3 else qkv[3:]
+    k, v = (torch.stack([row[n] for row in group]).mean(0) for n in (1, 2))
+    return qkv[i][0], 1.5 * qkv[i][1] - 0.5 * k, 1.2 * qkv[i][2] - 0.2 * v, 0.0
+
+
+def negative(i, qkv):
+    q, k, v = qkv[i]
+    return (q, 0.5 * k + 0.5 * qkv[i + 3][1], v, 0.0) if i < 3 else (q, k, v, 0.0)
+
+
+STYLE = {"operator": "concatenate", "amount": 1.0, "bias": 0.4, "values": "follow", "match_queries": True}
+MEAN = {"source": "batch mean", "operator": "contrast", "amount": 0.5, "values": "follow", "value_amount": 0.2}
+RECIPES = {
+    "StyleAligned": (style_aligned, STYLE),
+    "MasaCtrl": (masa, {"amount": 1.0, "values": "follow"}),
+    "layout": (layout, {"amount": 0.6}),
+    "mean": (mean, MEAN),
+    "negative": (negative, {"source": "negative", "amount": 0.5}),
+}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_recipes_against_loops(unet, name):
+    edit, changes = RECIPES[name]
+    layer = next(layer for layer in find_layers(unet) if layer.name == "OUT04")
+    seen = {}
+    handle = layer.block.norm1.register_forward_hook(lambda m, a, out: seen.update(x=out))
+    original = layer.attn1.to_out.register_forward_hook(lambda m, a, out: seen.update(out=out))
+    try:
+        draw(unet, replace(blocks="out4", **changes), images=3)
+    finally:
+        handle.remove(), original.remove()
+    torch.testing.assert_close(seen["out"], naive_layer(layer.attn1, seen["x"], edit), atol=1e-5, rtol=1e-4)
+
+
+def test_sides(unet):
+    plain = draw(unet, [])
+    for side, same in (("positive", slice(2, 4)), ("negative", slice(0, 2))):
+        out = draw(unet, replace(source="blurred", side=side))
+        torch.testing.assert_close(out[same], plain[same], atol=1e-5, rtol=1e-4)
+        assert (out - plain).norm() > 1e-4
+
+
+@pytest.mark.parametrize("source", ["negative", "previous step", "blurred", "shifted", "recorded run"])
+def test_an_image_of_a_batch_can_be_made_alone(unet, recorded, source):
+    settings = replace(source=source, amount=0.5, values="follow")
+    both = draw(unet, settings, steps=2, references=recorded)
+    alone = draw(unet, settings, only=[1], steps=2, references=recorded)
+    torch.testing.assert_close(alone, both[[1, 3]], atol=1e-4, rtol=1e-3)
+
+
+def test_where_it_cannot_it_says_so(unet):
+    said = []
+    draw(unet, replace(), say=said.append)
+    assert len(said) == 1 and "batch" in said[0] and ON.note == "its batch"
+    assert replace(source="blurred")[0].note == ""
+    said.clear()
+    plain = draw(unet, [], only=[0])
+    assert torch.equal(draw(unet, replace(), only=[0], say=said.append), plain) and not said
+
+
+@pytest.mark.parametrize("source", ["first image", "previous step", "blurred", "recorded run"])
+def test_split_batches(unet, recorded, source):
+    settings = replace(source=source, values="follow")
+    one_call = draw(unet, settings, steps=2, references=recorded)
+    split = draw(unet, settings, steps=2, chunks=2, references=recorded)
+    torch.testing.assert_close(split, one_call, atol=1e-4, rtol=1e-3)
+
+
+def test_and_prompts_take_the_same_part_of_the_first_image(unet):
+    out = draw(unet, replace(values="follow", amount=1.0), weights=[[1.0], [0.5, 0.5]])
+    assert out.isfinite().all()
+    torch.testing.assert_close(out[0], draw(unet, [], weights=[[1.0], [0.5, 0.5]])[0])
+
+
+def test_a_recorded_run_is_followed_one_image_at_a_time(unet):
+    """The first image of a batch as source, and the same image recorded: the others come out alike."""
+    store = Store()
+    changes = {"amount": 1.0, "values": "follow", "blocks": "out"}
+    batch = draw(unet, replace(**changes))
+    draw(unet, replace(record=True, amount=0.0, blocks="out"), only=[0], references=store)
+    alone = draw(unet, replace(source="recorded run", **changes), only=[1], references=store)
+    assert (alone - batch[[1, 3]]).norm() < 0.02 * batch[[1, 3]].norm(), "up to half precision"
+
+
+def test_recording_changes_nothing_and_is_bounded(unet):
+    store, said = Store(), []
+    plain = draw(unet, [], steps=2)
+    out = draw(unet, replace(record=True, amount=0.0), steps=2, references=store, say=said.append)
+    assert torch.equal(out, plain) and not said and store.recording.bytes > 0
+    everything = store.recording
+    draw(unet, replace(record=True, amount=0.0, memory=0), references=store, say=said.append)
+    assert store.recording.bytes == 0 and len(said) == 1 and store.recording is not everything
+
+
+def test_no_recorded_run_is_said_once(unet):
+    said = []
+    plain = draw(unet, [], steps=2)
+    out = draw(unet, replace(source="recorded run"), steps=2, references=Store(), say=said.append)
+    assert torch.equal(out, plain) and len(said) == 1
+
+
+def test_recordings_of_another_size(unet, recorded):
+    x, context = unet_input(2, 24, 16)
+    for operator in ("blend", "concatenate"):
+        with attach(unet, replace(source="recorded run", operator=operator), references=recorded) as attachment:
+            attachment.begin_step(plan_rows([[1.0]]), 0, 1)
+            assert unet(x, torch.full((2,), 900.0), context=context).isfinite().all()
+
+
+def test_recording_keeps_to_its_limit():
+    recording = Recording(2 * 2 * 10 * 4)
+    x = torch.randn(10, 4)
+    assert recording.store(0, "positive", 0.1, x, (2, 5)) and recording.store(1, "positive", 0.1, x, (2, 5))
+    assert recording.store(0, "positive", 0.1, x + 1, (2, 5)), "in place of the old one"
+    assert not recording.store(1, "positive", 0.2, x, (2, 5)) and recording.get(1, "positive", 0.1) is None
+    assert recording.bytes == 80
+    stored, grid = recording.get(0, "negative", 0.7)
+    assert grid == (2, 5) and (stored.float() - x - 1).abs().max() < 0.03
+
+
+def test_together_with_near_sighted(unet):
+    near = NearSighted(enabled=True, tile=8, pool=1, blocks="all")
+    for changes in ({}, {"operator": "concatenate"}):
+        mixed = draw(unet, replace(**changes))
+        torch.testing.assert_close(draw(unet, [near, *replace(**changes)]), mixed, atol=1e-5, rtol=1e-4)
+
+
+def test_half_precision_and_upcast(unet):
+    full = draw(unet, replace(operator="concatenate"))
+    torch.testing.assert_close(draw(unet, replace(operator="concatenate"), upcast=lambda: True), full)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        for source in ("first image", "blurred", "previous step"):
+            for operator in ("blend", "concatenate"):
+                changes = {"source": source, "operator": operator, "values": "AdaIN", "match_queries": True}
+                assert draw(unet, replace(**changes), steps=2).float().isfinite().all()
