@@ -161,7 +161,7 @@ class KeyMixRuntime:
         sign = NEGATIVE if row.sign == NEGATIVE else POSITIVE
         found = recording.get(call.layer.index, sign, call.moment.time)
         if found is not None and found[0].shape[-1] != call.x.shape[-1]:
-            self._say("Key mix did nothing: the recorded run is of another kind of model.")
+            self._say("Key mix left layers alone: the recorded run is of another model, with layers of other sizes.")
             return None
         return found
 
