@@ -110,7 +110,13 @@ def test_values():
     torch.testing.assert_close(mix_values(own, source, away), 1.3 * own - 0.3 * source)
     matched = mix_values(own, source, replace(values="AdaIN")[0])
     torch.testing.assert_close(matched.mean(1), source.mean(1), atol=1e-5, rtol=1e-4)
-    assert appended_values(own, source, follow) is source and appended_values(own, source, ON) is own
+    whole = dataclasses.replace(follow, value_amount=1.0)
+    assert appended_values(own, source, whole) is source and appended_values(own, source, ON) is own
+    torch.testing.assert_close(appended_values(own, source, follow), 0.7 * own + 0.3 * source)
+    larger = torch.randn(2, 15, 3, 4)
+    torch.testing.assert_close(
+        appended_values(own, larger, follow), 0.7 * adain(larger, own) + 0.3 * larger, atol=1e-5, rtol=1e-4
+    )
     kept = appended_values(own, source, replace(values="AdaIN")[0])
     torch.testing.assert_close(kept.mean(1), own.mean(1), atol=1e-5, rtol=1e-4)
 
