@@ -160,7 +160,8 @@ class Attachment:
             rows: `lib_attn.rows.plan_rows`, or None when it cannot be known: then nothing is touched.
             step, total: running number and expected count of evaluations.
             size: of the latents, (h, w); U-Net calls of another size are somebody else's.
-            told: ``cfg``, ``negative``, ``words``, ``negative_read`` of `lib_attn.boundary.Evaluation`, where known.
+            told: ``cfg``, ``negative``, ``words``, ``negative_read``, ``editions`` of `lib_attn.boundary.Evaluation`,
+                where known.
         """
         if rows is None:
             self.say("Attention Lab did nothing in some steps: which row of the batch is which image is unclear.")
