@@ -82,7 +82,8 @@ def test_every_mode_acts_and_its_text_brings_it_back(webui, plain, name):
     on, state = made(webui, settings, **BATCH, comments=[NEEDS] if needs_batch else [])
     assert rows(state) == expected
     changed = differences(on, plain(**BATCH))[-2:]
-    assert changed[1] > 0 and (changed[0] > 0) == (name != "first image")
+    # The first image is its own source: it changes by rounding only.
+    assert changed[1] > 0.01 and (changed[0] > 0.01) == (name != "first image")
     again = webui.picture(infotext=on.texts[0], **FIELDS | BATCH)
     assert again.pixels == on.pixels and again.texts == on.texts
     parsed = webui.call("/sdapi/v1/png-info", {"image": on.encoded[-1]})["parameters"]
@@ -98,7 +99,9 @@ def test_neutral_is_identical_and_on_differs_in_every_kind_of_job(webui, absent,
     for technique, settings in ALL.items():
         on = webui.picture({technique: settings}, **fields)
         state = webui.probe("state")
-        assert on.sizes == expected.sizes and state["comments"] == [] and min(state["patched"]) > 0
+        assert on.sizes == expected.sizes and min(state["patched"]) > 0
+        apart = technique == "contrast" and kind == "long prompt"
+        assert ["computed apart" in comment for comment in state["comments"]] == [True] * apart
         assert min(spread(picture) for picture in arrays(on)) > 5
         assert all(a != b for a, b in zip(on.pixels, expected.pixels, strict=True)), technique
 
