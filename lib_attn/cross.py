@@ -70,7 +70,7 @@ class CrossSeam:
     Args:
         runtimes: those with ``cross(call) -> z or None``.
         now: ``now() -> (rows or None, moment, evaluation)`` of the U-Net call in flight.
-        note: called when something was changed. say: takes a sentence for the user.
+        note: ``note(runtime, changed)``, called for every call put to one of them. say: takes a sentence for the user.
     """
 
     def __init__(
@@ -113,10 +113,8 @@ class CrossSeam:
         try:
             for runtime in self._runtimes:
                 changed = runtime.cross(call)
+                self._note(runtime, changed is not None)
                 call.z = call.z if changed is None else changed
         finally:
             self._projecting = False
-        if call.z is z:
-            return None
-        self._note()
-        return (call.z, *args[1:])
+        return None if call.z is z else (call.z, *args[1:])

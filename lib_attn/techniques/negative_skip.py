@@ -66,17 +66,20 @@ def continue_trend(last: tuple, before: tuple | None, sigma: float, trend: float
     return last[1] + trend * min(share, 1.0) * (last[1] - before[1])
 
 
-def level_negative(positive: torch.Tensor, negative: torch.Tensor, cfg: float | None) -> torch.Tensor:
+def level_negative(positive: torch.Tensor, negative: torch.Tensor, scale: float | None) -> torch.Tensor:
     """A negative u' for which u' + s (c - u') is u + s (c - u) brought to the norm of c (``[C, h, w]`` each).
 
     For u = 0 that is u' = c: zeros with a levelled result are the same as a copy of the positive.
+
+    Args:
+        positive: c, for several prompts their weighted mean. scale: s, the guidance scale times the sum of the weights.
     """
-    if cfg is None or abs(1.0 - cfg) < 1e-3:
+    if scale is None or abs(1.0 - scale) < 1e-3:
         return negative
     c, u = positive.float(), negative.float()
-    combined = u + cfg * (c - u)
+    combined = u + scale * (c - u)
     combined = combined * (c.norm() / combined.norm().clamp_min(1e-6))
-    return ((combined - cfg * c) / (1.0 - cfg)).to(negative.dtype)
+    return ((combined - scale * c) / (1.0 - scale)).to(negative.dtype)
 
 
 def cosine(a: torch.Tensor, b: torch.Tensor) -> float:
@@ -151,29 +154,25 @@ class NegativeSkipRuntime:
         self._skipped: frozenset[int] = frozenset()
         self._prediction = "epsilon"
         self.through = settings.through
+        self.reads_text = settings.penalty != "off" and settings.strength > 0 and settings.blend > 0
 
     def bind(self, prediction="epsilon", **_):
         self._prediction = prediction
 
     def wants_cross(self, layer) -> bool:
-        s = self._settings
-        used = s.penalty != "off" and s.strength > 0 and s.blend > 0
-        return used and (self._selector.auto or self._selector.matches(layer))
-
-    def _inside(self, moment) -> bool:
-        s = self._settings
-        return s.start <= moment.share < s.end or s.start < s.end == 1.0 == moment.share
+        return self.reads_text and (self._selector.auto or self._selector.matches(layer))
 
     def enter(self, call):
         """Indices of the rows to compute, None for all."""
-        evaluation = call.evaluation
-        if not evaluation.guided or not self._inside(call.moment):
+        s, evaluation = self._settings, call.evaluation
+        if not evaluation.guided or not call.moment.within(s.start, s.end):
             self._skipped = frozenset()
             return None
         if evaluation is not self._evaluation:
             self._evaluation = evaluation
             self._skipped = self._plan(call)
-        self._see_text(call)
+        if self.reads_text:
+            self._see_text(call)
         left_out = [i for i, row in enumerate(call.rows) if row.sign == NEGATIVE and row.image in self._skipped]
         if not left_out:
             return None
@@ -230,7 +229,7 @@ class NegativeSkipRuntime:
         if positive is None:
             return 0.0
         if s.fill == "zeros":
-            return level_negative(positive, torch.zeros_like(positive), call.evaluation.cfg)
+            return level_negative(positive, torch.zeros_like(positive), call.evaluation.scale(row.image))
         if s.fill == "copy" or track is None or track.guidance is None:
             return positive
         power, kind = s.sigma_power, self._prediction
@@ -286,7 +285,7 @@ class NegativeSkipRuntime:
                 track.since = (track.since or 0) + 1
                 if call.through and s.fill == "zeros":
                     changed = changed.clone() if changed is output else changed
-                    changed[index] = level_negative(positive, output[index], call.evaluation.cfg)
+                    changed[index] = level_negative(positive, output[index], call.evaluation.scale(row.image))
                 continue
             if s.fill == "estimate":
                 track.before = None if track.guidance is None else (track.sigma, track.guidance)
@@ -299,7 +298,7 @@ class NegativeSkipRuntime:
     def cross(self, call):
         """Cross-attention's result with the penalty on the positive rows, None where there is none."""
         s, evaluation = self._settings, call.evaluation
-        if evaluation is not self._evaluation or not s.penalty_start <= call.moment.share < s.penalty_end:
+        if evaluation is not self._evaluation or not call.moment.within(s.penalty_start, s.penalty_end):
             return None
 
         def chosen(row):

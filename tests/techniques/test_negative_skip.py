@@ -292,6 +292,17 @@ def test_rows_that_pass_the_outer_blocks(unet, through, fill):
                 torch.testing.assert_close(combine(a, [[1.0]] * 2).norm(), a[:2].norm(), atol=1e-2, rtol=1e-2)
 
 
+@pytest.mark.parametrize("through", [0, 4])
+def test_zeros_are_levelled_for_and_prompts(unet, through):
+    """Weights that do not sum to 1 multiply the guidance scale."""
+    weights = [[0.7, 0.8], [1.0]]
+    out = draw(unet, replace(through=through, fill="zeros"), images=2, weights=weights)[1]
+    mean = (0.7 * out[0] + 0.8 * out[1]) / 1.5
+    combined = combine(out, weights)
+    torch.testing.assert_close(combined[0].norm(), mean.norm(), atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(combined[1].norm(), out[2].norm(), atol=1e-3, rtol=1e-3)
+
+
 def test_keeping_in_blocks_is_nearer_to_full(unet):
     full = draw(unet, [])[1][1:]
     errors = [(draw(unet, replace(through=k, fill="copy"))[1][1:] - full).norm() for k in (0, 6, 11)]

@@ -58,31 +58,48 @@ def test_columns_of_words(host, model):
 
 @pytest.mark.parametrize("step, expected", [(0, (1, 2)), (5, (1, 2)), (6, (1, 2, 3))])
 def test_prompt_editing_is_followed(host, model, step, expected):
-    from lib_attn.webui.negatives import words
+    from lib_attn.webui.negatives import Words
 
     p = SimpleNamespace(negative_prompts=["a>b c", "x"], steps=10)
-    assert words(p, denoiser(step, [schedule(5, 10), schedule(10)])) == (expected, (1, 2))
+    assert Words().of(p, denoiser(step, [schedule(5, 10), schedule(10)])) == (expected, (1, 2))
 
 
 def test_unclear_words_are_none(host, model):
-    from lib_attn.webui.negatives import words
+    from lib_attn.webui.negatives import Words
 
     p = SimpleNamespace(negative_prompts=["a>b"], steps=10)
-    assert words(p, denoiser(0, [schedule(10)])) is None, "the host has another schedule"
-    assert words(p, denoiser(0, [schedule(10), schedule(10)])) is None
-    assert words(SimpleNamespace(steps=10), denoiser(0, [schedule(10)])) is None
+    assert Words().of(p, denoiser(0, [schedule(10)])) is None, "the host has another schedule"
+    assert Words().of(p, denoiser(0, [schedule(10), schedule(10)])) is None
+    assert Words().of(SimpleNamespace(steps=10), denoiser(0, [schedule(10)])) is None
     model.cond_stage_model = None
-    assert words(p, denoiser(0, [schedule(5, 10)])) is None
+    assert Words().of(p, denoiser(0, [schedule(5, 10)])) is None
 
 
 def test_hires_prompts_and_sdxl(host, model):
-    from lib_attn.webui.negatives import told
+    from lib_attn.webui.negatives import Words, told
 
     model.cond_stage_model = SimpleNamespace(embedders=[object(), Encoder()])
     p = SimpleNamespace(negative_prompts=["a"], hr_negative_prompts=["a b"], is_hr_pass=True, steps=10)
     text = torch.zeros(1, 77, 4)
     params = SimpleNamespace(denoiser=denoiser(0, [schedule(10)]), text_uncond={"crossattn": text, "vector": None})
-    assert told(p, params) == {"cfg": 7.0, "negative": text, "words": ((1, 2, 3),), "negative_read": False}
+    without = {"cfg": 7.0, "negative_read": False}
+    assert told(p, params, None) == without
+    assert told(p, params, Words()) == without | {"negative": text, "words": ((1, 2, 3),)}
+
+
+def test_prompts_are_taken_apart_once(host, model, monkeypatch):
+    """Not in every step, and not at all when no technique reads them."""
+    from lib_attn.webui import negatives
+
+    lines, columns = [], negatives.columns
+    monkeypatch.setattr(negatives, "columns", lambda tokenizer, line: lines.append(line) or columns(tokenizer, line))
+    words, p = negatives.Words(), SimpleNamespace(negative_prompts=["a>b c", "a"], steps=10)
+    for step in range(10):
+        words.of(p, denoiser(step, [schedule(5, 10), schedule(10)]))
+    assert lines == ["a", "b c"]
+    p.negative_prompts = ["d", "a"]
+    assert words.of(p, denoiser(0, [schedule(10), schedule(10)])) == ((1, 2), (1, 2))
+    assert lines == ["a", "b c", "d", "a"]
 
 
 def test_other_readers_of_the_negative(host):
