@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import statistics
 import sys
 from collections import Counter
@@ -84,32 +85,34 @@ def contrast(operator: str) -> Variant:
     return setting("", "; ".join(f"contrast.{t}" for t in CONTRASTS[operator].split("; ")))
 
 
-def cost_cases() -> list[Case]:
-    """Guidance with two rows first: everything is compared with it."""
-    cases = [Case("CFG 5"), Case(ONE_ROW, cfg=1.0)]
-    cases += [Case(f"CFG 1, {short}", penalty(short), 1.0, 2) for short in PENALTIES]
-    cases += [Case("full step every 3rd", setting("", f"{SKIP}key_every=3; {SKIP}penalty=off"), steps=3)]
-    cases += [Case(f"contrast: {operator}", contrast(operator)) for operator in CONTRASTS]
-    return cases
-
-
 def every(n: int, text: str = "") -> str:
     return f"{SKIP}penalty=off; {SKIP}key_every={n}; {text}"
 
 
-def estimate_cases() -> list[Case]:
-    """Ways to fill in for the negative."""
-    cases = []
-    for n in (2, 3, 5):
-        fills = {"copy": "fill=copy", "last guidance": "trend=0", "estimate": ""}
-        cases += [Case(f"every {n}: {name}", setting("", every(n, text))) for name, text in fills.items()]
-    cases += [
-        Case("every 3: zeros", setting("", every(3, "fill=zeros"))),
-        Case("every 3, first 10 % in full: estimate", setting("", every(3, "keep_first=0.1"))),
-        Case("adaptive 0.99, at most 5: estimate", setting("", every(5, "adaptive=0.99"))),
-        Case("every 3, 2 In blocks kept: estimate", setting("", every(3, "through=2"))),
-    ]
+def cost_cases() -> list[Case]:
+    """Guidance with two rows first: everything is compared with it."""
+    cases = [Case("CFG 5"), Case(ONE_ROW, cfg=1.0)]
+    cases += [Case(f"CFG 1, {short}", penalty(short), 1.0, 2) for short in PENALTIES]
+    cases += [Case("full step every 3rd", setting("", every(3, "early=0")), steps=3)]
+    cases += [Case(f"contrast: {operator}", contrast(operator)) for operator in CONTRASTS]
     return cases
+
+
+def estimate_cases() -> list[Case]:
+    """Ways to fill in for the negative, with full steps spread evenly and most of them early."""
+    fills = {"copy, even": "fill=copy; early=0", "last guidance, even": "trend=0; early=0",
+             "estimate, even": "early=0", "copy": "fill=copy", "estimate": ""}  # fmt: skip
+    cases = [Case(f"every 3: {name}", setting("", every(3, text))) for name, text in fills.items()]
+    for n in (2, 5):
+        cases += [Case(f"every {n}: {name}", setting("", every(n, fills[name]))) for name in ("copy, even", "estimate")]
+    return [
+        *cases,
+        Case("every 3: estimate, straight line", setting("", every(3, "trend=1"))),
+        Case("every 3: estimate, last guidance", setting("", every(3, "trend=0"))),
+        Case("every 3: zeros", setting("", every(3, "fill=zeros"))),
+        Case("every 3: estimate, 2 In blocks kept", setting("", every(3, "through=2"))),
+        Case("adaptive 0.99, at most 5: estimate", setting("", every(5, "adaptive=0.99; early=0"))),
+    ]
 
 
 @dataclass(frozen=True)
@@ -151,13 +154,18 @@ def mix_cases() -> list[Case]:
 
 @dataclass(frozen=True)
 class How:
-    """How pictures are drawn. batch: at once; it does not change them."""
+    """How pictures are drawn. batch: at once; it does not change them. model: print of the model's file.
+
+    cache: folder where pictures are kept, so that a run that was stopped goes on; None: nowhere.
+    """
 
     size: int = 256
     steps: int = 20
     sampler: str = "DDIM"
     seed: int = 1
     batch: int = 8
+    model: str = ""
+    cache: Path | None = None
 
     def request(self, prompts: Sequence[str], seeds: Sequence[int], negative: str, cfg: float) -> Request:
         return Request(tuple(prompts), tuple(seeds), negative, self.size, self.size, self.steps, self.sampler, cfg)
@@ -177,9 +185,26 @@ def draw(model, how: How, prompts, negatives, seeds, cfg: float, variant: Varian
         for first in range(0, len(places), how.batch):
             part = places[first : first + how.batch]
             request = how.request([prompts[i] for i in part], [seeds[i] for i in part], word, cfg)
-            for i, picture in zip(part, decode(model, sample(model, request, variant)), strict=True):
-                out[i] = np.asarray(picture)
+            for i, picture in zip(part, draw_batch(model, how, request, variant), strict=True):
+                out[i] = picture
     return np.stack(out)
+
+
+def draw_batch(model, how: How, request: Request, variant: Variant) -> np.ndarray:
+    """Pictures uint8 ``[n, H, W, 3]`` of one request, out of the cache when they are there."""
+    file = None
+    if how.cache is not None:
+        settings = variant.settings.flat() if variant.settings is not None else None
+        known = json.dumps([how.model, model.precision, repr(request), settings], sort_keys=True)
+        file = how.cache / f"{hashlib.sha256(known.encode()).hexdigest()[:24]}.npy"
+        if file.is_file():
+            return np.load(file)
+    pictures = np.stack([np.asarray(picture) for picture in decode(model, sample(model, request, variant))])
+    if file is not None:
+        how.cache.mkdir(parents=True, exist_ok=True)
+        np.save(file.with_suffix(".tmp.npy"), pictures)
+        file.with_suffix(".tmp.npy").replace(file)
+    return pictures
 
 
 def measure_estimate(model, cases: Sequence[Case], how: How, images: int, progress: Progress) -> list[dict]:
@@ -306,8 +331,7 @@ def measure_mix(model, judge: Judge, cases, how: How, groups: int, progress: Pro
 
 def draw_group(model, how: How, prompts: Sequence[str], group: int, variant: Variant, cfg: float = 5.0) -> np.ndarray:
     seeds = [how.seed + 9000 + 100 * group + i for i in range(len(prompts))]
-    latents = sample(model, how.request(prompts, seeds, "", cfg), variant)
-    return np.stack([np.asarray(picture) for picture in decode(model, latents)])
+    return draw_batch(model, how, how.request(prompts, seeds, "", cfg), variant)
 
 
 def _mix_row(full, plain, wanted) -> dict:
@@ -406,7 +430,8 @@ def _drawing(args, part: str, loaded: dict):
             loaded["judge"] = Judge.load(args.judge)
         except JudgeError as error:
             raise LabError(str(error)) from None
-    how = How(args.size, args.steps, args.sampler, args.seed, args.batch)
+    cache = args.results / "pictures"
+    how = How(args.size, args.steps, args.sampler, args.seed, args.batch, loaded["print"], cache)
     head = _frame(args, part) | {"checkpoint": loaded["model"].name, "sha256": loaded["print"], "images": args.images}
     head |= {name: getattr(args, name) for name in ("size", "steps", "sampler", "seed", "precision")}
     return loaded["model"], loaded["judge"], how, head

@@ -10,7 +10,8 @@ predicted is filled in:
 - *zeros*: nothing was predicted. By itself u + s (c - u) would then be s times the positive's prediction; the result is
   brought back to the positive's size, so that guidance scale does not amplify.
 
-Full steps: a first share, every n-th (closer together at first), or whenever the two predictions disagree (Adaptive Guidance, arXiv 2312.12487).
+Full steps: a first share, every n-th (closer together at first), or whenever the two predictions disagree (Adaptive
+Guidance, arXiv 2312.12487).
 At guidance scale 1 the negative drops out of the formula and is never computed. What keeps the negative prompt alive
 in the meantime is in `lib_attn.techniques.penalty`.
 """
