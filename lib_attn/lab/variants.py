@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -48,20 +48,14 @@ class Variant:
         return self.settings is not None and any(g.name in NEGATIVE for g in self.settings.active())
 
     @contextlib.contextmanager
-    def on(
-        self, unet, job: Job, say: Callable[[str], None] | None = None, prediction: str = "epsilon"
-    ) -> Iterator[Begin]:
-        """Put this variant on `unet`, which predicts `prediction`; yields the function to call before each evaluation.
-
-        Args:
-            prediction: ``epsilon`` or ``v``.
-        """
+    def on(self, unet, job: Job, say: Callable[[str], None] | None = None) -> Iterator[Begin]:
+        """Put this variant on `unet`; yields the function to call before each evaluation."""
         if self.settings is None:
             with self.put(unet, job):
                 yield lambda rows, step, total, **told: None
             return
         groups = self.settings.for_pass(hires=False)
-        with attach(unet, groups, seeds=job.seeds, steps=job.steps, prediction=prediction, say=say) as attachment:
+        with attach(unet, groups, seeds=job.seeds, steps=job.steps, say=say) as attachment:
             yield attachment.begin_step
 
 
@@ -92,20 +86,24 @@ def load_presets() -> dict[str, Settings]:
 def parse_setting(text: str) -> Variant:
     """Read ``name: tile=16 pool=4 exact_every=3`` as a variant of ours; the name may be left out.
 
-    A parameter is named in full (``near_sighted.tile``) or alone where only one technique has it; items are
-    separated by spaces, or by semicolons where values have spaces in them. A technique that is named is switched on.
+    A parameter is named in full (``near_sighted.tile``) or alone where only one technique has it, or only one of
+    those that the other items name (``tile=16 blocks=d0``); items are separated by spaces, or by semicolons where
+    values have spaces in them. A technique that is named is switched on.
 
     Raises:
         LabError: when something in it is not understood.
     """
     name, colon, body = text.partition(":")
     name, body = (name.strip(), body) if colon else ("", text)
-    values: dict[str, Any] = {}
+    items: list[tuple[str, str]] = []
     for item in filter(None, map(str.strip, body.split(";" if ";" in body else None))):
         key, equals, value = item.partition("=")
         if not equals:
             raise LabError(f"'{item}' is no setting: write parameter=value, for example tile=16.")
-        values[full_key(key)] = value
+        items.append((key, value))
+    found = [_keys_named(key) for key, _ in items]
+    meant = {keys[0].partition(".")[0] for keys in found if len(keys) == 1}
+    values: dict[str, Any] = {full_key(key, meant): value for key, value in items}
     for technique in {key.partition(".")[0] for key in values} - {"general"}:
         values.setdefault(f"{technique}.enabled", True)
     settings = read_settings(values)
@@ -113,18 +111,27 @@ def parse_setting(text: str) -> Variant:
     return ours(name or "defaults", name or "defaults", settings)
 
 
-def full_key(name: str) -> str:
+def full_key(name: str, meant: Collection[str] = ()) -> str:
     """``tile`` -> ``near_sighted.tile``; names with a dot are checked and handed back.
+
+    Args:
+        meant: techniques that decide where several have the parameter.
 
     Raises:
         LabError: when there is no such parameter or several techniques have it.
     """
-    keys = [p.key for p in all_params() if name in (p.key, p.name)]
-    keys = [k for k in keys if not k.startswith("general.")] or keys
+    keys = _keys_named(name)
+    if len(keys) > 1:
+        keys = [key for key in keys if key.partition(".")[0] in meant] or keys
     if len(keys) != 1:
         why = f"several techniques have it, write one of {', '.join(keys)}" if keys else "there is no such parameter"
         raise LabError(f"'{name}' is not understood: {why}.")
     return keys[0]
+
+
+def _keys_named(name: str) -> list[str]:
+    keys = [p.key for p in all_params() if name in (p.key, p.name)]
+    return [key for key in keys if not key.startswith("general.")] or keys
 
 
 def read_settings(values: dict[str, Any]) -> Settings:

@@ -26,6 +26,8 @@ from lib_attn.layers import parse_selector
 
 MIN_TILE = 8  # tokens; smaller tiles starve the matmul without saving keys
 GATHER_BYTES = 64 << 20  # most memory for the keys and values gathered for one call
+GATHER_BYTES_CPU = 16 << 20  # there, what stays near the cores is faster, and calls are cheap
+LANES = 8  # channels that carry a bias; kernels want widths that are multiples of 8
 WORTHWHILE = 0.6  # share of the keys above which a level is left exact: gathering costs more than it saves
 LEAST_TOKENS = 2048  # smaller maps hold about 1 % of the attention at 1024 px, and change the picture most
 EXCLUDED = -1e4  # logit of a key that is left out; finite, so that half precision and 0 * x stay defined
@@ -145,7 +147,7 @@ def near_sighted_attention(
     mode="average",
     k_blend=0.0,
     v_blend=0.0,
-    attend=None,
+    channels=None,
 ):
     """Attention of a row-major h x w map with local windows and pooled global keys.
 
@@ -155,91 +157,152 @@ def near_sighted_attention(
         strength: added to the logits of the global keys; 0 is unbiased.
         average: global keys are averages over their cell instead of one token of it.
         mode, k_blend, v_blend: pooling inside the window, see `pool_map`.
-        attend: ``attend(q, k, v, bias, scale)`` on ``[b, H, n, d]`` with bias ``[b, keys]`` or None;
-            `biased_attention` when None.
+        channels: whether the bias rides in extra channels of q and k instead of a mask; None: where that is faster,
+            see `channels_pay`.
 
     Returns:
         ``[B, N, H, dv]``.
     """
-    attend = attend or biased_attention
     scale = q.shape[-1] ** -0.5 if scale is None else scale
+    channels = channels_pay(q, v) if channels is None else channels
     far = _global_keys(k, v, plan, average) if plan.pool else None
     if not plan.tile:
         if far is None:
             raise ValueError("near-sighted attention needs tiles or global keys")
         bias = far.log_count if plan.h % plan.pool or plan.w % plan.pool else None
         bias = None if bias is None else bias.to(q.device).expand(q.shape[0], -1)
-        return attend(q.transpose(1, 2), far.k.transpose(1, 2), far.v.transpose(1, 2), bias, scale).transpose(1, 2)
+        attend = channel_attention if channels and bias is not None else biased_attention
+        return attend(q.transpose(1, 2), far.k, far.v, bias, scale).transpose(1, 2)
     near_k = pool_map(k, plan.h, plan.w, plan.local, mode, k_blend)
     near_v = pool_map(v, plan.h, plan.w, plan.local, mode, v_blend)
     out = q.new_empty(*q.shape[:3], v.shape[-1])
-    maps = q.view(q.shape[0], plan.h, plan.w, *q.shape[2:]), out.view(q.shape[0], plan.h, plan.w, *out.shape[2:])
-    row_bytes = q.shape[0] * (k.shape[2] * k.shape[3] + v.shape[2] * v.shape[3]) * k.element_size() * plan.keys
-    for rows, columns in _groups(plan, max(1, GATHER_BYTES // row_bytes)):
-        _attend_tiles(maps, near_k, near_v, far, plan, rows, columns, strength, attend, scale)
+    maps = [x.unflatten(1, (plan.h, plan.w)) for x in (q, out)]
+    cells = [math.ceil(size / side) for size, side in zip((plan.h, plan.w), plan.local, strict=True)]
+    near = [x.unflatten(1, cells) for x in (near_k, near_v)]
+    lanes = LANES if channels and (far is not None or _uneven(plan)) else 0
+    tile_bytes = (k[:, 0].numel() + v[:, 0].numel()) * k.element_size() * plan.keys
+    most = max(1, (GATHER_BYTES if q.is_cuda else GATHER_BYTES_CPU) // tile_bytes)
+    groups = list(_groups(plan, most))
+    room, learns = None, torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v))
+    for rows, columns in groups:
+        if room is None or learns:  # a backward pass needs what would be overwritten
+            room = _Room(max(len(r) * len(c) for r, c in groups), near, far, plan.keys, lanes)
+        _attend_tiles(maps, near, room, plan, rows, columns, strength, far is not None, scale)
     return out
 
 
-def _attend_tiles(maps, near_k, near_v, far, plan: Plan, rows, columns, strength, attend, scale) -> None:
+class _Room:
+    """Memory for the keys and values of one batch of tiles. The global ones are the same for all and written once."""
+
+    def __init__(self, tiles: int, near, far, keys: int, lanes: int):
+        self.lanes = lanes
+        self.own = keys - (far.k.shape[2] if far is not None else 0)
+        self.k, self.v = (x.new_empty(tiles, x.shape[0], x.shape[3], keys, x.shape[4] + lanes) for x in near)
+        for x, pooled in ((self.k, far and far.k), (self.v, far and far.v)):
+            width = x.shape[-1] - lanes
+            if pooled is not None:
+                x[..., self.own :, :width] = pooled
+            if lanes:
+                x[..., width:] = 0
+
+    def fill(self, windows) -> None:
+        """Write ``[ny, nx, B, H, wy, wx, d]`` keys and values of as many tiles."""
+        for x, window in zip((self.k, self.v), windows, strict=True):
+            ny, nx, _, _, wy, wx, width = window.shape
+            own = x[: ny * nx].unflatten(0, (ny, nx))[..., : self.own, :width]
+            own.unflatten(-2, (wy, wx)).copy_(window)
+
+
+def _attend_tiles(maps, near, room, plan: Plan, rows, columns, strength, has_global, scale) -> None:
     """One batched call for tiles of equal size: `rows` and `columns` are their borders along each axis."""
     q_map, out_map = maps
     b, heads, d = q_map.shape[0], q_map.shape[3], q_map.shape[4]
     th, tw, ny, nx = rows[0][1] - rows[0][0], columns[0][1] - columns[0][0], len(rows), len(columns)
-    area = (slice(None), slice(rows[0][0], rows[-1][1]), slice(columns[0][0], columns[-1][1]))
-    q = q_map[area].reshape(b, ny, th, nx, tw, heads, d).permute(0, 1, 3, 5, 2, 4, 6).reshape(-1, heads, th * tw, d)
-    index, bias = _window_index(plan, tuple(rows), tuple(columns), strength, far is not None)
-    index = index.to(q.device, non_blocking=True)
-    own = index.shape[1]
-    keys, values = (_gather(near, index, extra) for near, extra in ((near_k, far and far.k), (near_v, far and far.v)))
+
+    def tiled(x):
+        area = x[:, rows[0][0] : rows[-1][1], columns[0][0] : columns[-1][1]]
+        return area.unflatten(2, (nx, tw)).unflatten(1, (ny, th)).permute(1, 3, 0, 5, 2, 4, 6)
+
+    room.fill([_windows(x, plan, rows, columns) for x in near])
+    bias = _bias(plan, tuple(rows), tuple(columns), strength, has_global)
+    keys, values = room.k[: ny * nx], room.v[: ny * nx]
     if bias is not None:
-        bias = bias.to(q.device, non_blocking=True).expand(b, -1, -1).reshape(b * ny * nx, -1)
-    assert keys.shape[2] == plan.keys and own <= plan.keys
-    out = attend(q, keys, values, bias, scale)
-    out = out.reshape(b, ny, nx, heads, th, tw, -1).permute(0, 1, 4, 2, 5, 3, 6)
-    out_map[area] = out.reshape(b, ny * th, nx * tw, heads, -1)
+        bias = bias.to(q_map.device, non_blocking=True)
+    if bias is not None and room.lanes:
+        q = q_map.new_empty(ny, nx, b, heads, th, tw, d + room.lanes)
+        q[..., :d] = tiled(q_map)
+        q[..., d:] = _constant_lanes(q)
+        _write_lanes(keys, bias[:, None, None, :], scale)
+        bias = None
+    else:
+        q = tiled(q_map)
+        if bias is not None:
+            bias = bias[:, None].expand(-1, b, -1).flatten(0, 1)
+    q = q.reshape(-1, heads, th * tw, q.shape[-1])
+    out = biased_attention(q, keys.flatten(0, 1), values.flatten(0, 1), bias, scale)
+    out = out[..., : out_map.shape[-1]].reshape(ny, nx, b, heads, th, tw, -1)
+    tiled(out_map).copy_(out)
 
 
-def _gather(near, index, extra):
-    """``[B, cells, H, d]`` -> ``[B*tiles, H, keys, d]``: each tile's own window, then the global keys."""
-    b, _, heads, d = near.shape
-    tiles, own = index.shape
-    total = own + (extra.shape[1] if extra is not None else 0)
-    out = near.new_empty(b, tiles, total, heads, d)
-    out[:, :, :own] = near.index_select(1, index.reshape(-1)).view(b, tiles, own, heads, d)
-    if extra is not None:
-        out[:, :, own:] = extra[:, None]
-    return out.view(b * tiles, total, heads, d).transpose(1, 2)
+def _windows(near, plan: Plan, rows, columns):
+    """``[B, h, w, H, d]`` -> ``[ny, nx, B, H, wy, wx, d]``: the key window of each tile, without a copy where the
+    windows lie evenly (all but those that the picture's border holds back)."""
+    for axis, borders in ((1, rows), (2, columns)):
+        starts, count = _starts(plan, axis - 1, tuple(borders))
+        step = starts[1] - starts[0] if len(starts) > 1 else 1
+        if step > 0 and all(b - a == step for a, b in zip(starts, starts[1:], strict=False)):
+            area = near.narrow(axis, starts[0], starts[-1] - starts[0] + count)
+            near = area.unfold(axis, count, step)
+        else:
+            index = torch.tensor(starts)[:, None] + torch.arange(count)
+            near = near.index_select(axis, index.flatten().to(near.device)).unflatten(axis, index.shape)
+            near = near.movedim(axis + 1, -1)
+    return near.permute(1, 2, 0, 3, 5, 6, 4)
+
+
+def channels_pay(q, v) -> bool:
+    """Whether a bias is cheaper in extra channels than as a mask.
+
+    On CUDA the flash kernel takes no mask, and no value width of its own; it works in widths of 32 or 64, so where
+    the head leaves lanes of its last bucket free (d = 40 runs as 64), the channels cost nothing.
+    """
+    d = q.shape[-1]
+    return q.is_cuda and v.shape[-1] == d and d % 64 != 0 and (d + LANES - 1) // 64 == d // 64
 
 
 def biased_attention(q, k, v, bias, scale):
-    """Softmax attention with one additive bias per key, by torch's fastest kernel that accepts it.
+    """Softmax attention with one additive bias per key.
 
     Args:
         q, k, v: ``[b, H, n, d]``. bias: ``[b, keys]`` or None, float32.
-
-    On CUDA the flash kernel takes no mask; where its width bucket has free lanes (d = 40 runs as 64) the bias rides
-    along as two extra channels, its rounding error in the second. Elsewhere it is an ordinary mask.
     """
-    if bias is not None and q.is_cuda and q.shape[-1] % 64 and (q.shape[-1] + 8 - 1) // 64 == q.shape[-1] // 64:
-        return channel_attention(q, k, v, bias, scale)
     if bias is not None:
         bias = bias.to(q.dtype)[:, None, None, :]
     return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=scale)
 
 
 def channel_attention(q, k, v, bias, scale):
-    """`biased_attention` without a mask: q gets constant channels, k the bias in two parts, v zeros (8 lanes)."""
-    high = (bias / scale * 0.5).to(q.dtype)
-    low = (bias / scale * 0.5 - high.float()).to(q.dtype)
-    extra_q = q.new_zeros(8)
-    extra_q[:2] = 2.0
-    extra_k = torch.zeros(*high.shape, 8, dtype=q.dtype, device=q.device)
-    extra_k[..., 0], extra_k[..., 1] = high, low
-    q = torch.cat([q, extra_q.expand(*q.shape[:3], 8)], -1)
-    k = torch.cat([k, extra_k[:, None].expand(-1, k.shape[1], -1, -1)], -1)
+    """`biased_attention` without a mask: q gets constant channels, k the bias in two parts, v zeros."""
+    q = torch.cat([q, _constant_lanes(q).expand(*q.shape[:3], LANES)], -1)
+    k = F.pad(k, (0, LANES))
+    _write_lanes(k, bias[:, None, :], scale)
     width = v.shape[-1]
     v = F.pad(v, (0, q.shape[-1] - width))
     return F.scaled_dot_product_attention(q, k, v, scale=scale)[..., :width]
+
+
+def _constant_lanes(q):
+    lanes = q.new_zeros(LANES)
+    lanes[:2] = 2.0
+    return lanes
+
+
+def _write_lanes(k, bias, scale) -> None:
+    """Put a bias ``[..., keys]`` into the last lanes of keys ``[..., keys, d + LANES]``; its rounding error goes into
+    a lane of its own, so that half precision carries it as well as a mask does."""
+    high = (bias / scale * 0.5).to(k.dtype)
+    k[..., -LANES] = high
+    k[..., -LANES + 1] = (bias / scale * 0.5 - high.float()).to(k.dtype)
 
 
 def pool_map(x, h: int, w: int, cell: tuple[int, int], mode: str = "average", blend: float = 0.0):
@@ -267,6 +330,8 @@ def pool_map(x, h: int, w: int, cell: tuple[int, int], mode: str = "average", bl
 
 @dataclass(frozen=True)
 class _Global:
+    """Pooled keys and values ``[B, H, cells, d]``, and the log of the tokens that each stands for."""
+
     k: torch.Tensor
     v: torch.Tensor
     log_count: torch.Tensor
@@ -276,7 +341,8 @@ def _global_keys(k, v, plan: Plan, average: bool) -> _Global:
     cell = (plan.pool, plan.pool)
     blend = 1.0 if average else 0.0
     counts = _cell_counts(plan.h, plan.pool)[:, None] * _cell_counts(plan.w, plan.pool)
-    return _Global(*(pool_map(x, plan.h, plan.w, cell, "average", blend) for x in (k, v)), counts.flatten().log())
+    pooled = [pool_map(x, plan.h, plan.w, cell, "average", blend).transpose(1, 2).contiguous() for x in (k, v)]
+    return _Global(*pooled, counts.flatten().log())
 
 
 def _middles(size: int, side: int) -> torch.Tensor:
@@ -325,35 +391,43 @@ def _runs(borders: list[tuple[int, int]]):
     yield run
 
 
-@lru_cache(maxsize=128)
-def _window_index(plan: Plan, rows: tuple, columns: tuple, strength: float, has_global: bool):
-    """Indices of each tile's window ``[tiles, window]`` and the bias of all its keys ``[tiles, keys]`` or None."""
+def _starts(plan: Plan, axis: int, borders: tuple) -> tuple[list[int], int]:
+    """Where the key window of each tile starts along one axis, in local cells, and how many cells it has."""
+    size, cell, count = (plan.h, plan.w)[axis], plan.local[axis], plan.window_size[axis]
+    last = math.ceil(size / cell) - count
+    return [min(max(math.floor(((a + b) / 2 - plan.window / 2) / cell), 0), last) for a, b in borders], count
+
+
+def _uneven(plan: Plan) -> bool:
+    """Whether some local cells are cut by the border, so that they count less."""
+    return bool(plan.h % plan.local[0] or plan.w % plan.local[1])
+
+
+@lru_cache(maxsize=256)
+def _bias(plan: Plan, rows: tuple, columns: tuple, strength: float, has_global: bool):
+    """The bias of all keys of each tile, ``[tiles, keys]``, or None where all count alike."""
+    if not has_global and not _uneven(plan):
+        return None
     axes = []
-    for borders, size, cell, count in zip(
-        (rows, columns), (plan.h, plan.w), plan.local, plan.window_size, strict=True
-    ):
-        cells = math.ceil(size / cell)
-        middles = torch.tensor([(a + b) / 2 for a, b in borders])
-        start = ((middles - plan.window / 2) / cell).floor().clamp(0, cells - count).long()
-        index = start[:, None] + torch.arange(count)
-        own_counts = _cell_counts(size, cell)[index]
+    for axis, borders in enumerate((rows, columns)):
+        size, cell, pool = (plan.h, plan.w)[axis], plan.local[axis], plan.pool or (plan.h, plan.w)[axis]
+        starts, count = _starts(plan, axis, borders)
+        start = torch.tensor(starts)
+        own_counts = _cell_counts(size, cell)[start[:, None] + torch.arange(count)]
         # How many tokens of each global cell lie outside the window, along this axis only.
-        edges = torch.arange(0, size, plan.pool or size)
+        edges = torch.arange(0, size, pool)
         low, high = start * cell, torch.clamp((start + count) * cell, max=size)
-        cell_end = torch.clamp(edges + (plan.pool or size), max=size)
+        cell_end = torch.clamp(edges + pool, max=size)
         inside = (torch.minimum(high[:, None], cell_end) - torch.maximum(low[:, None], edges)).clamp(min=0).float()
-        axes.append((index, own_counts, (cell_end - edges).float(), inside))
-    (iy, ny, cy, oy), (ix, nx, cx, ox) = axes
-    tiles = len(rows) * len(columns)
-    wide = math.ceil(plan.w / plan.local[1])
-    index = (iy[:, None, :, None] * wide + ix[None, :, None, :]).reshape(tiles, -1)
-    own = (ny[:, None, :, None] * nx[None, :, None, :]).reshape(tiles, -1).log()
+        axes.append((own_counts, (cell_end - edges).float(), inside))
+    (ny, cy, oy), (nx, cx, ox) = axes
+    own = (ny[:, None, :, None] * nx[None, :, None, :]).flatten(2).flatten(0, 1).log()
     if not has_global:
-        return index, own if own.unique().numel() > 1 else None
+        return own
     left = (cy[:, None] * cx)[None, None] - oy[:, None, :, None] * ox[None, :, None, :]
-    left = left.reshape(tiles, -1)
+    left = left.flatten(2).flatten(0, 1)
     far = torch.where(left > 0, left.clamp(min=1).log() + strength, torch.tensor(EXCLUDED))
-    return index, torch.cat([own, far], 1)
+    return torch.cat([own, far], 1)
 
 
 class Residuals:
