@@ -87,7 +87,9 @@ class Attachment:
         self._inert = inert or (lambda module: False)
         self._hooks = HostHooks(hypernetwork, upcast)
         self._names: dict[int, str] = {}
-        self._runtimes = [self._make(group, seeds or ()) for group in techniques if group.enabled]
+        # What is skipped is decided and learnt from before others change the negative's prediction.
+        groups = sorted((g for g in techniques if g.enabled), key=lambda g: list(RUNTIMES).index(g.name))
+        self._runtimes = [self._make(group, seeds or ()) for group in groups]
         if save_negative and not any(getattr(r, "compares", False) for r in self._runtimes):
             self._runtimes.append(FreeSaving())
         for runtime in self._runtimes:

@@ -106,7 +106,7 @@ class KeyMixRuntime:
         self._store = None
         self._recording: Recording | None = None
         self.extends = settings.operator == "concatenate"
-        self.compares = settings.source == "negative"
+        self.compares = settings.source == "negative" and self._mixes
 
     def bind(self, references=None, **_):
         self._store = references
@@ -212,7 +212,7 @@ class KeyMixRuntime:
 
     def leave(self, call, output):
         """Say why there was no negative to mix with, where there was none."""
-        missing = why_alone(call) if self.compares and self._mixes else ""
+        missing = why_alone(call) if self.compares else ""
         if missing:
             self._say(f"Key mix did nothing where {missing}")
         return output
