@@ -250,3 +250,12 @@ def test_the_negative_is_kept_where_it_is_compared(unet):
     finally:
         handle.remove()
     assert counts == [4, 4, 4, 2, 2]
+
+
+def test_half_precision_and_upcast(unet):
+    everything = replace(feature=0.4, keys=0.4, orthogonal=0.4, map_strength=0.5)
+    full = draw(unet, everything)
+    torch.testing.assert_close(draw(unet, everything, upcast=lambda: True), full)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        cast = draw(unet, everything).float()
+    assert ((cast - full).norm() / full.norm()).item() < 0.05

@@ -473,3 +473,12 @@ def test_an_exception_leaves_nothing_behind(unet):
             draw(unet, replace(through=3, penalty="NAG", penalty_when="all steps"))
     finally:
         handle.remove()
+
+
+@pytest.mark.parametrize("changes", [{"high_weight": 1.1}, {"fill": "zeros", "through": 4}, {"through": 4}])
+def test_half_precision(unet, changes):
+    full = draw(unet, replace(**changes))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        cast = draw(unet, replace(**changes))
+    for a, b in zip(cast, full, strict=True):
+        assert ((a.float() - b).norm() / b.norm()).item() < 0.05
