@@ -202,9 +202,9 @@ LAYOUTS = {
     "unequal AND": ({}, {"prompt": "a cat|AND a dog", "batch_size": 2, **MATRIX}),
     "NGMS": ({"s_min_uncond": 4.0, "s_min_uncond_all": True}, {}),
     "NGMS every second step": ({"s_min_uncond": 20.0}, {}),
-    "early steps without negative": ({"skip_early_cond": 0.5}, {}),
+    "early steps without negative": ({"skip_early_cond": 0.25}, {}),
 }
-LATE = ("NGMS every second step", "early steps without negative")  # the host leaves out what we would have
+LATE = ("NGMS", "NGMS every second step")  # the host leaves out what we would have
 APART = ("batch_cond_uncond off", "longer prompt", "longer negative")
 
 
@@ -348,11 +348,10 @@ def test_inpainting_model(webui, inpainting, init):  # noqa: F811
     """Nine channels: latents, mask and masked picture are left out and put back together."""
     inside = {"path": "img2img", "init_images": [init], "mask": init, "denoising_strength": 0.8}
     for fields in ({}, {**inside, **BATCH}, {**inside, **CFG1}, {**inside, "prompt": "a cat AND a dog"}):
-        before = webui.picture(**FIELDS | fields)
+        # The host draws the noise of the encoded picture from where the job before has left the global generator.
+        before = [webui.picture(**FIELDS | fields) for _ in range(2)][1]
         full = rows(webui.probe("state"))
-        neutral = webui.picture(NEUTRAL, **FIELDS | fields)
-        # In txt2img the host encodes an empty picture with noise of no seed: no two pictures are the same.
-        assert neutral.pixels == before.pixels or not fields and differences(neutral, before)[0] < 3
+        assert webui.picture(NEUTRAL, **FIELDS | fields).pixels == before.pixels
         for technique, settings in ALL.items():
             on, state = made(webui, {technique: settings}, **fields)
             assert {shape[1] for shape in state["calls"]} == {9}
