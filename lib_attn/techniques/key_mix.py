@@ -103,13 +103,13 @@ class KeyMixRuntime:
         self._selector = AUTO if chosen.auto else chosen
         self._limit = settings.memory << 20
         self._now, self._before = (-1, Recording(0)), Recording(0)
-        self._store = None
+        self._store, self._layout = None, ()
         self._recording: Recording | None = None
         self.extends = settings.operator == "concatenate"
         self.compares = settings.source == "negative" and self._mixes
 
-    def bind(self, references=None, **_):
-        self._store = references
+    def bind(self, references=None, layout=(), **_):
+        self._store, self._layout = references, layout
 
     def wants(self, layer) -> bool:
         return self._selector.matches(layer)
@@ -177,7 +177,7 @@ class KeyMixRuntime:
         if self._store is None:
             return
         if self._recording is None:
-            self._recording = self._store.recording = Recording(self._limit)
+            self._recording = self._store.recording = Recording(self._limit, layout=self._layout)
             self._say("Key mix: this run is recorded for later pictures.")
         for row, x in zip(call.rows, call.x, strict=True):
             if row.image == 0 and row.part == 0:
