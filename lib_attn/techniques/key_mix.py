@@ -166,12 +166,11 @@ class KeyMixRuntime:
         if recording is None:
             self._say("Key mix did nothing: there is no recorded run yet. Make one picture with Record this run.")
             return None
-        sign = NEGATIVE if row.sign == NEGATIVE else POSITIVE
-        found = recording.get(call.layer.index, sign, call.moment.time)
-        if found is not None and found[0].shape[-1] != call.x.shape[-1]:
-            self._say("Key mix left layers alone: the recorded run is of another model, with layers of other sizes.")
+        if recording.layout != self._layout:
+            self._say("Key mix did nothing: the recorded run is of another kind of model.")
             return None
-        return found
+        sign = NEGATIVE if row.sign == NEGATIVE else POSITIVE
+        return recording.get(call.layer.index, sign, call.moment.time)
 
     def _record(self, call) -> None:
         if self._store is None:
