@@ -175,8 +175,9 @@ def test_early_full_steps_are_as_many_but_earlier(every, steps):
     even, early = (pattern(replace(key_every=every, early=value)[0], sigmas) for value in (0.0, 1.0))
     assert 0.75 * even.count("f") - 1 <= early.count("f") <= even.count("f")
     assert even.count("f") == -(-steps // every)
-    half = steps // 2
-    assert early[:half].count("f") > early[half:].count("f") and early[half:].count("f") < even[half:].count("f")
+    half, few = steps // 2, even.count("f") < 4  # three or less cannot lie much closer together
+    early_half, late_half = early[:half].count("f"), early[half:].count("f")
+    assert few or early_half > late_half < even[half:].count("f")
     gaps = [len(run) for run in early.rstrip("s").split("f")[1:-1]]
     assert gaps == sorted(gaps)
 
