@@ -87,12 +87,15 @@ class Attachment:
         self._inert = inert or (lambda module: False)
         self._hooks = HostHooks(hypernetwork, upcast)
         self._names: dict[int, str] = {}
-        self._runtimes = [self._make(group, seeds or ()) for group in techniques if group.enabled]
+        # What is skipped is decided and learnt from before others change the negative's prediction.
+        groups = sorted((g for g in techniques if g.enabled), key=lambda g: list(RUNTIMES).index(g.name))
+        self._runtimes = [self._make(group, seeds or ()) for group in groups]
         if save_negative and not any(getattr(r, "compares", False) for r in self._runtimes):
             self._runtimes.append(FreeSaving())
+        widths = [(layer.name, getattr(layer.attn1.to_q, "in_features", 0)) for layer in find_layers(self._unet)]
         for runtime in self._runtimes:
             if hasattr(runtime, "bind"):
-                runtime.bind(prediction=prediction, hooks=self._hooks, references=references)
+                runtime.bind(prediction=prediction, hooks=self._hooks, references=references, layout=tuple(widths))
         self._constant_rows = constant_rows or (lambda: False)
         self._editors = [r for r in self._runtimes if hasattr(r, "edit")]
         self._boundary = Boundary(self._runtimes, self._note)

@@ -100,11 +100,13 @@ def why_alone(call) -> str:
 class ContrastRuntime:
     """Comparisons over one sampling pass; holds the last difference map of each image."""
 
-    compares = True
     extends = False
 
     def __init__(self, settings, seeds, say):
         self._settings, self._say = settings, say
+        self._pushes = bool(settings.keys or (settings.blend and (settings.feature or settings.orthogonal)))
+        # The map as a guidance scale needs none of its own: where the negative drops out there is no guidance.
+        self.compares = self._pushes or settings.show_map
         chosen = parse_selector(settings.blocks)
         self._selector = AUTO if chosen.auto else chosen
         self._last: str | None = None  # the last chosen block in forward order gives the map
@@ -175,7 +177,7 @@ class ContrastRuntime:
     def leave(self, call, output):
         """Scale the guidance by the map, in the negative's prediction."""
         s = self._settings
-        if (s.feature and s.blend) or (s.orthogonal and s.blend) or s.keys:
+        if self._pushes:
             missing = why_alone(call)
             if missing:
                 self._say(f"Contrast did nothing where {missing}")

@@ -103,13 +103,13 @@ class KeyMixRuntime:
         self._selector = AUTO if chosen.auto else chosen
         self._limit = settings.memory << 20
         self._now, self._before = (-1, Recording(0)), Recording(0)
-        self._store = None
+        self._store, self._layout = None, ()
         self._recording: Recording | None = None
         self.extends = settings.operator == "concatenate"
-        self.compares = settings.source == "negative"
+        self.compares = settings.source == "negative" and self._mixes
 
-    def bind(self, references=None, **_):
-        self._store = references
+    def bind(self, references=None, layout=(), **_):
+        self._store, self._layout = references, layout
 
     def wants(self, layer) -> bool:
         return self._selector.matches(layer)
@@ -166,18 +166,17 @@ class KeyMixRuntime:
         if recording is None:
             self._say("Key mix did nothing: there is no recorded run yet. Make one picture with Record this run.")
             return None
-        sign = NEGATIVE if row.sign == NEGATIVE else POSITIVE
-        found = recording.get(call.layer.index, sign, call.moment.time)
-        if found is not None and found[0].shape[-1] != call.x.shape[-1]:
-            self._say("Key mix left layers alone: the recorded run is of another model, with layers of other sizes.")
+        if recording.layout != self._layout:
+            self._say("Key mix did nothing: the recorded run is of another kind of model.")
             return None
-        return found
+        sign = NEGATIVE if row.sign == NEGATIVE else POSITIVE
+        return recording.get(call.layer.index, sign, call.moment.time)
 
     def _record(self, call) -> None:
         if self._store is None:
             return
         if self._recording is None:
-            self._recording = self._store.recording = Recording(self._limit)
+            self._recording = self._store.recording = Recording(self._limit, layout=self._layout)
             self._say("Key mix: this run is recorded for later pictures.")
         for row, x in zip(call.rows, call.x, strict=True):
             if row.image == 0 and row.part == 0:
@@ -212,7 +211,7 @@ class KeyMixRuntime:
 
     def leave(self, call, output):
         """Say why there was no negative to mix with, where there was none."""
-        missing = why_alone(call) if self.compares and self._mixes else ""
+        missing = why_alone(call) if self.compares else ""
         if missing:
             self._say(f"Key mix did nothing where {missing}")
         return output

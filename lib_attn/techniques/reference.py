@@ -13,9 +13,11 @@ class Recording:
     Args:
         limit: most bytes it may take; layers that do not fit are left out as a whole.
         device: where it is kept, None for where the inputs are.
+        layout: names and widths of the model's layers. Models of another layout cannot follow it.
     """
 
-    def __init__(self, limit: int, device: str | None = "cpu"):
+    def __init__(self, limit: int, device: str | None = "cpu", layout: tuple = ()):
+        self.layout = layout
         self._limit, self._device, self.bytes = limit, device, 0
         self._kept: dict[tuple, dict[float, torch.Tensor]] = {}
         self._grids: dict[int, tuple[int, int]] = {}

@@ -229,7 +229,7 @@ def test_an_image_of_a_batch_comes_out_as_if_alone(unet):
 def test_together_with_skipped_negatives(unet):
     """In skipped steps there is nothing to compare; the last map goes on, on the estimate before any map."""
     skip = NegativeSkip(enabled=True, key_every=2, early=0.0, penalty="off")
-    both = draw(unet, [skip, *replace(map_strength=1.0)], steps=2)
+    both = draw(unet, [*replace(map_strength=1.0), skip], steps=2)  # in whatever order they are named
     only = draw(unet, [skip], steps=2)
     mapped = draw(unet, replace(map_strength=1.0), steps=2)
     torch.testing.assert_close(both[0], mapped[0])
@@ -245,7 +245,17 @@ def test_the_negative_is_kept_where_it_is_compared(unet):
     counts = []
     handle = unet.middle_block.register_forward_pre_hook(lambda m, a: counts.append(a[0].shape[0]))
     try:
-        draw(unet, replace(feature=0.5), cfg=1.0, save_negative=True)
+        for changes in ({"feature": 0.5}, {"keys": 0.5}, {"show_map": True}, {}, {"feature": 0.5, "blend": 0.0}):
+            draw(unet, replace(**changes), cfg=1.0, save_negative=True)
     finally:
         handle.remove()
-    assert counts == [4]
+    assert counts == [4, 4, 4, 2, 2]
+
+
+def test_half_precision_and_upcast(unet):
+    everything = replace(feature=0.4, keys=0.4, orthogonal=0.4, map_strength=0.5)
+    full = draw(unet, everything)
+    torch.testing.assert_close(draw(unet, everything, upcast=lambda: True), full)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        cast = draw(unet, everything).float()
+    assert ((cast - full).norm() / full.norm()).item() < 0.05

@@ -175,8 +175,9 @@ def test_early_full_steps_are_as_many_but_earlier(every, steps):
     even, early = (pattern(replace(key_every=every, early=value)[0], sigmas) for value in (0.0, 1.0))
     assert 0.75 * even.count("f") - 1 <= early.count("f") <= even.count("f")
     assert even.count("f") == -(-steps // every)
-    half = steps // 2
-    assert early[:half].count("f") > early[half:].count("f") and early[half:].count("f") < even[half:].count("f")
+    half, few = steps // 2, even.count("f") < 4  # three or less cannot lie much closer together
+    early_half, late_half = early[:half].count("f"), early[half:].count("f")
+    assert few or early_half > late_half < even[half:].count("f")
     gaps = [len(run) for run in early.rstrip("s").split("f")[1:-1]]
     assert gaps == sorted(gaps)
 
@@ -492,3 +493,12 @@ def test_an_exception_leaves_nothing_behind(unet):
             draw(unet, replace(through=3, penalty="NAG", penalty_when="all steps"))
     finally:
         handle.remove()
+
+
+@pytest.mark.parametrize("changes", [{"high_weight": 1.1}, {"fill": "zeros", "through": 4}, {"through": 4}])
+def test_half_precision(unet, changes):
+    full = draw(unet, replace(**changes))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        cast = draw(unet, replace(**changes))
+    for a, b in zip(cast, full, strict=True):
+        assert ((a.float() - b).norm() / b.norm()).item() < 0.05
