@@ -93,7 +93,7 @@ def parse_setting(text: str) -> Variant:
     """Read ``name: tile=16 pool=4 exact_every=3`` as a variant of ours; the name may be left out.
 
     A parameter is named in full (``near_sighted.tile``) or alone where only one technique has it; items are
-    separated by spaces or semicolons. A technique that is named is switched on.
+    separated by spaces, or by semicolons where values have spaces in them. A technique that is named is switched on.
 
     Raises:
         LabError: when something in it is not understood.
@@ -101,7 +101,7 @@ def parse_setting(text: str) -> Variant:
     name, colon, body = text.partition(":")
     name, body = (name.strip(), body) if colon else ("", text)
     values: dict[str, Any] = {}
-    for item in body.replace(";", " ").split():
+    for item in filter(None, map(str.strip, body.split(";" if ";" in body else None))):
         key, equals, value = item.partition("=")
         if not equals:
             raise LabError(f"'{item}' is no setting: write parameter=value, for example tile=16.")

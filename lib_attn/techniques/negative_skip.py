@@ -10,7 +10,8 @@ predicted is filled in:
 - *zeros*: nothing was predicted. By itself u + s (c - u) would then be s times the positive's prediction; the result is
   brought back to the positive's size, so that guidance scale does not amplify.
 
-Full steps: a first share, every n-th, or whenever the two predictions disagree (Adaptive Guidance, arXiv 2312.12487).
+Full steps: a first share, every n-th (closer together at first), or whenever the two predictions disagree (Adaptive
+Guidance, arXiv 2312.12487).
 At guidance scale 1 the negative drops out of the formula and is never computed. What keeps the negative prompt alive
 in the meantime is in `lib_attn.techniques.penalty`.
 """
@@ -112,6 +113,16 @@ class Track:
             self.agrees = False
 
 
+def key_interval(key_every: float, early: float, share: float) -> float:
+    """Steps from one full step to the next at a share of the steps.
+
+    Guidance changes most in the first steps, and an error there moves the picture most. At `early` 1 full step number
+    k of K comes after a share (k / K)^2 of the steps, which is an interval of 2 key_every sqrt(share): about as many
+    full steps as one every `key_every`, but most of them early. At 0 they are spread evenly.
+    """
+    return key_every * (1.0 + early * (2.0 * math.sqrt(share) - 1.0))
+
+
 def may_skip(settings, track: Track, share: float, sigma: float) -> bool:
     """Whether an image's negative may be left out of an evaluation.
 
@@ -125,7 +136,8 @@ def may_skip(settings, track: Track, share: float, sigma: float) -> bool:
         return not (s.key_every or s.adaptive or s.fill == "estimate")
     if sigma > track.sigma * RISE and (s.fill == "estimate" or s.adaptive):
         return False
-    if s.key_every and track.since + 1 >= s.key_every:
+    # Intervals are rounded down up to three quarters, which brings the count near that of an even spread.
+    if s.key_every and track.since + 1 >= key_interval(s.key_every, s.early, share) - 0.75:
         return False
     return track.agrees if s.adaptive else True
 

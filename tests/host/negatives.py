@@ -13,7 +13,7 @@ NEUTRAL = {
     "key_mix": {"enabled": True, "amount": 0.0, "blocks": "all"},
 }
 ALL = {
-    "negative_skip": {"enabled": True, "key_every": 2, "penalty_when": "skipped steps"},
+    "negative_skip": {"enabled": True, "key_every": 2, "early": 0.0, "penalty_when": "skipped steps"},
     "contrast": {"enabled": True, "feature": 0.5, "keys": 0.5, "orthogonal": 0.3, "map_strength": 0.5, "blocks": "all"},
     "key_mix": {"enabled": True, "source": "blurred", "values": "AdaIN", "blocks": "all"},
 }
@@ -21,7 +21,7 @@ ALL = {
 
 def skip(**values):
     """Negative skip every second step, without penalty."""
-    return {"negative_skip": {"enabled": True, "key_every": 2, "penalty": "off", **values}}
+    return {"negative_skip": {"enabled": True, "key_every": 2, "early": 0.0, "penalty": "off", **values}}
 
 
 def penalty(kind, **values):

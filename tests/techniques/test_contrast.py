@@ -228,7 +228,7 @@ def test_an_image_of_a_batch_comes_out_as_if_alone(unet):
 
 def test_together_with_skipped_negatives(unet):
     """In skipped steps there is nothing to compare; the last map goes on, on the estimate before any map."""
-    skip = NegativeSkip(enabled=True, key_every=2, penalty="off")
+    skip = NegativeSkip(enabled=True, key_every=2, early=0.0, penalty="off")
     both = draw(unet, [skip, *replace(map_strength=1.0)], steps=2)
     only = draw(unet, [skip], steps=2)
     mapped = draw(unet, replace(map_strength=1.0), steps=2)

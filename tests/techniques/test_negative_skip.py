@@ -13,7 +13,7 @@ from lib_attn.settings import NegativeSkip
 from lib_attn.techniques.negative_skip import Track, guidance_ratio, level_negative, may_skip, weigh_frequencies
 from tests.unets import snapshot, tiny_unet, unet_input
 
-SKIP = NegativeSkip(enabled=True, key_every=3, penalty="off")
+SKIP = NegativeSkip(enabled=True, key_every=3, early=0.0, trend=1.0, penalty="off")
 CFG = 5.0
 
 
@@ -166,6 +166,25 @@ def pattern(settings, sigmas, agreements=()):
 )
 def test_full_steps(changes, expected):
     assert pattern(replace(**changes)[0], [8, 7, 6, 5, 4, 3, 2, 1]) == expected
+
+
+@pytest.mark.parametrize("every", (2, 3, 4, 5))
+@pytest.mark.parametrize("steps", (12, 20, 24, 30, 50))
+def test_early_full_steps_are_as_many_but_earlier(every, steps):
+    sigmas = list(range(steps, 0, -1))
+    even, early = (pattern(replace(key_every=every, early=value)[0], sigmas) for value in (0.0, 1.0))
+    assert 0.75 * even.count("f") - 1 <= early.count("f") <= even.count("f")
+    assert even.count("f") == -(-steps // every)
+    half = steps // 2
+    assert early[:half].count("f") > early[half:].count("f") and early[half:].count("f") < even[half:].count("f")
+    gaps = [len(run) for run in early.rstrip("s").split("f")[1:-1]]
+    assert gaps == sorted(gaps)
+
+
+def test_where_early_full_steps_lie():
+    assert pattern(replace(early=1.0)[0], range(24, 0, -1)) == "fffsfssfsssfsssfssssfsss"
+    assert pattern(replace(early=1.0, key_every=1)[0], range(8, 0, -1)) == "ffffffff"
+    assert pattern(replace(early=1.0, key_every=0)[0], range(8, 0, -1)) == "fsssssss"
 
 
 def test_going_back_up_in_noise_is_a_full_step():
