@@ -174,8 +174,8 @@ def _shared(blocks_help: str, since: int = 1):
     """The four fields that every technique has."""
     return {
         "blocks": param("auto", "Blocks", blocks_help, blocks=True, advanced=True, since=since),
-        "start": param(0.0, "Start", "Share of the steps after which the technique starts.", 0.0, 1.0, 0.01, unit="share of steps", since=since),
-        "end": param(1.0, "End", "Share of the steps after which the technique stops. Start = End: never active.", 0.0, 1.0, 0.01, unit="share of steps", since=since),
+        "start": param(0.0, "Start", "Share of the steps after which the technique starts.", 0.0, 1.0, 0.01, since=since),
+        "end": param(1.0, "End", "Share of the steps after which the technique stops. Start = End: never active.", 0.0, 1.0, 0.01, since=since),
         "hires": param("same", "Hires pass", "What to do in the hires. fix pass.", choices=("same", "off", "only"), since=since),
     }
 
@@ -238,24 +238,24 @@ class NegativeSkip(Group):
 
     enabled: bool = param(False, "Negative skip", "Leave the negative out where it can be filled in.", since=2)
     key_every: int = param(3, "Full step every", "Every n-th step computes the negative, counted for each image from its last full step. 1: every step. 0: no limit.", 0, 50, unit="steps", since=2)
-    early: float = param(1.0, "Full steps early", "1: full steps lie close together at first, where the negative's effect changes most, and rarer later; about as many in all. 0: evenly spread.", 0.0, 1.0, 0.05, since=2)
+    early: float = param(1.0, "Full steps early", "1: full steps lie close together at first, where the negative's effect changes most, and rarer later; about as many in all. 0: evenly spread.", 0.0, 1.0, 0.05, advanced=True, since=2)
     fill: str = param("estimate", "Fill", "What stands for the negative in the other steps. Estimate: from the guidance of the last full step, so CFG scale keeps its meaning. Copy of the positive and zeros: CFG scale does nothing in these steps.", choices=("estimate", "copy", "zeros"), since=2)
-    keep_first: float = param(0.0, "Full steps first", "The first steps, which decide the layout, are computed in full.", 0.0, 1.0, 0.01, unit="share of steps", since=2)
-    adaptive: float = param(0.0, "Adaptive", "Leave the negative out only while the cosine of the two predictions of the last full step is at least this much; Full step every stays the limit. Try 0.99. 0: off.", 0.0, 1.0, 0.001, since=2)
+    keep_first: float = param(0.0, "Full steps first", "The first steps, which decide the layout, are computed in full.", 0.0, 1.0, 0.01, unit="share of steps", advanced=True, since=2)
+    adaptive: float = param(0.0, "Adaptive", "Leave the negative out only while the cosine of the two predictions of the last full step is at least this much; Full step every stays the limit. Try 0.99. 0: off.", 0.0, 1.0, 0.001, advanced=True, since=2)
     hysteresis: float = param(0.01, "Hysteresis", "How far the cosine has to fall below the adaptive value before every step is full again.", 0.0, 1.0, 0.001, advanced=True, since=2)
-    trend: float = param(0.7, "Trend", "How far the estimate continues the change between the last two full steps. 0: the guidance of the last one as it is.", 0.0, 1.0, 0.05, since=2)
+    trend: float = param(0.7, "Trend", "How far the estimate continues the change between the last two full steps. 0: the guidance of the last one as it is.", 0.0, 1.0, 0.05, advanced=True, since=2)
     sigma_power: float = param(0.0, "Sigma power", "How the estimated guidance goes with the noise level: 0 keeps the difference of the noise predictions, -1 that of the predicted pictures.", -2.0, 2.0, 0.05, advanced=True, since=2)
     low_weight: float = param(1.0, "Coarse weight", "Weight of the coarse part of the estimated guidance.", 0.0, 2.0, 0.05, advanced=True, since=2)
     high_weight: float = param(1.0, "Fine weight", "Weight of the fine part of the estimated guidance.", 0.0, 2.0, 0.05, advanced=True, since=2)
     through: int = param(0, "Keep In blocks", "The negative still passes the first In blocks and comes back for as many last Out blocks. Slower and closer to full. 0: it is left out of the whole model. Not together with ControlNet.", 0, 12, unit="blocks", advanced=True, since=2)
     penalty: str = param("NAG", "Penalty", "How the negative prompt's words act inside cross-attention: NAG (pushes away, capped), value sign flip (takes away what fits the words), NASA (subtracts).", choices=("NAG", "value sign flip", "NASA", "off"), since=2)
     penalty_when: str = param("at CFG 1", "Penalty when", "At CFG scale 1 only, in all steps without a negative, or in all steps on top of CFG.", choices=("at CFG 1", "skipped steps", "all steps"), since=2)
-    strength: float = param(2.0, "Penalty strength", "0: no penalty. NAG's phi (its scale less 1), the flipped values' scale, NASA's factor.", 0.0, 20.0, 0.05, since=2)
+    strength: float = param(2.0, "Penalty strength", "How hard the negative prompt's words push. 0: no penalty. NAG: its usual scale less 1. Value sign flip and NASA: the factor of their formula.", 0.0, 20.0, 0.05, since=2)
     tau: float = param(2.5, "Penalty cap", "A token may grow to this many times its size (NAG's tau).", 1.0, 10.0, 0.1, advanced=True, since=2)
     blend: float = param(0.5, "Penalty blend", "Share of the changed result (NAG's alpha). The papers of the other two penalties have 1.", 0.0, 1.0, 0.05, advanced=True, since=2)
     flip_bias: float = param(-0.2, "Flip bias", "Value sign flip: added to the logits of the negative's words.", -8.0, 8.0, 0.1, advanced=True, since=2)
-    penalty_start: float = param(0.0, "Penalty start", "Share of the steps after which the penalty starts.", 0.0, 1.0, 0.01, unit="share of steps", advanced=True, since=2)
-    penalty_end: float = param(1.0, "Penalty end", "Share of the steps after which the penalty stops.", 0.0, 1.0, 0.01, unit="share of steps", advanced=True, since=2)
+    penalty_start: float = param(0.0, "Penalty start", "Share of the steps after which the penalty starts.", 0.0, 1.0, 0.01, advanced=True, since=2)
+    penalty_end: float = param(1.0, "Penalty end", "Share of the steps after which the penalty stops.", 0.0, 1.0, 0.01, advanced=True, since=2)
     blocks: str = _SKIP["blocks"]
     start: float = _SKIP["start"]
     end: float = _SKIP["end"]
@@ -284,14 +284,14 @@ class Contrast(Group):
     show_map: bool = param(False, "Show difference map", "Adds a picture to the gallery: where positive and negative differ, all steps together.", since=2)
     tau: float = param(1.5, "Contrast cap", "Features may grow to this many times their size.", 1.0, 10.0, 0.1, advanced=True, since=2)
     blend: float = param(0.5, "Contrast blend", "Share of the changed features.", 0.0, 1.0, 0.05, advanced=True, since=2)
-    feature_start: float = param(0.0, "Feature push start", "Share of the steps after which the feature push starts.", 0.0, 1.0, 0.01, unit="share of steps", advanced=True, since=2)
-    feature_end: float = param(1.0, "Feature push end", "Share of the steps after which it stops.", 0.0, 1.0, 0.01, unit="share of steps", advanced=True, since=2)
-    keys_start: float = param(0.0, "Key contrast start", "Share of the steps after which the key contrast starts.", 0.0, 1.0, 0.01, unit="share of steps", advanced=True, since=2)
-    keys_end: float = param(1.0, "Key contrast end", "Share of the steps after which it stops.", 0.0, 1.0, 0.01, unit="share of steps", advanced=True, since=2)
-    orthogonal_start: float = param(0.0, "Orthogonal push start", "Share of the steps after which the orthogonal push starts.", 0.0, 1.0, 0.01, unit="share of steps", advanced=True, since=2)
-    orthogonal_end: float = param(1.0, "Orthogonal push end", "Share of the steps after which it stops.", 0.0, 1.0, 0.01, unit="share of steps", advanced=True, since=2)
-    map_start: float = param(0.0, "Difference map start", "Share of the steps after which the map scales CFG.", 0.0, 1.0, 0.01, unit="share of steps", advanced=True, since=2)
-    map_end: float = param(1.0, "Difference map end", "Share of the steps after which it stops.", 0.0, 1.0, 0.01, unit="share of steps", advanced=True, since=2)
+    feature_start: float = param(0.0, "Feature push start", "Share of the steps after which the feature push starts.", 0.0, 1.0, 0.01, advanced=True, since=2)
+    feature_end: float = param(1.0, "Feature push end", "Share of the steps after which it stops.", 0.0, 1.0, 0.01, advanced=True, since=2)
+    keys_start: float = param(0.0, "Key contrast start", "Share of the steps after which the key contrast starts.", 0.0, 1.0, 0.01, advanced=True, since=2)
+    keys_end: float = param(1.0, "Key contrast end", "Share of the steps after which it stops.", 0.0, 1.0, 0.01, advanced=True, since=2)
+    orthogonal_start: float = param(0.0, "Orthogonal push start", "Share of the steps after which the orthogonal push starts.", 0.0, 1.0, 0.01, advanced=True, since=2)
+    orthogonal_end: float = param(1.0, "Orthogonal push end", "Share of the steps after which it stops.", 0.0, 1.0, 0.01, advanced=True, since=2)
+    map_start: float = param(0.0, "Difference map start", "Share of the steps after which the map scales CFG.", 0.0, 1.0, 0.01, advanced=True, since=2)
+    map_end: float = param(1.0, "Difference map end", "Share of the steps after which it stops.", 0.0, 1.0, 0.01, advanced=True, since=2)
     blocks: str = _CONTRAST["blocks"]
     start: float = _CONTRAST["start"]
     end: float = _CONTRAST["end"]
@@ -318,8 +318,8 @@ class KeyMix(Group):
     amount: float = param(0.5, "Key amount", "How much of the source is in the keys. 0: none.", 0.0, 2.0, 0.05, since=2)
     values: str = param("own", "Values", "Own: the picture keeps its colours. Follow: values are mixed as well. AdaIN: own values with the source's mean and spread.", choices=("own", "follow", "AdaIN"), since=2)
     value_amount: float = param(1.0, "Value amount", "How far values follow, where they do.", 0.0, 2.0, 0.05, since=2)
-    bias: float = param(0.0, "Source bias", "Concatenate: added to the logits of the source's keys; below 0 the source counts less.", -8.0, 8.0, 0.1, since=2)
-    match_queries: bool = param(False, "Match queries and keys", "Gives queries and keys the source's mean and spread first (AdaIN, as StyleAligned does).", since=2)
+    bias: float = param(0.0, "Source bias", "Concatenate: added to the logits of the source's keys; below 0 the source counts less.", -8.0, 8.0, 0.1, advanced=True, since=2)
+    match_queries: bool = param(False, "Match queries and keys", "Gives queries and keys the source's mean and spread first (AdaIN, as StyleAligned does).", advanced=True, since=2)
     blur: float = param(8.0, "Blur", "Source blurred: spread of the blur.", 0.0, 256.0, 0.5, unit="latent pixels (8 px)", advanced=True, since=2)
     shift_x: int = param(8, "Shift to the right", "Source shifted: by how much; what leaves on one side comes in on the other.", -256, 256, unit="latent pixels (8 px)", advanced=True, since=2)
     shift_y: int = param(0, "Shift down", "Source shifted: the same downwards.", -256, 256, unit="latent pixels (8 px)", advanced=True, since=2)

@@ -93,7 +93,10 @@ def _switch(panel: Panel, group: type[Group], elem_id: Callable[[str], str], swi
 def _technique(panel: Panel, group: type[Group], elem_id: Callable[[str], str]) -> None:
     params = [p for p in group.params() if p.name != "enabled"]
     gr.HTML(f'<p class="attention-lab-about">{group.about}</p>', elem_id=elem_id(f"{group.name}_about"))
-    _rows(panel, group, [p for p in params if not p.advanced], elem_id)
+    basic = [p for p in params if not p.advanced]
+    # What every technique has stands in the same rows everywhere: start beside end.
+    _rows(panel, group, [p for p in basic if p.name not in SHARED], elem_id)
+    _rows(panel, group, [p for p in basic if p.name in SHARED], elem_id)
     gr.HTML('<p class="attention-lab-live" aria-live="polite"></p>', elem_id=elem_id(f"{group.name}_live"))
     with gr.Accordion(ADVANCED, open=False, elem_id=elem_id(f"{group.name}_advanced")):
         _rows(panel, group, [p for p in params if p.advanced], elem_id)
