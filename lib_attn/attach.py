@@ -99,6 +99,7 @@ class Attachment:
         self._evaluation = Evaluation()
         self._steps = steps
         self._cursor: Cursor | None = None
+        self._size: tuple[int, int] | None = None
         self._moment = Moment(-1, 0.0, 0.0)
         self._timestep: float | None = None
         self._rows: tuple[Row, ...] | None = None
@@ -150,17 +151,21 @@ class Attachment:
             if self._say_to is not None:
                 self._say_to(text)
 
-    def begin_step(self, rows: Sequence[Row] | None, step: int, total: int, **told: Any) -> None:
+    def begin_step(
+        self, rows: Sequence[Row] | None, step: int, total: int, size: tuple[int, int] | None = None, **told: Any
+    ) -> None:
         """Announce the next evaluation of a guided sampler.
 
         Args:
             rows: `lib_attn.rows.plan_rows`, or None when it cannot be known: then nothing is touched.
             step, total: running number and expected count of evaluations.
-            told: ``cfg``, ``negative``, ``words``, ``negative_read`` of `lib_attn.boundary.Evaluation`, where known.
+            size: of the latents, (h, w); U-Net calls of another size are somebody else's.
+            told: ``cfg``, ``negative``, ``words``, ``negative_read``, ``editions`` of `lib_attn.boundary.Evaluation`,
+                where known.
         """
         if rows is None:
             self.say("Attention Lab did nothing in some steps: which row of the batch is which image is unclear.")
-        self._cursor = Cursor(rows or ())
+        self._cursor, self._size = Cursor(rows or ()), size
         self._evaluation = Evaluation(tuple(rows or ()), step, **told)
         # Adaptive samplers make more evaluations than they announce: those stand at the end.
         self._moment = Moment(step, min(1.0, step / max(1, total)), self._moment.time)
@@ -261,6 +266,10 @@ class Attachment:
             self._timestep = timestep
             share = step / self._steps if self._steps else time
             self._moment = Moment(step, min(share, 1.0), time)
+            return None
+        if self._cursor.open and self._size not in (None, tuple(x.shape[-2:])):
+            self.say("Attention Lab left the picture alone: another extension computes it in parts (tiled diffusion?).")
+            self._rows = None
             return None
         self._rows = self._cursor.take(x.shape[0])
         self._moment = Moment(self._moment.step, self._moment.share, time)

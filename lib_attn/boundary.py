@@ -30,6 +30,7 @@ class Evaluation:
     negative: text of the negatives ``[images, T, C]`` in its natural length, None when unknown.
     words: for each image the columns of `negative` that are words; None when unknown.
     negative_read: somebody beyond the ordinary combination u + s (c - u) reads the negative's prediction.
+    editions: for each image something that changes when its prompts do (prompt editing), None when unknown.
     """
 
     rows: tuple[Row, ...] = ()
@@ -38,6 +39,11 @@ class Evaluation:
     negative: torch.Tensor | None = None
     words: tuple[tuple[int, ...], ...] | None = None
     negative_read: bool = False
+    editions: tuple[Any, ...] | None = None
+
+    def edition(self, image: int) -> Any:
+        """Which of its prompts an image is at."""
+        return None if self.editions is None else self.editions[image]
 
     @property
     def guided(self) -> bool:

@@ -91,6 +91,21 @@ def test_more_evaluations_than_announced_stand_at_the_end(unet):
             assert not torch.equal(run(unet, x, context), plain)
 
 
+def test_a_picture_computed_in_parts_is_left_alone(unet):
+    """Tiled diffusion calls the model for each part; the first must not be taken for the picture."""
+    said = []
+    x, context = unet_input(1, 32, 24)
+    plain = run(unet, x, context)
+    with attach(unet, [NEAR], say=said.append) as attachment:
+        for step in range(2):
+            attachment.begin_step(plan_rows([[1.0]], negatives=False), step, 2, size=(64, 24))
+            assert torch.equal(run(unet, x, context), plain) and torch.equal(run(unet, x, context), plain)
+            attachment.end_step()
+        attachment.begin_step(plan_rows([[1.0]], negatives=False), 2, 4, size=(32, 24))
+        assert not torch.equal(run(unet, x, context), plain)
+    assert len(said) == 1 and "in parts" in said[0]
+
+
 def test_patches_come_off_after_an_exception(unet):
     x, context = unet_input(1, 32, 24)
 

@@ -80,10 +80,18 @@ def mix_values(own: torch.Tensor, source: torch.Tensor, settings) -> torch.Tenso
 
 
 def appended_values(own: torch.Tensor, source: torch.Tensor, settings) -> torch.Tensor:
-    """Values for the source's keys where they are concatenated: the source's, in the own statistics, or the own."""
-    if settings.values == "own" and own.shape == source.shape:
-        return own
-    return source if settings.values == "follow" else adain(source, own)
+    """Values for the source's keys where they are concatenated.
+
+    Own: those of the picture at the same places, for a source of another size the source's in the own statistics.
+    Follow: from there to the source's by the value amount. AdaIN: the source's in the own statistics.
+    """
+    if settings.values == "follow" and settings.value_amount == 1.0:
+        return source
+    if settings.values == "AdaIN" or own.shape != source.shape:
+        kept = adain(source, own)
+    else:
+        kept = own
+    return mix(kept, source, settings.value_amount, "blend") if settings.values == "follow" else kept
 
 
 class KeyMixRuntime:
@@ -161,7 +169,7 @@ class KeyMixRuntime:
         sign = NEGATIVE if row.sign == NEGATIVE else POSITIVE
         found = recording.get(call.layer.index, sign, call.moment.time)
         if found is not None and found[0].shape[-1] != call.x.shape[-1]:
-            self._say("Key mix did nothing: the recorded run is of another kind of model.")
+            self._say("Key mix left layers alone: the recorded run is of another model, with layers of other sizes.")
             return None
         return found
 

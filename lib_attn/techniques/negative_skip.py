@@ -94,7 +94,7 @@ class Track:
     """What is known of one image. since: steps skipped after its last full one, None before the first.
 
     sigma, guidance: of that step. before: the same of the full step before it. agrees: whether its two predictions
-    were alike enough to go on without the negative.
+    were alike enough to go on without the negative. edition: which of the image's prompts all this holds for.
     """
 
     since: int | None = None
@@ -103,6 +103,7 @@ class Track:
     before: tuple[float, torch.Tensor] | None = None
     features: torch.Tensor | None = None
     agrees: bool = False
+    edition: object = None
 
     def learn(self, agreement: float, threshold: float, hysteresis: float) -> None:
         """Note the cosine of a full step: from the threshold on the negative may go, well below it is back."""
@@ -218,9 +219,11 @@ class NegativeSkipRuntime:
             return frozenset()
         skipped = set()
         for image in images - unguided:
-            track = self._tracks.setdefault(image, Track())
-            if track.guidance is not None and track.guidance.shape[-2:] != call.x.shape[-2:]:
-                self._tracks[image] = track = Track()
+            edition = evaluation.edition(image)
+            track = self._tracks.setdefault(image, Track(edition=edition))
+            resized = track.guidance is not None and track.guidance.shape[-2:] != call.x.shape[-2:]
+            if resized or track.edition != edition:
+                self._tracks[image] = track = Track(edition=edition)
             if may_skip(self._settings, track, call.moment.share, call.sigma):
                 skipped.add(image)
         return frozenset(unguided | skipped)

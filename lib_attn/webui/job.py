@@ -138,6 +138,7 @@ class Job:
             self._inner_model = denoiser.inner_model
             total = denoiser.total_steps or denoiser.steps or 1
             told = negatives.told(denoiser.p, params, self._words if self._attachment.reads_text else None)
+            told["size"] = tuple(params.x.shape[-2:])
             self._attachment.begin_step(host.rows_of(denoiser, count), denoiser.step, total, **told)
             share = denoiser.step / total
             self._due |= {group.name for group in self._techniques if group.start <= share < group.end}

@@ -22,12 +22,30 @@ def told(p: Any, params: Any, words: Words | None) -> dict[str, Any]:
     cfg = (getattr(denoiser.sampler, "sampler_extra_args", None) or {}).get("cond_scale")
     if cfg is not None:
         cfg = float(cfg) * float(getattr(denoiser, "cond_scale_miltiplier", 1.0))
-    found = {"cfg": cfg, "negative_read": is_read(denoiser)}
+    found = {"cfg": cfg, "negative_read": is_read(denoiser), "editions": editions(denoiser)}
     if words is not None:
         text = getattr(params, "text_uncond", None)
         found["negative"] = text.get("crossattn") if isinstance(text, dict) else text
         found["words"] = words.of(p, denoiser)
     return found
+
+
+def editions(denoiser: Any) -> tuple[tuple[int, ...], ...] | None:
+    """For each image the entries of its prompts' schedules that this evaluation uses; None when they are not known."""
+    extra = getattr(denoiser.sampler, "sampler_extra_args", None) or {}
+    images, negatives = getattr(extra.get("cond"), "batch", None), extra.get("uncond")
+    if not images or not negatives or len(images) != len(negatives):
+        return None
+    step = denoiser.step
+    return tuple(
+        (*(_at(part.schedules, step) for part in parts), _at(negative, step))
+        for parts, negative in zip(images, negatives, strict=True)
+    )
+
+
+def _at(schedule: Sequence[Any], step: int) -> int:
+    """The host's choice among the entries of a prompt's schedule."""
+    return next((i for i, entry in enumerate(schedule) if step <= entry.end_at_step), 0)
 
 
 def is_read(denoiser: Any) -> bool:
@@ -64,8 +82,7 @@ class Words:
         for schedule, text in zip(schedules, self._texts, strict=True):
             if len(schedule) != len(text):
                 return None
-            now = next((i for i, entry in enumerate(schedule) if denoiser.step <= entry.end_at_step), 0)
-            line = text[now][1]
+            line = text[_at(schedule, denoiser.step)][1]
             if line not in self._columns:
                 self._columns[line] = columns(tokenizer, line)
             found.append(self._columns[line])

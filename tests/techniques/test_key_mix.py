@@ -110,7 +110,13 @@ def test_values():
     torch.testing.assert_close(mix_values(own, source, away), 1.3 * own - 0.3 * source)
     matched = mix_values(own, source, replace(values="AdaIN")[0])
     torch.testing.assert_close(matched.mean(1), source.mean(1), atol=1e-5, rtol=1e-4)
-    assert appended_values(own, source, follow) is source and appended_values(own, source, ON) is own
+    whole = dataclasses.replace(follow, value_amount=1.0)
+    assert appended_values(own, source, whole) is source and appended_values(own, source, ON) is own
+    torch.testing.assert_close(appended_values(own, source, follow), 0.7 * own + 0.3 * source)
+    larger = torch.randn(2, 15, 3, 4)
+    torch.testing.assert_close(
+        appended_values(own, larger, follow), 0.7 * adain(larger, own) + 0.3 * larger, atol=1e-5, rtol=1e-4
+    )
     kept = appended_values(own, source, replace(values="AdaIN")[0])
     torch.testing.assert_close(kept.mean(1), own.mean(1), atol=1e-5, rtol=1e-4)
 
@@ -281,7 +287,7 @@ def test_recording_and_following_at_once_is_said(unet, recorded):
     assert torch.equal(out, plain) and any("cannot follow" in text for text in said)
 
 
-def test_a_run_of_another_kind_of_model_is_said(unet):
+def test_a_run_of_another_model_is_said(unet):
     """Layers of another width: SDXL's after SD 1.x's, say."""
     store, said = Store(), []
     store.recording = Recording(1 << 20)
@@ -291,7 +297,7 @@ def test_a_run_of_another_kind_of_model_is_said(unet):
             store.recording.store(layer.index, sign, 0.1, torch.randn(64, width + 8), (8, 8))
     plain = draw(unet, [])
     assert torch.equal(draw(unet, replace(source="recorded run"), references=store, say=said.append), plain)
-    assert len(said) == 1 and "another kind of model" in said[0]
+    assert len(said) == 1 and "another model" in said[0]
 
 
 def test_sources_computed_apart_are_said(unet):

@@ -82,7 +82,7 @@ def test_hires_prompts_and_sdxl(host, model):
     p = SimpleNamespace(negative_prompts=["a"], hr_negative_prompts=["a b"], is_hr_pass=True, steps=10)
     text = torch.zeros(1, 77, 4)
     params = SimpleNamespace(denoiser=denoiser(0, [schedule(10)]), text_uncond={"crossattn": text, "vector": None})
-    without = {"cfg": 7.0, "negative_read": False}
+    without = {"cfg": 7.0, "negative_read": False, "editions": None}
     assert told(p, params, None) == without
     assert told(p, params, Words()) == without | {"negative": text, "words": ((1, 2, 3),)}
 
@@ -100,6 +100,21 @@ def test_prompts_are_taken_apart_once(host, model, monkeypatch):
     p.negative_prompts = ["d", "a"]
     assert words.of(p, denoiser(0, [schedule(10), schedule(10)])) == ((1, 2), (1, 2))
     assert lines == ["a", "b c", "d", "a"]
+
+
+def test_which_prompts_each_image_is_at(host):
+    """All parts of AND prompts and the negatives, by the host's own rule."""
+    from lib_attn.webui.negatives import editions
+
+    parts = [[schedule(10)], [schedule(4, 10), schedule(10)]]
+    cond = SimpleNamespace(batch=[[SimpleNamespace(schedules=s, weight=1.0) for s in image] for image in parts])
+    found = []
+    for step in (0, 4, 5, 7, 30):
+        now = denoiser(step, [schedule(6, 10), schedule(10)])
+        now.sampler.sampler_extra_args["cond"] = cond
+        found.append(editions(now))
+    assert found == [((0, 0), (0, 0, 0))] * 2 + [((0, 0), (1, 0, 0)), ((0, 1), (1, 0, 0)), ((0, 0), (0, 0, 0))]
+    assert editions(denoiser(0, None)) is None
 
 
 def test_other_readers_of_the_negative(host):
