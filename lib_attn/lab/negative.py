@@ -104,7 +104,8 @@ def estimate_cases() -> list[Case]:
              "estimate, even": "early=0", "copy": "fill=copy", "estimate": ""}  # fmt: skip
     cases = [Case(f"every 3: {name}", setting("", every(3, text))) for name, text in fills.items()]
     for n in (2, 5):
-        cases += [Case(f"every {n}: {name}", setting("", every(n, fills[name]))) for name in ("copy, even", "estimate")]
+        cases += [Case(f"every {n}: {name}", setting("", every(n, fills[name])))
+                  for name in ("copy, even", "copy", "estimate")]  # fmt: skip
     return [
         *cases,
         Case("every 3: estimate, straight line", setting("", every(3, "trend=1"))),
