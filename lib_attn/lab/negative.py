@@ -92,7 +92,7 @@ def every(n: int, text: str = "") -> str:
 def cost_cases() -> list[Case]:
     """Guidance with two rows first: everything is compared with it."""
     cases = [Case("CFG 5"), Case(ONE_ROW, cfg=1.0)]
-    cases += [Case(f"CFG 1, {short}", penalty(short), 1.0, 2) for short in PENALTIES]
+    cases += [Case(f"CFG 1, {short}", penalty(short), 1.0) for short in PENALTIES]
     cases += [Case("full step every 3rd", setting("", every(3, "early=0")), steps=3)]
     cases += [Case(f"contrast: {operator}", contrast(operator)) for operator in CONTRASTS]
     return cases
@@ -104,7 +104,8 @@ def estimate_cases() -> list[Case]:
              "estimate, even": "early=0", "copy": "fill=copy", "estimate": ""}  # fmt: skip
     cases = [Case(f"every 3: {name}", setting("", every(3, text))) for name, text in fills.items()]
     for n in (2, 5):
-        cases += [Case(f"every {n}: {name}", setting("", every(n, fills[name]))) for name in ("copy, even", "estimate")]
+        cases += [Case(f"every {n}: {name}", setting("", every(n, fills[name])))
+                  for name in ("copy, even", "copy", "estimate")]  # fmt: skip
     return [
         *cases,
         Case("every 3: estimate, straight line", setting("", every(3, "trend=1"))),
@@ -501,5 +502,50 @@ def run_mix(args, loaded: dict) -> dict:
 
 
 def run_pictures(args, loaded: dict) -> None:
-    return None
+    """Write the labelled grid: a row for each technique."""
+    from lib_attn.lab import pictures
+
+    model, judge, how, _ = _drawing(args, "pictures", loaded)
+    bar, progress = _bar(len(PARTS_OF_GRID))
+    with bar:
+        rows, left, captions = picture_rows(model, judge, how, progress)
+    sheet = pictures.grid(rows, [""] * len(rows[0]), left, captions)
+    path = pictures.save(sheet, (args.docs or args.results) / "negative.png")
+    print(f"Written: {path}")
+
+
+#: Rows of the grid.
+PARTS_OF_GRID = ("Negative skip", "Contrast", "Key mix")
+CELL = 176  # pixels of a picture in the grid
+
+
+def picture_rows(model, judge: Judge, how: How, progress: Progress) -> tuple[list[list], list[str], list[list[str]]]:
+    """Pictures, a heading and captions of each row of the grid. The negatives name the colour that is seen without."""
+    prompt, seed = f"{article(SHAPES[1])}, {BACKGROUNDS[0]} background", how.seed + 5001
+
+    def one(negative: str, cfg: float, variant: Variant = FULL) -> np.ndarray:
+        return draw_batch(model, how, how.request([prompt], [seed], negative, cfg), variant)[0]
+
+    progress(PARTS_OF_GRID[0])
+    plain, weak = one("", 5.0), one("", 1.0)
+    word, weak_word = (seen_colour(judge.look(p[None])[0][0], COLOURS[0]) for p in (plain, weak))
+    skip = [("CFG 5, no negative", plain), (f"CFG 5, negative: {word}", one(word, 5.0)),
+            ("the same, negative every 3rd step", one(word, 5.0, setting("", every(3)))), ("CFG 1, no negative", weak),
+            (f"CFG 1, NAG, negative: {weak_word}", one(weak_word, 1.0, penalty("NAG")))]  # fmt: skip
+    progress(PARTS_OF_GRID[1])
+    compared = [skip[1], *((f"contrast: {name}", one(word, 5.0, contrast(name))) for name in CONTRASTS)]
+    progress(PARTS_OF_GRID[2])
+    prompts = mix_prompts(2)[1][1][:2]
+    mixed = {case.name: draw_group(model, how, prompts, 1, case.variant) for case in mix_cases()}
+    taken = [("source", mixed["off"][0]), *((name, group[1]) for name, group in mixed.items())]
+    rows = [skip, compared, taken]
+    left = [f"{PARTS_OF_GRID[0]}: {prompt}", f"{PARTS_OF_GRID[1]}: {prompt}, negative: {word}",
+            f"{PARTS_OF_GRID[2]}: {prompts[1]}; source: {prompts[0]}"]  # fmt: skip
+    return [[_cell(p) for _, p in row] for row in rows], left, [[name for name, _ in row] for row in rows]
+
+
+def _cell(picture: np.ndarray):
+    from PIL import Image
+
+    return Image.fromarray(picture).resize((CELL, CELL), Image.LANCZOS)
 

@@ -33,9 +33,11 @@ def cost_table(result: dict) -> str:
 
 def estimate_table(result: dict) -> str:
     """Deviation from full guidance, beside that of a copy with as many rows."""
-    copies = {
-        round(r["rows"], 3): r["l2"] for r in result["results"] if r["settings"].get("negative_skip.fill") == "copy"
-    }
+    copies: dict[float, float] = {}
+    for r in result["results"]:
+        if r["settings"].get("negative_skip.fill") == "copy":
+            # Of two copies with as many rows the closer one counts.
+            copies[round(r["rows"], 3)] = min(r["l2"], copies.get(round(r["rows"], 3), r["l2"]))
     rows = []
     for r in result["results"]:
         copy = copies.get(round(r["rows"], 3))
@@ -82,7 +84,9 @@ ABOUT = {
     "{repeats} interleaved repeats; arithmetic is counted in matrix products, convolutions and attention. Over one "
     "row: against a picture without any negative, once the negative's keys and values are kept. The negative has "
     "{words} words.",
-    "estimate": "Relative L2 of the final latents to those of guidance in every step, same seeds, guidance scale 5.",
+    "estimate": "Relative L2 of the final latents to those of guidance in every step, same seeds, guidance scale 5. "
+    "Even: full steps evenly spread; otherwise most of them early. The last column compares with the closer copy of "
+    "the positive (as the webui's NGMS fills in) with as many rows.",
     "effect": 'Prompts leave the colour open ("a cube, grey background"). The first row of each guidance scale is '
     "drawn without a negative; the colour the judge sees there is what the picture's negative names in all rows below, "
     "same seed. CFG 3 and 8 are compared with the pictures at CFG 5. Prompt right: one object of the right shape "

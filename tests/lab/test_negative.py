@@ -1,0 +1,159 @@
+"""The measurements of the negative stream: arithmetic, and what is made of a judge's verdicts."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from lib_attn.lab import cost, negative, negative_page, speed, unet
+from lib_attn.lab.cli import main
+from lib_attn.lab.cost import Case
+from lib_attn.lab.errors import LabError
+from lib_attn.lab.scenebench import BACKGROUNDS, COLOURS, SHAPES, Verdict
+from lib_attn.lab.variants import FULL, parse_setting
+from tests.lab.conftest import UNET
+
+HOW = negative.How(size=64, steps=2, batch=2)
+
+
+@pytest.fixture(scope="module")
+def bench():
+    return speed.Bench(unet.random_unet(UNET, precision="fp32"), UNET, precision="fp32")
+
+
+def quiet(text):
+    pass
+
+
+def test_arithmetic_is_what_torch_counts(bench):
+    x, context = bench.inputs(64, 128)
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as torchs:
+        bench.call(x, 500, context)
+    with cost.Arithmetic() as ours:
+        out = bench.call(x, 500, context)
+    assert ours.macs == torchs.get_total_flops() / 2 > 0
+    assert out.shape == x.shape
+
+
+def test_cost_counts_the_rows_that_are_left_out(bench):
+    chosen = [Case("CFG 5"), Case(cost.ONE_ROW, cfg=1.0), Case("NAG", negative.penalty("NAG"), 1.0),
+              Case("third", negative.setting("", negative.every(3, "early=0")), steps=3)]  # fmt: skip
+    rows = {r["name"]: r for r in cost.measure(bench, chosen, 64, 64, repeats=2, words=5)}
+    assert rows["CFG 5"]["ratio"] == 1 and rows["CFG 1"]["macs_ratio"] == 0.5
+    assert rows["third"]["macs_ratio"] == pytest.approx(4 / 6)
+    # Five words more for the queries of cross-attention, no projection once they are kept.
+    queries = sum(n * c for n, c in ((64, 32), (64, 32), (64, 32), (16, 64), (16, 64), (16, 64), (16, 64)))
+    assert (rows["NAG"]["macs_one_row"] - 1) * rows["CFG 1"]["macs"] == pytest.approx(2 * 5 * queries, rel=1e-6)
+    assert all(r["seconds"] > 0 and r["low"] <= r["ratio"] <= r["high"] for r in rows.values())
+    assert "| 64x64 | NAG |" in negative_page.table({"kind": "negative cost", "results": list(rows.values())})
+
+
+def test_pictures_come_in_order_and_out_of_the_cache(model, tmp_path, monkeypatch):
+    how = negative.How(size=64, steps=2, batch=2, cache=tmp_path, model="x")
+    asked = (["a", "b", "c"], ["red", "", "red"], [3, 4, 5])
+    pictures = negative.draw(model, how, *asked, 5.0)
+    for i in range(3):
+        alone = negative.draw(model, HOW, *([part[i]] for part in asked), 5.0)[0]
+        assert np.abs(pictures[i].astype(int) - alone).max() <= 1
+    monkeypatch.setattr(negative, "sample", lambda *a: pytest.fail("drawn again"))
+    assert np.array_equal(negative.draw(model, how, *asked, 5.0), pictures)
+    monkeypatch.setattr(negative, "sample", lambda model, request, variant: torch.zeros(len(request.seeds), 4, 8, 8))
+    for other in (how, negative.How(size=64, steps=2, batch=2, cache=tmp_path, model="y")):
+        variant = FULL if other.model == "y" else parse_setting("key_every=2")
+        assert not np.array_equal(negative.draw(model, other, *asked, 5.0, variant), pictures)
+
+
+def test_estimate(model):
+    texts = {"every": "key_every=1", "copy": negative.every(2, "fill=copy; early=0")}
+    chosen = [Case(name, negative.setting("", text)) for name, text in texts.items()]
+    how = negative.How(size=64, steps=4, batch=2)
+    rows = {r["name"]: r for r in negative.measure_estimate(model, chosen, how, 3, quiet)}
+    assert rows["every"]["l2"] == 0 and rows["every"]["rows"] == 1 and len(rows["copy"]["l2_all"]) == 3
+    assert rows["copy"]["rows"] == 0.75 and rows["copy"]["l2"] > 0
+    table = negative_page.estimate_table({"results": list(rows.values())})
+    assert "| copy | 0.750 | 1.33x |" in table and table.splitlines()[3].endswith("| 1.00 |")
+
+
+class Scripted:
+    """A judge that says what it is told to, call by call."""
+
+    def __init__(self, *verdicts):
+        self.verdicts = list(verdicts)
+
+    def look(self, pictures):
+        said = self.verdicts.pop(0)
+        masks = np.zeros((len(said), 32, 32), bool)
+        for i, verdict in enumerate(said):
+            masks[i, :, : 8 * (1 + SHAPES.index(verdict.objects[0][1]) % 4)] = True
+        return said, masks
+
+
+def see(*objects, background=BACKGROUNDS[0]):
+    return Verdict(tuple(tuple(o.split()) for o in objects), background)
+
+
+def test_effect_counts_what_the_negative_names(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(negative, "draw", lambda model, how, prompts, negatives, *rest: drawn.append((negatives, rest)))
+    first, second = SHAPES[:2]
+    judge = Scripted([see(f"red {first}"), see(f"blue {second}")], [see(f"green {first}"), see(f"blue {first}")],
+                     [see(f"red {first}", f"red {first}"), see(f"pink {second}", background="white")])  # fmt: skip
+    cases = [negative.Effect("a"), negative.Effect("b", cfg=3.0)]
+    base, a, b = negative.measure_effect(None, judge, cases, HOW, 2, quiet)
+    assert [d[0] for d in drawn] == [["", ""], ["red", "blue"], ["red", "blue"]]
+    assert [d[1][1] for d in drawn] == [5.0, 5.0, 3.0]
+    assert (base["named"], base["prompt"]) == (1, 1) and (a["named"], a["shape"], a["prompt"]) == (0.5, 0.5, 0.5)
+    assert (b["named"], b["shape"], b["background"], b["prompt"]) == (0.5, 0.5, 0.5, 0)
+    assert "| a | 50 % | 50 % |" in negative_page.effect_table({"results": [base, a, b]})
+
+
+def test_mix_compares_with_the_own_source_and_with_another(monkeypatch):
+    monkeypatch.setattr(negative, "draw_group", lambda *a: None)
+    wanted, full, plain = negative.mix_prompts(2)
+    assert len({p for group in full for p in group}) == 2 * negative.GROUP
+    for group in wanted:
+        assert len({v.objects[0][0] for v in group}) == len({v.objects[0][1] for v in group}) == negative.GROUP
+    assert not any(colour in text.split(",")[0] for group in plain for text in group for colour in COLOURS)
+    same = [[see("red sphere")] * negative.GROUP, [see("blue cube")] * negative.GROUP]
+    (row,) = negative.measure_mix(None, Scripted(*wanted, *same), [Case("x")], HOW, 2, quiet)
+    assert row["colour"] == row["shape"] == row["agree"] == 1 and row["agree_control"] == 0
+    # Silhouettes are stripes whose width goes with the shape.
+    width = [1 + SHAPES.index(v.objects[0][1]) % 4 for v in wanted[0] + wanted[1]]
+    share = lambda a, b: min(a, b) / max(a, b)  # noqa: E731
+    for name, source in (("overlap", (0, 4)), ("overlap_control", (4, 0))):
+        expected = [share(width[g * 4 + i], width[source[g]]) for g in range(2) for i in range(1, 4)]
+        assert row[name] == pytest.approx(np.mean(expected))
+
+
+def test_the_command_writes_results_and_page(tiny, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["lab", "bench", "negative", "--results", str(tmp_path / "r")])
+    common = ["bench", "negative", "--results", str(tmp_path / "r"), "--docs", str(tmp_path / "d")]
+    drawing = ["--checkpoint", str(tiny), "--size", "64", "--steps", "2", "--images", "2", "--cfg", "1"]
+    only, fp32 = f"{cost.ONE_ROW}; CFG 1, NAG", ["--precision", "fp32"]
+    own = ["--setting", "mine: negative_skip.penalty=value sign flip; negative_skip.strength=3"]
+    assert main([*common, "effect", "estimate", *drawing, *own]) == 0
+    assert main([*common, "cost", "--model", "toy", "--cost-sizes", "64", "--repeats", "1", "--only", only, *fp32]) == 0
+    page = (tmp_path / "d" / negative_page.PAGE).read_text()
+    digest = negative.model_print(tiny)
+    assert digest in page and "| mine |" in page and "penalty=value sign flip strength=3.0" in page
+    assert str(tmp_path) not in page and "This is a toy U-Net." in page and "bench negative --results r" in page
+    assert json.loads((tmp_path / "r" / "effect.json").read_text())["sha256"] == digest
+    before = page
+    assert main(common) == 0 and (tmp_path / "d" / negative_page.PAGE).read_text() == before
+    assert main([*common, "nothing"]) == 2 and "There is no part 'nothing'" in capsys.readouterr().err
+
+
+def test_grid(model):
+    judge = Scripted([see("red cube")], [see("green cube")])
+    rows, left, captions = negative.picture_rows(model, judge, HOW, quiet)
+    assert len(rows) == len(left) == 3 and {len(row) for row in rows} == {len(c) for c in captions} == {5}
+    assert captions[0][1].endswith("red") and captions[0][4].endswith("green")
+
+
+def test_no_results_are_one_sentence(tmp_path):
+    with pytest.raises(LabError, match="There are no result files"):
+        negative_page.write(tmp_path, tmp_path)
