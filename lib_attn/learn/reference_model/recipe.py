@@ -9,6 +9,7 @@ from pathlib import Path
 
 from .diffusion import NoiseConfig
 from .models import TextConfig, UNetConfig, VaeConfig
+from .text import TextStage
 from .vae import VaeLoss
 
 
@@ -47,7 +48,8 @@ class UNetPhase:
     the scenes of one kind (`focus_on`: single, pair, several) on top of the mix; noise: which steps are drawn and
     how they count. Twice the edge is four times the tokens that show the same thing, so what is decided at one
     noise level at 128 px is decided at twice that level at 256 px, and a phase of larger pictures wants
-    `late_from` and `cap` higher.
+    `late_from` and `cap` higher. text: before the phase the text encoder learns from captions alone (see `text`);
+    train_text: whether the pictures train it too.
     """
 
     name: str
@@ -62,6 +64,8 @@ class UNetPhase:
     focus: float = 0.0
     focus_on: str = "single"
     noise: NoiseConfig = field(default_factory=NoiseConfig)
+    text: TextStage = field(default_factory=TextStage)
+    train_text: bool = True
 
 
 @dataclass(frozen=True)
@@ -135,8 +139,8 @@ def _build(kind, value: dict):
     for key, item in value.items():
         if kind is Recipe and key in _NESTED:
             parts[key] = _build(_NESTED[key], item)
-        elif kind is UNetPhase and key == "noise":
-            parts[key] = _build(NoiseConfig, item)
+        elif kind is UNetPhase and key in ("noise", "text"):
+            parts[key] = _build({"noise": NoiseConfig, "text": TextStage}[key], item)
         elif kind is Recipe and key == "phases":
             parts[key] = tuple(_build(UNetPhase, p) for p in item)
         else:
