@@ -18,7 +18,7 @@ pytest.importorskip("ldm.modules.diffusionmodules.openaimodel")
 from safetensors import safe_open
 
 from lib_attn.lab import scenebench
-from lib_attn.learn.reference_model import data, diffusion, loop, models, start, state, text, tokenizer, unet, vae
+from lib_attn.learn.reference_model import data, diffusion, gaze, loop, models, start, state, text, tokenizer, unet, vae
 from lib_attn.learn.reference_model.__main__ import main
 from lib_attn.learn.reference_model.recipe import Recipe
 from lib_attn.learn.scenes import layout
@@ -318,6 +318,50 @@ def test_text_stage_learns_grammar_and_leaves_words_alone(tmp_path):
     end = int((tokens[0] == 49407).int().argmax())
     moved = (after - before).square().mean(-1)[0]
     assert moved[:end].mean() < 0.2 * moved[end:].mean()
+
+
+def test_every_column_has_the_token_of_its_place():
+    owners = gaze.owners(torch.tensor([0, 1, 2, 3]), 6)
+    assert (owners[0] == 0).all()
+    assert owners[1:].argmax(-1).tolist() == [[1] * 6, [0, 0, 0, 2, 2, 2], [0, 0, 1, 1, 2, 2]]
+    tokens = torch.full((1, 77), 49407)
+    tokens[0, :4] = torch.tensor([49406, 5, 6, 7])
+    roles = gaze.roles(tokens)
+    assert (roles[0, :4] == 0).all() and torch.equal(roles[0, 4:8], torch.eye(4)[:, :3])
+
+
+def test_gaze_is_0_where_every_place_looks_at_its_own_token():
+    tokens = torch.full((1, 77), 49407)
+    tokens[0, 0] = 49406
+    watcher = gaze.Gaze()
+    right, left = torch.zeros(1, 2, 16, 77), torch.zeros(1, 2, 16, 77)
+    for place in range(16):
+        right[..., place, 4 if place % 4 < 2 else 6] = 1.0
+    left[..., 4] = 1.0
+    for attention, expected in ((right, 0.0), (torch.full((1, 2, 16, 77), 1 / 77), np.log(3)), (left, 4.6)):
+        watcher.begin(tokens, torch.tensor([2]))
+        watcher.see(attention)
+        assert float(watcher.loss()) == pytest.approx(expected, abs=0.05)
+    watcher.begin(tokens, torch.tensor([0]))
+    watcher.see(left)
+    assert float(watcher.loss()) == 0
+
+
+def test_gaze_trains_and_a_text_stage_comes_before_its_phase(finished, tmp_path):
+    phase = dataclasses.replace(SMALL.phases[0], steps=2, gaze=0.05, train_text=False,
+                                text=text.TextStage(steps=2, batch=4, warmup=1))
+    recipe = dataclasses.replace(SMALL, phases=(phase,))
+    work = tmp_path / "work"
+    work.mkdir()
+    (work / "recipe.json").write_text(json.dumps(recipe.to_json()))
+    for name in ("scenes", "latents-64", "vae.safetensors", "decoder.safetensors"):
+        (work / name).symlink_to(finished / name)
+    assert main([str(work), "--stages", "unet"]) == 0
+    taught = state.load_tensors(work / "text-64.safetensors")
+    trained = state.load_tensors(work / "unet-64.safetensors")
+    # The pictures leave the text encoder as the captions made it.
+    kept = [key for key in trained if key.startswith("text.")]
+    assert kept and all(torch.equal(trained[key], taught[key]) for key in kept)
 
 
 def test_sentences_of_the_command(tmp_path, finished, capsys):

@@ -49,7 +49,8 @@ class UNetPhase:
     how they count. Twice the edge is four times the tokens that show the same thing, so what is decided at one
     noise level at 128 px is decided at twice that level at 256 px, and a phase of larger pictures wants
     `late_from` and `cap` higher. text: before the phase the text encoder learns from captions alone (see `text`);
-    train_text: whether the pictures train it too.
+    train_text: whether the pictures train it too; gaze: weight of looking at the right token (see `gaze`), of use
+    after such a text stage.
     """
 
     name: str
@@ -66,6 +67,7 @@ class UNetPhase:
     noise: NoiseConfig = field(default_factory=NoiseConfig)
     text: TextStage = field(default_factory=TextStage)
     train_text: bool = True
+    gaze: float = 0.0
 
 
 @dataclass(frozen=True)

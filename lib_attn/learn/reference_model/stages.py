@@ -150,7 +150,7 @@ class Run:
         folder = self.work / f"unet-{phase.name}"
         pictures = preview.Preview(self, folder / "log", phase.size, words) if recipe.preview else None
         loop = unet.train(folder, rows, model, config, phase.noise, recipe.caption_dropout, pictures,
-                          f"unet {phase.name}", phase.focus, phase.focus_on)
+                          f"unet {phase.name}", phase.focus, phase.focus_on, phase.gaze)
         if loop.accelerator.is_main_process:
             state.save_tensors(target, loop.ema.shadow)
         loop.accelerator.wait_for_everyone()
