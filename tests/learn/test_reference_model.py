@@ -254,6 +254,9 @@ def test_a_run_starts_from_a_finished_checkpoint(finished, tmp_path, capsys):
     (work / "latents-64").symlink_to(finished / "latents-64")
     assert main([str(work), "--start-from", str(path), "--stages", "vae,latents,unet,polish,export"]) == 0
     assert same(checkpoint, state.load_tensors(work / "export" / "reference.safetensors"))
+    with safe_open(str(work / "export" / "reference.safetensors"), "pt") as file:
+        assert Recipe.from_json(json.loads(file.metadata()["attention_lab.recipe"])) == recipe
+        assert Recipe.from_json(json.loads(file.metadata()["attention_lab.started_from"])) == SMALL
     capsys.readouterr()
     assert main([str(finished), "--start-from", str(path)]) == 1
     assert "was started from nothing" in capsys.readouterr().err
@@ -362,6 +365,29 @@ def test_gaze_trains_and_a_text_stage_comes_before_its_phase(finished, tmp_path)
     # The pictures leave the text encoder as the captions made it.
     kept = [key for key in trained if key.startswith("text.")]
     assert kept and all(torch.equal(trained[key], taught[key]) for key in kept)
+
+
+def test_blend_lies_between_two_phases(finished, tmp_path, capsys):
+    first = dataclasses.replace(SMALL.phases[0], name="first", steps=1, lr=0.1, warmup=0, decay=0.0)
+    rest = [dataclasses.replace(first, name=name, steps=0, blend=0.25, blend_with=other)
+            for name, other in (("second", ""), ("third", "first"))]
+    recipe = dataclasses.replace(SMALL, phases=(first, *rest))
+    work = tmp_path / "work"
+    command = [str(work), "--start-from", str(finished / "export" / "reference.safetensors"), "--stages", "unet"]
+    work.mkdir()
+    (work / "recipe.json").write_text(json.dumps(recipe.to_json()))
+    (work / "latents-64").symlink_to(finished / "latents-64")
+    assert main(command) == 0
+    began, one, two, three = (state.load_tensors(work / name)["unet.out.2.weight"] for name in (
+        start.WEIGHTS, "unet-first.safetensors", "unet-second.safetensors", "unet-third.safetensors"))
+    assert not torch.equal(began, one)
+    assert torch.allclose(two, 0.75 * one + 0.25 * began, atol=1e-6)
+    assert torch.allclose(three, 0.75 * two + 0.25 * one, atol=1e-6)
+    wrong = dataclasses.replace(recipe, phases=(dataclasses.replace(rest[0], name="x", blend_with="third"),))
+    (work / "recipe.json").write_text(json.dumps(wrong.to_json()))
+    capsys.readouterr()
+    assert main(command) == 1
+    assert "Phase 'x' blends with 'third', which is no phase before it." in capsys.readouterr().err
 
 
 def test_sentences_of_the_command(tmp_path, finished, capsys):

@@ -2,8 +2,8 @@
 
 After the stage `text`, padding tokens stand for the left, the centre and the right of the picture. That a place should
 look at its own token a U-Net finds out by itself, but late: with two objects it first draws both and leaves to chance
-which goes where, and where chance puts the same on both sides. So half of the heads are told. Only the share among the
-tokens of places is asked about, never how much they get in all.
+which goes where, and where chance puts the same on both sides. So it is told. Only the share among the tokens of places
+is asked about, never how much they get in all.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Gaze:
 
     def see(self, attention: torch.Tensor) -> None:
         """attention: probabilities (B, heads, N, 77) of a square picture's N places, row by row."""
-        heads = attention[:, :max(1, attention.shape[1] // 2)].float()
+        heads = attention.float()
         width = int(heads.shape[2] ** 0.5)
         share = torch.einsum("bhnt,btp->bhnp", heads, self.roles)
         own = owners(self.objects, width)[:, None].expand(-1, width, -1, -1).reshape(len(heads), 1, width * width, 3)

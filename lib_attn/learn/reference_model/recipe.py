@@ -50,7 +50,9 @@ class UNetPhase:
     noise level at 128 px is decided at twice that level at 256 px, and a phase of larger pictures wants
     `late_from` and `cap` higher. text: before the phase the text encoder learns from captions alone (see `text`);
     train_text: whether the pictures train it too; gaze: weight of looking at the right token (see `gaze`), of use
-    after such a text stage.
+    after such a text stage; blend: share of the U-Net's weights that comes from an earlier phase, or from the
+    checkpoint the run started from, instead of the phase before (Wortsman et al. 2022, arXiv 2109.01903: weights
+    between a model and its fine-tuned self keep much of both); blend_with: that phase's name, "" the checkpoint.
     """
 
     name: str
@@ -68,6 +70,8 @@ class UNetPhase:
     text: TextStage = field(default_factory=TextStage)
     train_text: bool = True
     gaze: float = 0.0
+    blend: float = 0.0
+    blend_with: str = ""
 
 
 @dataclass(frozen=True)

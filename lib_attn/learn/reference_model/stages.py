@@ -139,6 +139,8 @@ class Run:
         start_file = self.phase_file(before) if before else self.work / start.WEIGHTS
         if before or start_file.exists():
             model.load_state_dict(state.load_tensors(start_file), strict=False)
+        if phase.blend:
+            self._blend(model.unet, phase)
         unet.use_fast_attention(model)
         words = self.tokenizer()
         if phase.text.steps:
@@ -170,6 +172,16 @@ class Run:
         weights = state.load_tensors(target)
         encoder.load_state_dict({k.removeprefix("text."): v for k, v in weights.items() if k.startswith("text.")},
                                 strict=False)
+
+    def _blend(self, network: torch.nn.Module, phase: UNetPhase) -> None:
+        """Move the U-Net's weights by the share `phase.blend` towards those of an earlier phase or the start."""
+        names = [p.name for p in self.recipe.phases]
+        if phase.blend_with and phase.blend_with not in names[:names.index(phase.name)]:
+            raise ValueError(f"Phase '{phase.name}' blends with '{phase.blend_with}', which is no phase before it.")
+        source = self.work / (f"unet-{phase.blend_with}.safetensors" if phase.blend_with else start.WEIGHTS)
+        other = {k.removeprefix("unet."): v for k, v in state.load_tensors(source).items() if k.startswith("unet.")}
+        now = network.state_dict()
+        network.load_state_dict({k: torch.lerp(now[k].float(), other[k], phase.blend) for k in other})
 
     def text_file(self, phase: UNetPhase) -> Path:
         return self.work / f"text-{phase.name}.safetensors"

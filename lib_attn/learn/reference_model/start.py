@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 
 from . import state
 from .models import Autoencoder, TextToNoise
@@ -26,6 +28,19 @@ def _fitting(found: dict[str, torch.Tensor], module: torch.nn.Module, what: str,
             raise ValueError(f"{name} does not fit the recipe's {what}: {key} {has}, wanted is {list(value.shape)}.")
         out[key] = found[key].float()
     return out
+
+
+def _recipe_of(path: Path) -> str:
+    """What a checkpoint of this trainer says about its own recipe; empty for any other."""
+    with safe_open(str(path), "pt") as file:
+        return (file.metadata() or {}).get("attention_lab.recipe", "")
+
+
+def earlier_recipe(work: Path) -> str:
+    """JSON of the recipe of the checkpoint that the run in `work` started from; empty when there is none."""
+    with contextlib.suppress(OSError), safe_open(str(work / WEIGHTS), "pt") as file:
+        return (file.metadata() or {}).get("recipe", "")
+    return ""
 
 
 def start_from(run, path: Path) -> None:
@@ -52,6 +67,6 @@ def start_from(run, path: Path) -> None:
                                Autoencoder(run.recipe.vae_model), "autoencoder", path.name)
         decoder = {k: v for k, v in autoencoder.items() if k.startswith(("decoder.", "post_quant_conv."))}
         state.save_tensors(run.work / "decoder.safetensors", decoder)
-        state.save_tensors(target, networks)
+        state.save_tensors(target, networks, {"recipe": _recipe_of(path)})
         state.save_tensors(vae, autoencoder)  # last: the stage `vae` goes by it
     place.wait_for_everyone()
