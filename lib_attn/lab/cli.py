@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from lib_attn.lab.errors import LabError
 
 #: Modules with an ``add_commands(commands)``; those that are not there are left out.
-COMMANDS = ("generate", "compare", "bench", "docs", "ui")
+COMMANDS = ("generate", "compare", "bench", "docs", "install", "ui")
 
 
 def build_parser() -> argparse.ArgumentParser:

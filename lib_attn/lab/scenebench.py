@@ -259,32 +259,41 @@ def compare(judge: Judge, pictures: np.ndarray, reference: np.ndarray, latents: 
     return out
 
 
-#: generate(prompts, negative prompts, seeds) -> uint8 pictures (N, H, W, 3)
-Generate = Callable[[list[str], list[str], list[int]], np.ndarray]
+#: generate(prompts, negative prompts, seeds) -> uint8 pictures (N, H, W, 3) and final latents (N, 4, H/8, W/8)
+Generate = Callable[[list[str], list[str], list[int]], tuple[np.ndarray, torch.Tensor]]
 
 
 def run(generate: Generate, judge: Judge, singles: int = 48, pairs: int = 48, counts: int = 24, negatives: int = 24,
-        seed: int = 0) -> dict[str, dict[str, float]]:
+        seed: int = 0, reference: Generate | None = None) -> dict[str, dict[str, float]]:
     """The whole benchmark of one model and setting; seeds are the same for every setting.
 
     The part "negative" asks for shapes without a colour, with and without the negative prompt "red", and
-    says how often red is seen.
+    says how often red is seen. reference: the same model without a technique; the part "distance" then says how
+    far the pictures of the first three parts are from its pictures of the same prompts and seeds.
     """
     out = {"judge": dict(judge.accuracy)}
     sets = {"single": single_prompts(singles, seed), "pair": pair_prompts(pairs, seed),
             "several": count_prompts(counts, seed)}
+    drawn, full = [], []
     for name, scenes in sets.items():
         if scenes:
-            pictures = generate([s.caption for s in scenes], [""] * len(scenes),
-                                [seed + 1000 + i for i in range(len(scenes))])
-            out[name] = asdict(score(judge.look(pictures)[0], scenes))
+            asked = ([s.caption for s in scenes], [""] * len(scenes), [seed + 1000 + i for i in range(len(scenes))])
+            drawn.append(generate(*asked))
+            out[name] = asdict(score(judge.look(drawn[-1][0])[0], scenes))
+            if reference:
+                full.append(reference(*asked))
+    if full:
+        pictures, of_full = (np.concatenate([p for p, _ in part]) for part in (drawn, full))
+        latents, of_full_latents = (torch.cat([x for _, x in part]) for part in (drawn, full))
+        out["distance"] = compare(judge, pictures, of_full, latents, of_full_latents)
     if negatives:
         prompts = [f"a {SHAPES[i % len(SHAPES)]}, {BACKGROUNDS[i % len(BACKGROUNDS)]} background"
                    for i in range(negatives)]
         seeds = [seed + 5000 + i for i in range(negatives)]
         out["negative"] = {
-            "red_without": appearance(judge.look(generate(prompts, [""] * negatives, seeds))[0], "red"),
-            "red_with": appearance(judge.look(generate(prompts, ["red"] * negatives, seeds))[0], "red"),
+            "pictures": negatives,
+            "red_without": appearance(judge.look(generate(prompts, [""] * negatives, seeds)[0])[0], "red"),
+            "red_with": appearance(judge.look(generate(prompts, ["red"] * negatives, seeds)[0])[0], "red"),
         }
     return out
 
@@ -384,29 +393,40 @@ def lab_generate(model, args, settings=None) -> Generate:
 
     variant = FULL if settings is None else ours("", "", settings)
 
-    def generate(prompts: list[str], negatives: list[str], seeds: list[int]) -> np.ndarray:
+    def generate(prompts: list[str], negatives: list[str], seeds: list[int]) -> tuple[np.ndarray, torch.Tensor]:
         from tqdm import tqdm
 
-        out = []
+        pictures, latents = [], []
         for first in tqdm(range(0, len(prompts), args.batch), desc="pictures", unit="batch", mininterval=2.0):
             part = slice(first, first + args.batch)
             # Within one call all negatives are the same, which is what the lab's request can hold.
             request = Request(tuple(prompts[part]), tuple(seeds[part]), negatives[first], args.height, args.width,
                               args.steps, args.sampler, args.cfg)
-            out += [np.asarray(p) for p in decode(model, sample(model, request, variant))]
-        return np.stack(out)
+            latents.append(sample(model, request, variant))
+            pictures += [np.asarray(p) for p in decode(model, latents[-1])]
+        return np.stack(pictures), torch.cat(latents)
 
     return generate
 
 
 def _run_command(args: argparse.Namespace) -> int:
+    from lib_attn.lab.bench import check_size
     from lib_attn.lab.deviation import load_model
+    from lib_attn.lab.errors import LabError
     from lib_attn.lab.options import settings_of
 
-    judge = Judge.load(args.judge)
-    settings = settings_of(args) if args.technique else None
-    result = run(lab_generate(load_model(args), args, settings), judge, args.singles, args.pairs, args.counts,
-                 args.negatives, args.seed)
+    check_size(args.height, args.width)
+    if not 1 <= args.batch <= 64:
+        raise LabError(f"--batch is 1 … 64, not {args.batch}.")
+    if min(args.singles, args.pairs, args.counts, args.negatives) < 0:
+        raise LabError("A number of prompts is 0 or more.")
+    if args.seed < 0:
+        raise LabError(f"--seed is 0 or more, not {args.seed}.")
+    judge, settings = Judge.load(args.judge), settings_of(args)
+    on = bool(list(settings.active()))
+    model = load_model(args)
+    result = run(lab_generate(model, args, settings if on else None), judge, args.singles, args.pairs, args.counts,
+                 args.negatives, args.seed, lab_generate(model, args) if on else None)
     print(json.dumps(result, indent=1))
     if args.out:
         args.out.write_text(json.dumps(result, indent=1))
@@ -444,9 +464,8 @@ def _parser() -> argparse.ArgumentParser:
         bench.add_argument(f"--{name}", type=int, default=count, help=f"how many prompts (default {count})")
     for name, value in (("width", 256), ("height", 256), ("steps", 30), ("batch", 8), ("seed", 0)):
         bench.add_argument(f"--{name}", type=int, default=value, help=f"(default {value})")
-    bench.add_argument("--sampler", default="Euler", help="(default Euler)")
+    bench.add_argument("--sampler", default="DDIM", help="(default DDIM)")
     bench.add_argument("--cfg", type=float, default=5.0, help="(default 5)")
-    bench.add_argument("--technique", action="store_true", help="with the techniques set by the options below")
     add_model_options(bench)
     add_settings_options(bench)
     bench.set_defaults(run=_run_command)
@@ -463,6 +482,9 @@ def main(argv: list[str] | None = None) -> int:
     except (JudgeError, LabError, RenderError, OSError) as error:
         print(error, file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("Stopped.", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The trainer: exact resume, two processes as one, its schedule and its sentences."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -16,9 +17,12 @@ pytest.importorskip("ldm.modules.diffusionmodules.openaimodel")
 
 from safetensors import safe_open
 
-from lib_attn.learn.reference_model import data, diffusion, loop, models, state, tokenizer, unet, vae
+from lib_attn.lab import scenebench
+from lib_attn.learn.reference_model import data, diffusion, gaze, loop, models, start, state, text, tokenizer, unet, vae
 from lib_attn.learn.reference_model.__main__ import main
 from lib_attn.learn.reference_model.recipe import Recipe
+from lib_attn.learn.scenes import layout
+from lib_attn.learn.scenes.vocabulary import Thing, is_held_out
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = Recipe.small()
@@ -231,6 +235,159 @@ def test_finished_run_is_left_alone(finished):
     before = {p: p.stat().st_mtime_ns for p in finished.glob("*.safetensors")}
     assert main([str(finished), "--stages", "scenes,vae,latents,unet,polish"]) == 0
     assert before == {p: p.stat().st_mtime_ns for p in finished.glob("*.safetensors")}
+
+
+def test_a_run_starts_from_a_finished_checkpoint(finished, tmp_path, capsys):
+    path = finished / "export" / "reference.safetensors"
+    work = tmp_path / "again"
+    assert main([str(work), "--small", "--start-from", str(path), "--stages", "vae,polish"]) == 0
+    checkpoint = state.load_tensors(path)
+    began = state.load_tensors(work / start.WEIGHTS)
+    name = "middle_block.1.transformer_blocks.0.attn2.to_k.weight"
+    assert torch.equal(began[f"unet.{name}"], checkpoint[f"model.diffusion_model.{name}"].float())
+    name = "text_model.embeddings.token_embedding.weight"
+    assert torch.equal(began[f"text.{name}"], checkpoint[f"cond_stage_model.transformer.{name}"].float())
+    # Without a step of training the export is the checkpoint itself: nothing was drawn anew.
+    recipe = dataclasses.replace(SMALL, phases=(dataclasses.replace(SMALL.phases[0], steps=0),))
+    (work / "recipe.json").write_text(json.dumps(recipe.to_json()))
+    (work / "scenes").symlink_to(finished / "scenes")
+    (work / "latents-64").symlink_to(finished / "latents-64")
+    assert main([str(work), "--start-from", str(path), "--stages", "vae,latents,unet,polish,export"]) == 0
+    assert same(checkpoint, state.load_tensors(work / "export" / "reference.safetensors"))
+    with safe_open(str(work / "export" / "reference.safetensors"), "pt") as file:
+        assert Recipe.from_json(json.loads(file.metadata()["attention_lab.recipe"])) == recipe
+        assert Recipe.from_json(json.loads(file.metadata()["attention_lab.started_from"])) == SMALL
+    capsys.readouterr()
+    assert main([str(finished), "--start-from", str(path)]) == 1
+    assert "was started from nothing" in capsys.readouterr().err
+    assert main([str(tmp_path / "other"), "--start-from", str(path)]) == 1
+    message = capsys.readouterr().err
+    assert "reference.safetensors does not fit the recipe's U-Net and text encoder" in message
+    assert message.count("\n") == 1 and not (tmp_path / "other" / "vae.safetensors").exists()
+    assert main([str(tmp_path / "none"), "--start-from", str(tmp_path / "none.safetensors")]) == 1
+    assert "does not exist" in capsys.readouterr().err
+
+
+def test_answers_say_what_stands_where():
+    red, blue = Thing("cube", "red", "small"), Thing("cone", "blue")
+    nothing = [len(text.SHAPES), len(text.COLOURS), len(text.SIZES)]
+    cube, cone = [1, 0, 0], [2, 2, 1]
+    assert text.answers(layout.scene_of([red, blue], relation="left of")) == [*cube, *nothing, *cone, 1, 0]
+    assert text.answers(layout.scene_of([red, blue], relation="right of")) == [*cone, *nothing, *cube, 1, 0]
+    assert text.answers(layout.scene_of([blue], background="black")) == [*nothing, *cone, *nothing, 0, 2]
+    assert text.answers(layout.scene_of([blue], count=3), coloured=False) == [2, text.UNKNOWN, 1] * 3 + [2, 0]
+
+
+def test_questions_hold_no_held_out_caption():
+    mix = layout.Mix(kinds=(0.4, 0.5, 0.1))
+    captions, rows = text.questions(3, 2, 32, mix)
+    assert not any(is_held_out(layout.sample_scene(3, 64 + i, mix).things) for i in range(32))
+    assert captions.count("") == 2 and (rows[15] == text.UNKNOWN).all()
+    assert (captions, rows.tolist()) == (lambda c, r: (c, r.tolist()))(*text.questions(3, 2, 32, mix))
+
+
+def test_only_padding_is_asked_and_each_place_in_turn(tmp_path):
+    words = tokenizer.load(tmp_path / "clip", SMALL.text_model)
+    scene = layout.scene_of([Thing("cube", "red")], background="white")
+    tokens = tokenizer.encode(words, [scene.caption, ""])
+    rows = torch.tensor([text.answers(scene), [text.UNKNOWN] * 11])
+    place, whole, still = text.wanted(tokens, rows)
+    end = int((tokens[0] == 49407).int().argmax())
+    asked = whole[0, :, 2] != text.UNKNOWN
+    assert asked.nonzero().flatten().tolist() == list(range(end, 77))
+    centre = [p for p in range(end, 77) if p % 4 == 1]
+    assert (place[0, centre] == torch.tensor([1, 0, 1])).all()
+    assert still[0].tolist() == [p < end or p % 4 == 3 for p in range(77)]
+    assert (place[1] == text.UNKNOWN).all() and (whole[1] == text.UNKNOWN).all() and still[1].all()
+
+
+def test_text_stage_learns_grammar_and_leaves_words_alone(tmp_path):
+    """The places are named where nothing was named before, and the words' own features stay."""
+    words = tokenizer.load(tmp_path / "clip", SMALL.text_model)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        encoder = models.build_text_encoder(models.TextConfig(width=64, layers=1, heads=2))
+    mix = layout.Mix(kinds=(1.0, 0.0, 0.0))
+    tokens = tokenizer.encode(words, ["a red cube, grey background"])
+    before = encoder(input_ids=tokens).last_hidden_state.detach()
+    scenes = scenebench.single_prompts(6)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        untaught = text.accuracy(text.Reader(encoder), words, scenes)
+    settings = loop.LoopConfig(steps=150, batch=16, lr=4e-3, warmup=10, decay=0.3, precision="no")
+    run = text.train(tmp_path / "run", encoder, words, settings, mix, keep=1.0)
+    assert untaught == 0 and text.accuracy(run.module, words, scenes) > 0.5
+    after = encoder(input_ids=tokens).last_hidden_state.detach()
+    end = int((tokens[0] == 49407).int().argmax())
+    moved = (after - before).square().mean(-1)[0]
+    assert moved[:end].mean() < 0.2 * moved[end:].mean()
+
+
+def test_every_column_has_the_token_of_its_place():
+    owners = gaze.owners(torch.tensor([0, 1, 2, 3]), 6)
+    assert (owners[0] == 0).all()
+    assert owners[1:].argmax(-1).tolist() == [[1] * 6, [0, 0, 0, 2, 2, 2], [0, 0, 1, 1, 2, 2]]
+    tokens = torch.full((1, 77), 49407)
+    tokens[0, :4] = torch.tensor([49406, 5, 6, 7])
+    roles = gaze.roles(tokens)
+    assert (roles[0, :4] == 0).all() and torch.equal(roles[0, 4:8], torch.eye(4)[:, :3])
+
+
+def test_gaze_is_0_where_every_place_looks_at_its_own_token():
+    tokens = torch.full((1, 77), 49407)
+    tokens[0, 0] = 49406
+    watcher = gaze.Gaze()
+    right, left = torch.zeros(1, 2, 16, 77), torch.zeros(1, 2, 16, 77)
+    for place in range(16):
+        right[..., place, 4 if place % 4 < 2 else 6] = 1.0
+    left[..., 4] = 1.0
+    for attention, expected in ((right, 0.0), (torch.full((1, 2, 16, 77), 1 / 77), np.log(3)), (left, 4.6)):
+        watcher.begin(tokens, torch.tensor([2]))
+        watcher.see(attention)
+        assert float(watcher.loss()) == pytest.approx(expected, abs=0.05)
+    watcher.begin(tokens, torch.tensor([0]))
+    watcher.see(left)
+    assert float(watcher.loss()) == 0
+
+
+def test_gaze_trains_and_a_text_stage_comes_before_its_phase(finished, tmp_path):
+    phase = dataclasses.replace(SMALL.phases[0], steps=2, gaze=0.05, train_text=False,
+                                text=text.TextStage(steps=2, batch=4, warmup=1))
+    recipe = dataclasses.replace(SMALL, phases=(phase,))
+    work = tmp_path / "work"
+    work.mkdir()
+    (work / "recipe.json").write_text(json.dumps(recipe.to_json()))
+    for name in ("scenes", "latents-64", "vae.safetensors", "decoder.safetensors"):
+        (work / name).symlink_to(finished / name)
+    assert main([str(work), "--stages", "unet"]) == 0
+    taught = state.load_tensors(work / "text-64.safetensors")
+    trained = state.load_tensors(work / "unet-64.safetensors")
+    # The pictures leave the text encoder as the captions made it.
+    kept = [key for key in trained if key.startswith("text.")]
+    assert kept and all(torch.equal(trained[key], taught[key]) for key in kept)
+
+
+def test_blend_lies_between_two_phases(finished, tmp_path, capsys):
+    first = dataclasses.replace(SMALL.phases[0], name="first", steps=1, lr=0.1, warmup=0, decay=0.0)
+    rest = [dataclasses.replace(first, name=name, steps=0, blend=0.25, blend_with=other)
+            for name, other in (("second", ""), ("third", "first"))]
+    recipe = dataclasses.replace(SMALL, phases=(first, *rest))
+    work = tmp_path / "work"
+    command = [str(work), "--start-from", str(finished / "export" / "reference.safetensors"), "--stages", "unet"]
+    work.mkdir()
+    (work / "recipe.json").write_text(json.dumps(recipe.to_json()))
+    (work / "latents-64").symlink_to(finished / "latents-64")
+    assert main(command) == 0
+    began, one, two, three = (state.load_tensors(work / name)["unet.out.2.weight"] for name in (
+        start.WEIGHTS, "unet-first.safetensors", "unet-second.safetensors", "unet-third.safetensors"))
+    assert not torch.equal(began, one)
+    assert torch.allclose(two, 0.75 * one + 0.25 * began, atol=1e-6)
+    assert torch.allclose(three, 0.75 * two + 0.25 * one, atol=1e-6)
+    wrong = dataclasses.replace(recipe, phases=(dataclasses.replace(rest[0], name="x", blend_with="third"),))
+    (work / "recipe.json").write_text(json.dumps(wrong.to_json()))
+    capsys.readouterr()
+    assert main(command) == 1
+    assert "Phase 'x' blends with 'third', which is no phase before it." in capsys.readouterr().err
 
 
 def test_sentences_of_the_command(tmp_path, finished, capsys):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from lib_attn.lab import scenebench
+from lib_attn.lab import cli, scenebench
 from lib_attn.lab.scenebench import Judge, JudgeNet, Verdict
 from lib_attn.learn.scenes import layout, vocabulary
 from lib_attn.learn.scenes.vocabulary import Thing
@@ -122,7 +122,7 @@ def test_run_asks_for_the_same_seeds_every_time():
 
     def generate(prompts, negatives, seeds):
         asked.append((prompts, negatives, seeds))
-        return np.zeros((len(prompts), 64, 64, 3), np.uint8)
+        return np.zeros((len(prompts), 64, 64, 3), np.uint8), torch.ones(len(prompts), 4, 8, 8)
 
     judge = Judge(JudgeNet(8), {"shape": 0.5})
     result = scenebench.run(generate, judge, 6, 4, 3, 3)
@@ -133,6 +133,44 @@ def test_run_asks_for_the_same_seeds_every_time():
     scenebench.run(generate, judge, 6, 4, 3, 3)
     assert asked == first
     assert first[-1][1] == ["red"] * 3 and "red" not in " ".join(first[-1][0])
+
+
+def test_a_technique_is_held_against_the_same_seeds_without():
+    rng = np.random.default_rng(2)
+    asked = []
+
+    def plain(prompts, negatives, seeds):
+        asked.append((prompts, seeds))
+        return rng.integers(0, 256, (len(prompts), 64, 64, 3), dtype=np.uint8), torch.full((len(prompts), 4, 8, 8), 2.0)
+
+    def changed(prompts, negatives, seeds):
+        pictures, latents = plain(prompts, negatives, seeds)
+        return pictures, latents * 1.5
+
+    distance = scenebench.run(changed, Judge(JudgeNet(8)), 2, 2, 0, 0, reference=plain)["distance"]
+    assert asked[0] == asked[1] and asked[2] == asked[3] and len(asked) == 4
+    assert distance["latent_l2"] == pytest.approx(0.5) and 0 < distance["psnr"] < 20 and abs(distance["ssim"]) < 0.2
+
+
+def test_the_command_from_end_to_end(tmp_path, capsys):
+    out = tmp_path / "figures.json"
+    words = ["scenebench", "run", "--singles", "2", "--pairs", "1", "--counts", "1", "--negatives", "1", "--steps", "2"]
+    words += ["--width", "64", "--height", "64", "--near_sighted.tile", "2", "--near_sighted.pool", "0"]
+    words += ["--near_sighted.blocks", "all"]
+    assert cli.main([*words, "--out", str(out)]) == 0
+    figures = json.loads(out.read_text())
+    assert json.loads(capsys.readouterr().out) == figures
+    assert [figures[part]["pictures"] for part in ("single", "pair", "several", "negative")] == [2, 1, 1, 1]
+    assert figures["judge"]["everything"] >= 0.97, "the shipped judge is not good enough to judge by"
+    assert 0 < figures["distance"]["latent_l2"] < 2
+
+
+@pytest.mark.parametrize("words", [["--batch", "0"], ["--pairs", "-1"], ["--width", "100"], ["--sampler", "Euler b"],
+                                   ["--steps", "0"], ["--seed", "-1"], ["--checkpoint", "none.safetensors"]])
+def test_bad_options_are_one_sentence(words, capsys):
+    assert scenebench.main(["run", "--singles", "1", "--counts", "0", "--negatives", "0", *words]) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert sum(line.endswith(".") for line in said) == 1 and not any("Traceback" in line for line in said)
 
 
 def test_damaged_judge_is_one_sentence(tmp_path):

@@ -24,6 +24,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("work", type=Path, help="folder for data, states and the result; an unfinished run is continued")
     p.add_argument("--stages", default="scenes,vae,latents,unet,polish,export", help="comma separated, in order")
     p.add_argument("--recipe", type=Path, help="a recipe as JSON; without it the one in the folder, or the default")
+    p.add_argument("--start-from", type=Path, metavar="CHECKPOINT",
+                   help="go on from a finished SD 1.x single file of the same architecture; its autoencoder is kept")
     p.add_argument("--small", action="store_true", help="a run of seconds that shows that everything works")
     p.add_argument("--show-recipe", action="store_true", help="print the default recipe as JSON and stop")
     p.add_argument("--threads", type=int, default=0, help="torch threads of each process, 0 for torch's choice")
@@ -48,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.show_recipe:
         print(json.dumps(Recipe().to_json(), indent=1))
         return 0
-    from . import stages
+    from . import stages, start
 
     if args.threads:
         import torch
@@ -61,6 +63,8 @@ def main(argv: list[str] | None = None) -> int:
             if stage not in stages.STAGES:
                 raise ValueError(f"There is no stage '{stage}'; the stages are {', '.join(stages.STAGES)}.")
         run = stages.Run(args.work, choose_recipe(args))
+        if args.start_from:
+            start.start_from(run, args.start_from)
         for stage in wanted:
             run.run(stage)
     except (StateError, ShardError, RenderError, FileNotFoundError, FloatingPointError, ValueError) as error:

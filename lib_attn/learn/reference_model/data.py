@@ -101,7 +101,11 @@ def prepare(latents: torch.Tensor, captions: list[str], tokenizer, colourless: i
     kinds = {"single": [], "pair": [], "several": []}
     for i, text in enumerate(captions):
         kinds["pair" if " of a" in text else "several" if text.startswith(("two ", "three ")) else "single"].append(i)
+    counts = torch.ones(len(captions), dtype=torch.long)
+    counts[[i for i, text in enumerate(captions) if " of a" in text or text.startswith("two ")]] = 2
+    counts[[i for i, text in enumerate(captions) if text.startswith("three ")]] = 3
     distinct = sorted(set(captions))
     index = {text: i for i, text in enumerate(distinct)}
     return Latents(latents, encode_text(tokenizer, distinct), torch.tensor([index[c] for c in captions]),
-                   encode_text(tokenizer, [""]), {k: torch.tensor(v, dtype=torch.long) for k, v in kinds.items()})
+                   encode_text(tokenizer, [""]), {k: torch.tensor(v, dtype=torch.long) for k, v in kinds.items()},
+                   counts)

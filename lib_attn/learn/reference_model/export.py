@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from . import tokenizer
+from . import start, tokenizer
 from .models import SCALE_FACTOR, Autoencoder, TextToNoise
 from .state import save_tensors
 
@@ -52,10 +52,14 @@ def host_config(recipe, clip_folder: str) -> dict:
     }}
 
 
-def metadata(recipe, progress: str) -> dict[str, str]:
-    """What the file says about itself (Stability-AI/ModelSpec keys, and the recipe)."""
+def metadata(recipe, progress: str, earlier: str = "") -> dict[str, str]:
+    """What the file says about itself (Stability-AI/ModelSpec keys, and the recipe).
+
+    earlier: JSON of the recipe that made the checkpoint this run started from, empty when it started from nothing.
+    """
     size = recipe.phases[-1].size
     return {
+        **({"attention_lab.started_from": earlier} if earlier else {}),
         "format": "pt",
         "modelspec.sai_model_spec": "1.0.0",
         "modelspec.architecture": "stable-diffusion-v1",
@@ -94,5 +98,5 @@ def export(run, folder: Path, clip_folder: str = CLIP_FOLDER) -> Path:
     config = host_config(recipe, clip_folder)
     (folder / "reference.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
     path = folder / "reference.safetensors"
-    save_tensors(path, tensors, metadata(recipe, progress))
+    save_tensors(path, tensors, metadata(recipe, progress, start.earlier_recipe(run.work)))
     return path

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from .diffusion import NoiseConfig
 from .models import TextConfig, UNetConfig, VaeConfig
+from .text import TextStage
 from .vae import VaeLoss
 
 
@@ -47,7 +48,11 @@ class UNetPhase:
     the scenes of one kind (`focus_on`: single, pair, several) on top of the mix; noise: which steps are drawn and
     how they count. Twice the edge is four times the tokens that show the same thing, so what is decided at one
     noise level at 128 px is decided at twice that level at 256 px, and a phase of larger pictures wants
-    `late_from` and `cap` higher.
+    `late_from` and `cap` higher. text: before the phase the text encoder learns from captions alone (see `text`);
+    train_text: whether the pictures train it too; gaze: weight of looking at the right token (see `gaze`), of use
+    after such a text stage; blend: share of the U-Net's weights that comes from an earlier phase, or from the
+    checkpoint the run started from, instead of the phase before (Wortsman et al. 2022, arXiv 2109.01903: weights
+    between a model and its fine-tuned self keep much of both); blend_with: that phase's name, "" the checkpoint.
     """
 
     name: str
@@ -62,6 +67,11 @@ class UNetPhase:
     focus: float = 0.0
     focus_on: str = "single"
     noise: NoiseConfig = field(default_factory=NoiseConfig)
+    text: TextStage = field(default_factory=TextStage)
+    train_text: bool = True
+    gaze: float = 0.0
+    blend: float = 0.0
+    blend_with: str = ""
 
 
 @dataclass(frozen=True)
@@ -84,6 +94,15 @@ class Recipe:
         UNetPhase("128-pair", 128, 4000, 136, 64, 1e-3, warmup=15, decay=0.0, ema=0.99, focus=0.65, focus_on="pair"),
         UNetPhase("256", 256, 500, 600, 16, 8e-4, warmup=10, decay=0.35, ema=0.98, focus=0.25,
                   noise=NoiseConfig(late=0.8, late_from=550, cap=24.0)),
+        UNetPhase("pairs-128-a", 128, 2250, 130, 64, 7e-4, warmup=25, decay=0.0, ema=0.99, focus=0.25, focus_on="pair",
+                  noise=NoiseConfig(late=0.7), train_text=False, text=TextStage(steps=560)),
+        UNetPhase("pairs-128-b", 128, 3000, 169, 64, 7e-4, warmup=25, decay=0.0, ema=0.99, focus=0.25, focus_on="pair",
+                  noise=NoiseConfig(late=0.7), train_text=False),
+        UNetPhase("places-128", 128, 3000, 74, 64, 7e-4, warmup=10, decay=0.0, ema=0.98, focus=0.25, focus_on="pair",
+                  noise=NoiseConfig(late=0.7), train_text=False, gaze=0.03),
+        UNetPhase("places-256", 256, 500, 230, 16, 6e-4, warmup=8, decay=0.5, ema=0.97, focus=0.25, focus_on="pair",
+                  noise=NoiseConfig(late=0.75, late_from=550, cap=24.0), train_text=False, gaze=0.04, blend=0.35,
+                  blend_with="256"),
     )
     polish: PolishStage = field(default_factory=PolishStage)
     caption_dropout: float = 0.1
@@ -135,8 +154,8 @@ def _build(kind, value: dict):
     for key, item in value.items():
         if kind is Recipe and key in _NESTED:
             parts[key] = _build(_NESTED[key], item)
-        elif kind is UNetPhase and key == "noise":
-            parts[key] = _build(NoiseConfig, item)
+        elif kind is UNetPhase and key in ("noise", "text"):
+            parts[key] = _build({"noise": NoiseConfig, "text": TextStage}[key], item)
         elif kind is Recipe and key == "phases":
             parts[key] = tuple(_build(UNetPhase, p) for p in item)
         else:

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from ..scenes import layout, render, shards
-from . import data, export, preview, state, tokenizer, unet, vae
+from . import data, export, preview, start, state, text, tokenizer, unet, vae
 from .loop import LoopConfig, draw
 from .models import SCALE_FACTOR, Autoencoder, TextToNoise
 from .recipe import Recipe, UNetPhase
@@ -136,19 +136,55 @@ class Run:
             return
         recipe = self.recipe
         model = self._seeded(lambda: TextToNoise(recipe.unet_model, recipe.text_model), "unet weights")
-        if before:
-            model.load_state_dict(state.load_tensors(self.phase_file(before)), strict=False)
+        start_file = self.phase_file(before) if before else self.work / start.WEIGHTS
+        if before or start_file.exists():
+            model.load_state_dict(state.load_tensors(start_file), strict=False)
+        if phase.blend:
+            self._blend(model.unet, phase)
         unet.use_fast_attention(model)
         words = self.tokenizer()
+        if phase.text.steps:
+            self._teach_text(phase, model.text, words)
+        model.text.requires_grad_(phase.train_text)
+        model.text.text_model.embeddings.token_embedding.requires_grad_(False)
         rows = data.prepare(*data.load_latents(self.latents_folder(phase.size), phase.scenes), words)
         config = self._loop_config(phase, phase.batch)
         folder = self.work / f"unet-{phase.name}"
         pictures = preview.Preview(self, folder / "log", phase.size, words) if recipe.preview else None
         loop = unet.train(folder, rows, model, config, phase.noise, recipe.caption_dropout, pictures,
-                          f"unet {phase.name}", phase.focus, phase.focus_on)
+                          f"unet {phase.name}", phase.focus, phase.focus_on, phase.gaze)
         if loop.accelerator.is_main_process:
             state.save_tensors(target, loop.ema.shadow)
         loop.accelerator.wait_for_everyone()
+
+    def _teach_text(self, phase: UNetPhase, encoder: torch.nn.Module, words) -> None:
+        """Put the weights of the phase's text stage into `encoder`, training them first if need be."""
+        target = self.text_file(phase)
+        if not target.exists():
+            mix = layout.Mix(kinds=self.recipe.kinds)
+            config = self._loop_config(phase.text, phase.text.batch)
+            earlier = [self.text_file(p) for p in self.recipe.phases if p != phase and self.text_file(p).exists()]
+            taught = state.load_tensors(earlier[-1]) if earlier else None
+            loop = text.train(self.work / f"text-{phase.name}", encoder, words, config, mix, phase.text.keep, taught)
+            if loop.accelerator.is_main_process:
+                state.save_tensors(target, loop.ema.shadow)
+            loop.accelerator.wait_for_everyone()
+        weights = state.load_tensors(target)
+        encoder.load_state_dict({k.removeprefix("text."): v for k, v in weights.items() if k.startswith("text.")},
+                                strict=False)
+
+    def _blend(self, network: torch.nn.Module, phase: UNetPhase) -> None:
+        """Move the U-Net's weights by the share `phase.blend` towards those of an earlier phase or the start."""
+        names = [p.name for p in self.recipe.phases]
+        if phase.blend_with and phase.blend_with not in names[:names.index(phase.name)]:
+            raise ValueError(f"Phase '{phase.name}' blends with '{phase.blend_with}', which is no phase before it.")
+        source = self.work / (f"unet-{phase.blend_with}.safetensors" if phase.blend_with else start.WEIGHTS)
+        other = {k.removeprefix("unet."): v for k, v in state.load_tensors(source).items() if k.startswith("unet.")}
+        now = network.state_dict()
+        network.load_state_dict({k: torch.lerp(now[k].float(), other[k], phase.blend) for k in other})
+
+    def text_file(self, phase: UNetPhase) -> Path:
+        return self.work / f"text-{phase.name}.safetensors"
 
     def phase_file(self, phase: UNetPhase) -> Path:
         return self.work / f"unet-{phase.name}.safetensors"

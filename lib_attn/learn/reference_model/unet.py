@@ -10,6 +10,7 @@ import torch
 from torch.nn import functional
 
 from .diffusion import NoiseConfig, add_noise, draw_steps, loss_weights
+from .gaze import Gaze
 from .loop import Loop, LoopConfig, draw
 from .models import TextToNoise
 
@@ -34,7 +35,10 @@ def _attend(self, x, context=None, mask=None):
     else:
         # Autocast would lift the softmax to float32 and double its memory traffic.
         with torch.autocast(x.device.type, enabled=False):
-            out = torch.softmax((q * self.scale) @ k.transpose(-1, -2), dim=-1) @ v
+            attention = torch.softmax((q * self.scale) @ k.transpose(-1, -2), dim=-1)
+            out = attention @ v
+        if getattr(self, "gaze", None) is not None and self.training:
+            self.gaze.see(attention)
     return self.to_out(out.transpose(1, 2).reshape(batch, x.shape[1], -1))
 
 
@@ -49,23 +53,29 @@ def use_fast_attention(model: torch.nn.Module) -> None:
 class Latents:
     """latents: float16 (N, 4, h, w), scaled; tokens: int64 (U, 77), the distinct captions;
     caption: int64 (N,), row of `tokens`; empty: int64 (1, 77), the empty caption; kinds: rows int64 (K,)
-    of the scenes that are "single" (one object), "pair" (two with a relation) or "several" of a kind."""
+    of the scenes that are "single" (one object), "pair" (two with a relation) or "several" of a kind;
+    objects: int64 (N,), how many objects each scene has."""
 
     latents: torch.Tensor
     tokens: torch.Tensor
     caption: torch.Tensor
     empty: torch.Tensor
     kinds: dict[str, torch.Tensor] = field(default_factory=dict)
+    objects: torch.Tensor | None = None
 
 
 def train(folder: Path, data: Latents, model: TextToNoise, config: LoopConfig, noise: NoiseConfig | None = None,
           caption_dropout: float = 0.1, on_save=None, title: str = "unet", focus: float = 0.0,
-          focus_on: str = "single") -> Loop:
+          focus_on: str = "single", gaze: float = 0.0) -> Loop:
     """Train on random rows of `data`; which rows, steps and noise depends on (seed, step) alone.
 
-    focus: share of samples drawn from the scenes of the kind `focus_on`, the others from all scenes.
+    focus: share of samples drawn from the scenes of the kind `focus_on`, the others from all scenes; gaze: weight of
+    looking at the right token (see `gaze`), which needs square pictures.
     """
     noise = noise or NoiseConfig()
+    watcher = Gaze() if gaze else None
+    if watcher:
+        watcher.watch(model)
     loop = Loop(folder, model, config, on_save)
     device = loop.accelerator.device
     weights = loss_weights(noise).to(device)
@@ -82,9 +92,12 @@ def train(folder: Path, data: Latents, model: TextToNoise, config: LoopConfig, n
             picks = torch.where(torch.rand(config.batch, generator=rng) < focus, chosen, picks)
         picks, t, eps, drop = picks[rows], t[rows].to(device), eps[rows].to(device), drop[rows]
         tokens = torch.where(drop[:, None], data.empty, data.tokens[data.caption[picks]]).to(device)
+        if watcher:
+            watcher.begin(tokens, torch.where(drop, 0, data.objects[picks]).to(device))
         noisy = add_noise(data.latents[picks].float().to(device), eps, t)
         error = network(noisy, t, tokens).float() - eps
-        return (weights[t] * error.square().mean((1, 2, 3))).mean()
+        loss = (weights[t] * error.square().mean((1, 2, 3))).mean()
+        return loss + gaze * watcher.loss() if watcher else loss
 
     loop.run(loss_of, title)
     return loop
