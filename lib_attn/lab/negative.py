@@ -174,8 +174,7 @@ class How:
 
 def model_print(path: Path) -> str:
     """The first 12 digits of a file's SHA-256."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:12]
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
 
 
 def draw(model, how: How, prompts, negatives, seeds, cfg: float, variant: Variant = FULL) -> np.ndarray:
