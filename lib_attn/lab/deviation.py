@@ -265,6 +265,6 @@ def deviation_table(results: Sequence[dict]) -> str:
         for size in sizes:
             row = rows.get(size)
             decibel = "-" if row is None or row["psnr"] is None else f"{row['psnr']:.1f}"
-            cells.append("- | -" if row is None else f"{row['l2']:.3f} | {decibel}")
+            cells.append("- | -" if row is None else f"{row['l2']:.4f} | {decibel}")
         lines.append(f"| {next(iter(rows.values()))['label']} | {' | '.join(cells)} |")
     return "\n".join(lines)

@@ -209,15 +209,19 @@ def test_report(tmp_path):
     pytest.importorskip("matplotlib")
     size = {"height": 512, "width": 512, "kind": "ours", "source": ""}
     times = [size | {"name": n, "label": n, "seconds": 1.0, "ratio": r, "low": r, "high": r, "keys": {}, "settings": {}}
-             for n, r in (("a", 2.0), ("b", 1.5), ("only-speed", 3.0))]  # fmt: skip
+             for n, r in (("a", 2.0), ("b", 1.5), ("free", 4.0))]  # fmt: skip
     moved = [size | {"name": n, "label": n, "l2": d, "psnr": 30.0, "said": []} for n, d in (("a", 0.1), ("b", 0.2))]
-    for name, value in (("s", result("speed", times)), ("d", result("deviation", moved))):
+    grown = [size | {"name": n, "label": n, "growth": g} for n, g in (("full", 100.0), ("a", 105.0))]
+    files = ("s", result("speed", times)), ("d", result("deviation", moved) | {"sha256": "0123456789ab"})
+    for name, value in (*files, ("m", result("memory", grown) | {"model": "sd15", "rows": 2})):
         (tmp_path / f"{name}.json").write_text(json.dumps(value))
-    files = {"speed": [tmp_path / "s.json"], "deviation": [tmp_path / "d.json"], "out": tmp_path / "x"}
+    files = {"speed": [tmp_path / "s.json"], "deviation": [tmp_path / "d.json"], "out": tmp_path / "x",
+             "memory": [tmp_path / "m.json"]}  # fmt: skip
     args = SimpleNamespace(speed_size=None, **files)
     assert report.run_report(args) == 0
     page = (tmp_path / "x" / "benchmark.md").read_text()
-    assert "| a | 2.00x | 0.100 | yes |" in page and "| b | 1.50x | 0.200 |  |" in page and str(tmp_path) not in page
+    assert "| a | 2.00x | 33.3% | 0.1000 | yes |" in page and "| b | 1.50x | 55.6% | 0.2000 |  |" in page
+    assert "| 512x512 | a | 105 | 1.050x |" in page and "0123456789ab" in page and str(tmp_path) not in page
     assert (tmp_path / "x" / "benchmark.png").stat().st_size > 1000
     for bad in ("none.json", "d.json"):
         with pytest.raises(LabError):

@@ -161,6 +161,18 @@ def test_moving_tokens_visit_each_place_of_their_square_equally_often():
         assert torch.equal((x % 4).unique(), torch.tensor([float(plan.sample[1])]))
 
 
+def test_moving_tokens_average_out():
+    """Over 16 steps the mean of the results is much nearer to full attention than with the same token each time."""
+    h = w = 32
+    smooth = torch.nn.functional.interpolate(rand(1, 16, 6, 6, seed=5), (h, w), mode="bicubic")
+    x = smooth.permute(0, 2, 3, 1).reshape(1, h * w, 2, 8)
+    exact, settings = full_attention(x, x, x), NearSighted(tile=8, pool=4, shift=0.0)
+    fixed = near_sighted_attention(x, x, x, make_plan(h, w, settings))
+    points = [shift_point(step, 0, 7) for step in range(16)]
+    moving = sum(near_sighted_attention(x, x, x, make_plan(h, w, settings, sample=p)) for p in points) / 16
+    assert (moving - exact).norm() < 0.4 * (fixed - exact).norm()
+
+
 def test_tiles_without_global_keys_are_independent():
     q, k, v = (rand(1, 256, 2, 8, seed=s) for s in range(3))
     plan = Plan(16, 16, 8, 8, 0)
