@@ -56,8 +56,9 @@ class Attachment:
         say: takes each sentence meant for the user, once.
 
     Attributes:
-        layers: how many self-attention layers were patched.
-        offered, acted: whether any call was put to a technique so far, and whether any was answered by one.
+        placed, offered, acted, spoke: names of the techniques that sit on some part of the model, of those that a call
+            was put to so far, of those that answered one, and of those that told the user something. The saving at
+            scale 1 is no technique and in none of them.
     """
 
     def __init__(
@@ -77,11 +78,16 @@ class Attachment:
         say: Callable[[str], None] | None = None,
     ):
         self._unet = find_unet(model)
+        self.placed: set[str] = set()
+        self.offered: set[str] = set()
+        self.acted: set[str] = set()
+        self.spoke: set[str] = set()
         self._said: set[str] = set()
         self._say_to = say
         self._inert = inert or (lambda module: False)
         self._hooks = HostHooks(hypernetwork, upcast)
-        self._runtimes = [RUNTIMES[g.name](g, seeds or (), self.say) for g in techniques if g.enabled]
+        self._names: dict[int, str] = {}
+        self._runtimes = [self._make(group, seeds or ()) for group in techniques if group.enabled]
         if save_negative and not any(getattr(r, "compares", False) for r in self._runtimes):
             self._runtimes.append(FreeSaving())
         for runtime in self._runtimes:
@@ -89,17 +95,17 @@ class Attachment:
                 runtime.bind(prediction=prediction, hooks=self._hooks, references=references)
         self._constant_rows = constant_rows or (lambda: False)
         self._editors = [r for r in self._runtimes if hasattr(r, "edit")]
-        self._boundary = Boundary(self._unet, self._runtimes)
+        self._boundary = Boundary(self._runtimes, self._note)
         self._evaluation = Evaluation()
         self._steps = steps
         self._cursor: Cursor | None = None
+        self._size: tuple[int, int] | None = None
         self._moment = Moment(-1, 0.0, 0.0)
         self._timestep: float | None = None
         self._rows: tuple[Row, ...] | None = None
         self._grids: dict[int, tuple[int, int]] = {}
         self._handles: list[Any] = []
         self._forwards: list[tuple[Any, Any, Any]] = []
-        self.layers, self.offered, self.acted = 0, False, False
         if self._runtimes:
             self._install()
 
@@ -114,9 +120,9 @@ class Attachment:
         return bool(self._handles)
 
     @property
-    def spoke(self) -> bool:
-        """Whether the user was told something."""
-        return bool(self._said)
+    def reads_text(self) -> bool:
+        """Whether a technique wants to know the negative prompt's words (``negative`` and ``words``)."""
+        return any(getattr(r, "reads_text", False) for r in self._runtimes)
 
     def model_is(self, model: Any) -> bool:
         """Whether this sits on the U-Net of `model`."""
@@ -125,26 +131,44 @@ class Attachment:
         except TypeError:
             return False
 
+    def _make(self, group: Group, seeds: Sequence[int]) -> Any:
+        def say(text: str) -> None:
+            self.spoke.add(group.name)
+            self._tell(text)
+
+        runtime = RUNTIMES[group.name](group, seeds, say)
+        self._names[id(runtime)] = group.name
+        return runtime
+
     def say(self, text: str) -> None:
-        """Tell the user one sentence, once."""
+        """Tell the user one sentence that concerns all techniques, once."""
+        self.spoke.update(self._names.values())
+        self._tell(text)
+
+    def _tell(self, text: str) -> None:
         if text not in self._said:
             self._said.add(text)
             if self._say_to is not None:
                 self._say_to(text)
 
-    def begin_step(self, rows: Sequence[Row] | None, step: int, total: int, **told: Any) -> None:
+    def begin_step(
+        self, rows: Sequence[Row] | None, step: int, total: int, size: tuple[int, int] | None = None, **told: Any
+    ) -> None:
         """Announce the next evaluation of a guided sampler.
 
         Args:
             rows: `lib_attn.rows.plan_rows`, or None when it cannot be known: then nothing is touched.
             step, total: running number and expected count of evaluations.
-            told: ``cfg``, ``negative``, ``words``, ``negative_read`` of `lib_attn.boundary.Evaluation`, where known.
+            size: of the latents, (h, w); U-Net calls of another size are somebody else's.
+            told: ``cfg``, ``negative``, ``words``, ``negative_read``, ``editions`` of `lib_attn.boundary.Evaluation`,
+                where known.
         """
         if rows is None:
             self.say("Attention Lab did nothing in some steps: which row of the batch is which image is unclear.")
-        self._cursor = Cursor(rows or ())
+        self._cursor, self._size = Cursor(rows or ()), size
         self._evaluation = Evaluation(tuple(rows or ()), step, **told)
-        self._moment = Moment(step, step / max(1, total), self._moment.time)
+        # Adaptive samplers make more evaluations than they announce: those stand at the end.
+        self._moment = Moment(step, min(1.0, step / max(1, total)), self._moment.time)
 
     def end_step(self) -> None:
         """The evaluation is over: U-Net calls before the next `begin_step` are not ours."""
@@ -153,7 +177,13 @@ class Attachment:
 
     def pictures(self) -> list[tuple[int, Any]]:
         """(image, map ``[h, w]`` with values 0 … 1) that the techniques have to show so far."""
-        return [item for r in self._runtimes if hasattr(r, "pictures") for item in r.pictures().items()]
+        found = []
+        for runtime in self._runtimes:
+            shown = runtime.pictures() if hasattr(runtime, "pictures") else {}
+            if shown:
+                self._mark(self.acted, runtime)
+            found += shown.items()
+        return found
 
     def detach(self) -> None:
         """Remove every patch. Safe to call twice."""
@@ -174,7 +204,11 @@ class Attachment:
 
     def _install(self) -> None:
         every = find_layers(self._unet)
-        layers = [layer for layer in every if any(_asks(r, "wants", layer) for r in self._runtimes)]
+        layers = []
+        for layer in every:
+            asking = [r for r in self._runtimes if _asks(r, "wants", layer)]
+            layers += [layer] * bool(asking)
+            self._mark(self.placed, *asking)
         self._handles.append(self._unet.register_forward_pre_hook(self._enter_unet, with_kwargs=True))
         self._handles.append(self._unet.register_forward_hook(self._leave_unet))
         for transformer in {id(layer.transformer): layer.transformer for layer in layers}.values():
@@ -185,10 +219,9 @@ class Attachment:
             ours = _SelfAttention(self, layer, before)
             self._forwards.append((module, ours, before))
             module.forward = ours
-        self.layers = len(layers) + self._boundary.used
+        self._mark(self.placed, *(r for r in self._runtimes if hasattr(r, "enter")))
         for seam in self._seams(every):
             self._handles += seam.install()
-            self.layers += 1
 
     def _seams(self, layers: list[Layer]) -> Iterator[Any]:
         """The hooks that the runtimes ask for beyond self-attention."""
@@ -198,17 +231,25 @@ class Attachment:
         for block in find_blocks(self._unet):
             asking = [r for r in self._runtimes if _asks(r, "wants_features", block)]
             if asking:
+                self._mark(self.placed, *asking)
                 yield FeatureSeam(block, asking, self._now, self._note)
         for layer in layers:
             asking = [r for r in self._runtimes if _asks(r, "wants_cross", layer)]
             if asking and layer.attn2 is not None:
+                self._mark(self.placed, *asking)
                 yield CrossSeam(layer, asking, self._hooks, self._now, self._note, self.say)
 
     def _now(self) -> tuple[tuple[Row, ...] | None, Moment, Evaluation]:
         return self._rows, self._moment, self._evaluation
 
-    def _note(self) -> None:
-        self.offered = self.acted = True
+    def _note(self, runtime: Any, changed: bool) -> None:
+        """A call was put to `runtime`, which may have changed it."""
+        self._mark(self.offered, runtime)
+        if changed:
+            self._mark(self.acted, runtime)
+
+    def _mark(self, names: set[str], *runtimes: Any) -> None:
+        names.update(self._names[id(r)] for r in runtimes if id(r) in self._names)
 
     def _show_rows(self, rows: tuple[Row, ...]) -> None:
         self._rows = rows
@@ -226,6 +267,10 @@ class Attachment:
             share = step / self._steps if self._steps else time
             self._moment = Moment(step, min(share, 1.0), time)
             return None
+        if self._cursor.open and self._size not in (None, tuple(x.shape[-2:])):
+            self.say("Attention Lab left the picture alone: another extension computes it in parts (tiled diffusion?).")
+            self._rows = None
+            return None
         self._rows = self._cursor.take(x.shape[0])
         self._moment = Moment(self._moment.step, self._moment.share, time)
         if self._rows is None or not self._boundary.used:
@@ -234,8 +279,6 @@ class Attachment:
         call = UnetCall(self._evaluation, self._rows, self._moment, sigma_of(timestep), x, context)
         call.fixed, call.whole = self._constant_rows(), "forward" in vars(unet)
         args, kwargs = self._boundary.enter(call, args, kwargs)
-        self.offered = True
-        self.acted |= len(call.kept) < len(call.rows)
         self._rows = self._boundary.inner_rows
         return args, kwargs
 
@@ -243,9 +286,7 @@ class Attachment:
         self._rows = None
         if self._boundary.call is None:
             return None
-        full = self._boundary.leave(output)
-        self.acted |= full is not output
-        return full
+        return self._boundary.leave(output)
 
     def _enter_transformer(self, transformer: Any, args: tuple, kwargs: dict) -> None:
         x = args[0] if args else kwargs.get("x")
@@ -264,17 +305,18 @@ class Attachment:
             self.say("Attention Lab left some layers alone: something else rearranges their tokens (token merging?).")
             return exact()
         call = Call(layer, x, grid, self._rows, self._moment, exact, self._hooks)
-        self.offered = True
-        editors = tuple(r for r in self._editors if r.wants(layer) and r.edits(call))
+        asked = [r for r in self._editors if r.wants(layer)]
+        editors = tuple(r for r in asked if r.edits(call))
+        for runtime in asked:
+            self._note(runtime, runtime in editors)
         if editors:
-            self.acted = True
             call = Call(layer, x, grid, self._rows, self._moment, exact, self._hooks, editors)
         for runtime in self._runtimes:
             # Fast paths work on as many keys as tokens; where an edit adds keys, full attention it is.
             if hasattr(runtime, "attend") and runtime.wants(layer) and not any(e.extends for e in editors):
                 out = runtime.attend(call)
+                self._note(runtime, out is not None)
                 if out is not None:
-                    self.acted = True
                     return out
         return call.exact()
 

@@ -28,6 +28,10 @@ class Moment:
     share: float
     time: float
 
+    def within(self, start: float, end: float) -> bool:
+        """Whether the steps from share `start` to share `end` are on; a window up to 1 holds the end itself."""
+        return start <= self.share < end or start < end == 1.0 == self.share
+
 
 @dataclass(frozen=True)
 class HostHooks:

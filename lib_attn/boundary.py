@@ -30,6 +30,7 @@ class Evaluation:
     negative: text of the negatives ``[images, T, C]`` in its natural length, None when unknown.
     words: for each image the columns of `negative` that are words; None when unknown.
     negative_read: somebody beyond the ordinary combination u + s (c - u) reads the negative's prediction.
+    editions: for each image something that changes when its prompts do (prompt editing), None when unknown.
     """
 
     rows: tuple[Row, ...] = ()
@@ -38,6 +39,11 @@ class Evaluation:
     negative: torch.Tensor | None = None
     words: tuple[tuple[int, ...], ...] | None = None
     negative_read: bool = False
+    editions: tuple[Any, ...] | None = None
+
+    def edition(self, image: int) -> Any:
+        """Which of its prompts an image is at."""
+        return None if self.editions is None else self.editions[image]
 
     @property
     def guided(self) -> bool:
@@ -48,6 +54,10 @@ class Evaluation:
     def weight(self, image: int) -> float:
         """Sum of the weights of an image's conditions."""
         return sum(row.weight for row in self.rows if row.sign == POSITIVE and row.image == image)
+
+    def scale(self, image: int) -> float | None:
+        """s for which u + s (c - u) is what the host makes of an image's negative u and weighted mean c."""
+        return None if self.cfg is None else self.cfg * self.weight(image)
 
     def unguided(self, image: int) -> bool:
         """Whether the negative of `image` drops out of u + s * sum w (c - u): scale 1 and weights that sum to 1."""
@@ -141,10 +151,11 @@ class Boundary:
     Args:
         runtimes: those with ``enter(call) -> kept rows or None`` and ``fill(call, row) -> prediction``, and those
             with ``leave(call, output) -> output``.
+        note: ``note(runtime, changed)``, called for every call put to one of them.
     """
 
-    def __init__(self, unet: Any, runtimes: Sequence[Any]):
-        self._unet = unet
+    def __init__(self, runtimes: Sequence[Any], note: Callable):
+        self._note = note
         self._droppers = [r for r in runtimes if hasattr(r, "enter")]
         self._leavers = [r for r in runtimes if hasattr(r, "leave")]
         self._dropper: Any = None
@@ -172,7 +183,9 @@ class Boundary:
         self.call, self._dropper, self._stand_in = call, None, False
         for runtime in self._droppers:
             kept = runtime.enter(call)
-            if kept is not None and len(kept) < len(call.rows):
+            fewer = kept is not None and len(kept) < len(call.rows)
+            self._note(runtime, fewer)
+            if fewer:
                 call.kept, self._dropper = tuple(kept), runtime
                 break
         if self._dropper is None or call.through:
@@ -209,7 +222,8 @@ class Boundary:
                 full[index] = self._dropper.fill(call, call.rows[index])
             output = full
         for runtime in self._leavers:
-            output = runtime.leave(call, output)
+            before, output = output, runtime.leave(call, output)
+            self._note(runtime, output is not before)
         return output
 
 

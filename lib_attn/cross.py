@@ -23,12 +23,14 @@ class CrossCall:
     """A cross-attention call just before its output projection.
 
     q, z: query and result ``[B, N, C]``, heads merged. k: key ``[B, T, C]``. rows: what each of the B rows is.
+    like: the text that the key was made from, for its type and device.
     """
 
     layer: Layer
     q: torch.Tensor
     k: torch.Tensor
     z: torch.Tensor
+    like: torch.Tensor
     rows: tuple[Row, ...]
     moment: Moment
     evaluation: Evaluation
@@ -48,7 +50,8 @@ class CrossCall:
 
     def project(self, context: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """K and V ``[n, T, C]`` of another text ``[n, T, C_text]``, through the modules so that LoRA acts."""
-        for_k = for_v = context
+        # A host may hand texts to the U-Net in another type than it shows them to extensions.
+        for_k = for_v = context.to(self.like)
         if self.hooks.hypernetwork is not None:
             for_k, for_v = self.hooks.hypernetwork(context)
         return self.layer.attn2.to_k(for_k), self.layer.attn2.to_v(for_v)
@@ -70,7 +73,7 @@ class CrossSeam:
     Args:
         runtimes: those with ``cross(call) -> z or None``.
         now: ``now() -> (rows or None, moment, evaluation)`` of the U-Net call in flight.
-        note: called when something was changed. say: takes a sentence for the user.
+        note: ``note(runtime, changed)``, called for every call put to one of them. say: takes a sentence for the user.
     """
 
     def __init__(
@@ -80,6 +83,7 @@ class CrossSeam:
         self._now, self._note, self._say = now, note, say
         self._q: torch.Tensor | None = None
         self._k: torch.Tensor | None = None
+        self._like: torch.Tensor | None = None
         self._projecting = False
 
     def install(self) -> list[Any]:
@@ -97,10 +101,11 @@ class CrossSeam:
 
     def _see_key(self, module: Any, args: tuple, output: torch.Tensor) -> None:
         if not self._projecting:
-            self._k = output
+            self._k, self._like = output, args[0]
 
     def _before_out(self, module: Any, args: tuple) -> tuple | None:
-        q, k, self._q, self._k = self._q, self._k, None, None
+        q, k, like = self._q, self._k, self._like
+        self._q = self._k = self._like = None
         rows, moment, evaluation = self._now()
         if rows is None or q is None or k is None or not args:
             return None
@@ -108,15 +113,13 @@ class CrossSeam:
         if z.shape != q.shape or z.shape[0] != len(rows) or k.shape[0] != len(rows):
             self._say("Attention Lab left cross-attention alone: another extension computes it in its own way.")
             return None
-        call = CrossCall(self._layer, q, k, z, rows, moment, evaluation, self._hooks)
+        call = CrossCall(self._layer, q, k, z, like, rows, moment, evaluation, self._hooks)
         self._projecting = True
         try:
             for runtime in self._runtimes:
                 changed = runtime.cross(call)
+                self._note(runtime, changed is not None)
                 call.z = call.z if changed is None else changed
         finally:
             self._projecting = False
-        if call.z is z:
-            return None
-        self._note()
-        return (call.z, *args[1:])
+        return None if call.z is z else (call.z, *args[1:])

@@ -34,7 +34,7 @@ class FeatureSeam:
     Args:
         runtimes: those with ``features(call) -> h or None``.
         now: ``now() -> (rows or None, moment, evaluation)`` of the U-Net call in flight.
-        note: called when something was changed.
+        note: ``note(runtime, changed)``, called for every call put to one of them.
     """
 
     def __init__(self, block: Block, runtimes: list[Any], now: Callable, note: Callable):
@@ -51,8 +51,6 @@ class FeatureSeam:
         call = FeatureCall(self._block, output, rows, moment, evaluation)
         for runtime in self._runtimes:
             changed = runtime.features(call)
+            self._note(runtime, changed is not None)
             call.h = call.h if changed is None else changed
-        if call.h is output:
-            return None
-        self._note()
-        return call.h
+        return None if call.h is output else call.h

@@ -47,9 +47,10 @@ def test_it_acts_and_is_gone_afterwards(unet):
     plain = run(unet, x, context)
     with attach(unet, [NEAR]) as attachment:
         assert attachment.attached and attachment.model_is(unet) and not attachment.model_is(tiny_unet())
-        assert attachment.layers == 10 and not attachment.offered and not attachment.acted
+        assert sum("forward" in vars(layer.attn1) for layer in find_layers(unet)) == 10
+        assert attachment.placed == {"near_sighted"} and not attachment.offered and not attachment.acted
         near = run(unet, x, context)
-    assert attachment.offered and attachment.acted and not attachment.spoke
+    assert attachment.offered == attachment.acted == {"near_sighted"} and not attachment.spoke
     assert 1e-4 < distance(near, plain) < 0.5
     assert torch.equal(run(unet, x, context), plain)
 
@@ -76,8 +77,33 @@ def test_neutral_values_are_bit_identical(unet, neutral):
             result = run(unet, x, context, timestep)
     assert torch.equal(result, plain)
     # An exact step is an answer too, not a refusal.
-    assert attachment.acted == ("exact_every" in neutral)
-    assert attachment.offered == (neutral.get("enabled", True) and neutral.get("blocks") != "in99")
+    assert bool(attachment.acted) == ("exact_every" in neutral)
+    assert bool(attachment.offered) == (neutral.get("enabled", True) and neutral.get("blocks") != "in99")
+
+
+def test_more_evaluations_than_announced_stand_at_the_end(unet):
+    """Adaptive samplers."""
+    x, context = unet_input(1, 32, 24)
+    plain = run(unet, x, context)
+    with attach(unet, [NEAR]) as attachment:
+        for step in (4, 5, 9):
+            attachment.begin_step(plan_rows([[1.0]], negatives=False), step, 4)
+            assert not torch.equal(run(unet, x, context), plain)
+
+
+def test_a_picture_computed_in_parts_is_left_alone(unet):
+    """Tiled diffusion calls the model for each part; the first must not be taken for the picture."""
+    said = []
+    x, context = unet_input(1, 32, 24)
+    plain = run(unet, x, context)
+    with attach(unet, [NEAR], say=said.append) as attachment:
+        for step in range(2):
+            attachment.begin_step(plan_rows([[1.0]], negatives=False), step, 2, size=(64, 24))
+            assert torch.equal(run(unet, x, context), plain) and torch.equal(run(unet, x, context), plain)
+            attachment.end_step()
+        attachment.begin_step(plan_rows([[1.0]], negatives=False), 2, 4, size=(32, 24))
+        assert not torch.equal(run(unet, x, context), plain)
+    assert len(said) == 1 and "in parts" in said[0]
 
 
 def test_patches_come_off_after_an_exception(unet):
@@ -179,7 +205,7 @@ def test_self_attention_with_a_context_is_said_unless_the_model_is_built_so(unet
         with attach(unet, replace(blocks="in1"), say=said.append) as attachment:
             assert torch.equal(run(unet, x, context), plain)
             run(unet, x, context)
-        assert not attachment.offered and attachment.spoke == (not built_so)
+        assert not attachment.offered and bool(attachment.spoke) == (not built_so)
         assert len(said) == (0 if built_so else 1) and all("left some layers alone" in text for text in said)
     finally:
         del block.forward

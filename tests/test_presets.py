@@ -7,6 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lib_attn.estimate import FAMILIES
+from lib_attn.layers import Layer, parse_selector
 from lib_attn.presets import MAX_BYTES, MAX_FILES, Presets, check_name, shipped
 from lib_attn.settings import Settings
 from tests.strategies import settings
@@ -28,6 +30,20 @@ def test_shipped_presets_are_valid_and_on():
     for name, fields in shipped().items():
         value, messages = Settings.read(fields)
         assert not messages and any(value.active()), name
+
+
+@pytest.mark.parametrize("family, expected", [("SD 1, 2", {6, 7, 8, 9, 10, 11}), ("SDXL", {3, 4, 5})])
+def test_masactrl_acts_in_the_last_layers_of_each_family(family, expected):
+    """Six of sixteen layers of SD 1.x, six of seventy of SDXL, as its authors' programs have it."""
+    selector = parse_selector(Presets().read("Same subject (MasaCtrl)")[0]["key_mix"].blocks)
+    chosen, layers = set(), 0
+    for section, numbers, depth, count in FAMILIES[family]:
+        for number in numbers:
+            if selector.matches(Layer("", section, number, depth, 0, None, None)):
+                assert section == "out"
+                chosen.add(number)
+                layers += count
+    assert chosen == expected and layers == 6
 
 
 def test_save_read_delete(presets):

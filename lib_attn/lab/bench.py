@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from lib_attn.lab import deviation, memory, report, speed, unet
+from lib_attn.lab import deviation, memory, negative, report, speed, unet
 from lib_attn.lab.errors import LabError
 from lib_attn.lab.variants import FREE, FULL, Variant, parse_setting, peer_variants, preset_variants
 
@@ -20,7 +20,8 @@ from lib_attn.lab.variants import FREE, FULL, Variant, parse_setting, peer_varia
 def add_commands(commands) -> None:
     """Add ``bench`` with its own subcommands."""
     bench = commands.add_parser("bench", help="measure speed, deviation and seams, and write the report")
-    inner = bench.add_subparsers(dest="measurement", required=True, metavar="speed|memory|deviation|seams|report")
+    kinds = "speed|memory|deviation|seams|negative|report"
+    inner = bench.add_subparsers(dest="measurement", required=True, metavar=kinds)
     options = inner.add_parser("speed", help="time and memory of a full-size SD 1.5 U-Net with random weights")
     add_variant_options(options)
     options.add_argument("--sizes", default="512,1024", help="pictures in pixels: 1024 or 768x512, separated by commas")
@@ -50,6 +51,7 @@ def add_commands(commands) -> None:
     options.add_argument("--out", type=Path, default=Path("memory.json"), help="result file (default memory.json)")
     options.set_defaults(run=run_memory)
     deviation.add_commands(inner)
+    negative.add_commands(inner)
     report.add_commands(inner)
 
 

@@ -113,7 +113,8 @@ def sample(
     job = Job(request.height, request.width, request.seeds, request.steps)
     extra = _step_options(scheduler, generators)
     total = len(scheduler.timesteps)
-    with torch.inference_mode(), variant.on(model.unet, job, say) as begin:
+    kind = "v" if model.prediction == "v_prediction" else "epsilon"
+    with torch.inference_mode(), variant.on(model.unet, job, say, kind) as begin:
         context = _context(model, request, guided)
         told = {"cfg": request.cfg}
         if guided:

@@ -48,14 +48,20 @@ class Variant:
         return self.settings is not None and any(g.name in NEGATIVE for g in self.settings.active())
 
     @contextlib.contextmanager
-    def on(self, unet, job: Job, say: Callable[[str], None] | None = None) -> Iterator[Begin]:
-        """Put this variant on `unet`; yields the function to call before each evaluation."""
+    def on(
+        self, unet, job: Job, say: Callable[[str], None] | None = None, prediction: str = "epsilon"
+    ) -> Iterator[Begin]:
+        """Put this variant on `unet`, which predicts `prediction`; yields the function to call before each evaluation.
+
+        Args:
+            prediction: ``epsilon`` or ``v``.
+        """
         if self.settings is None:
             with self.put(unet, job):
                 yield lambda rows, step, total, **told: None
             return
         groups = self.settings.for_pass(hires=False)
-        with attach(unet, groups, seeds=job.seeds, steps=job.steps, say=say) as attachment:
+        with attach(unet, groups, seeds=job.seeds, steps=job.steps, prediction=prediction, say=say) as attachment:
             yield attachment.begin_step
 
 
@@ -87,8 +93,8 @@ def parse_setting(text: str) -> Variant:
     """Read ``name: tile=16 pool=4 exact_every=3`` as a variant of ours; the name may be left out.
 
     A parameter is named in full (``near_sighted.tile``) or alone where only one technique has it, or only one of
-    those that the other items name (``tile=16 blocks=d0``); items are separated by spaces or semicolons. A technique
-    that is named is switched on.
+    those that the other items name (``tile=16 blocks=d0``); items are separated by spaces, or by semicolons where
+    values have spaces in them. A technique that is named is switched on.
 
     Raises:
         LabError: when something in it is not understood.
@@ -96,7 +102,7 @@ def parse_setting(text: str) -> Variant:
     name, colon, body = text.partition(":")
     name, body = (name.strip(), body) if colon else ("", text)
     items: list[tuple[str, str]] = []
-    for item in body.replace(";", " ").split():
+    for item in filter(None, map(str.strip, body.split(";" if ";" in body else None))):
         key, equals, value = item.partition("=")
         if not equals:
             raise LabError(f"'{item}' is no setting: write parameter=value, for example tile=16.")

@@ -79,6 +79,24 @@ def partners(rows) -> dict[int, int]:
     return {i: negatives[row.image] for i, row in enumerate(rows) if row.sign == POSITIVE and row.image in negatives}
 
 
+def why_alone(call) -> str:
+    """How a sentence ends on why the negatives of a `lib_attn.boundary.UnetCall` have no partner; empty if they have.
+
+    Negatives left out in some steps only are no news: what acts in the others acts.
+    """
+    negatives = [i for i, row in enumerate(call.rows) if row.sign == NEGATIVE]
+    if not call.evaluation.guided or not negatives:
+        return ""
+    if all(call.evaluation.unguided(call.rows[i].image) and i not in call.kept for i in negatives):
+        return "Negative skip leaves the negative out at CFG scale 1."
+    if all(call.rows[i].image not in {r.image for r in call.rows if r.sign == POSITIVE} for i in negatives):
+        return (
+            "positive and negative are computed apart: switch on 'Batch cond/uncond' and 'Pad prompt/negative prompt "
+            "to be same length' in the webui's settings."
+        )
+    return ""
+
+
 class ContrastRuntime:
     """Comparisons over one sampling pass; holds the last difference map of each image."""
 
@@ -97,13 +115,9 @@ class ContrastRuntime:
 
     def _active(self, name: str, strength: str, moment) -> bool:
         s = self._settings
-        if not getattr(s, strength) or not self._inside(moment, s.start, s.end):
+        if not getattr(s, strength) or not moment.within(s.start, s.end):
             return False
-        return self._inside(moment, getattr(s, f"{name}_start"), getattr(s, f"{name}_end"))
-
-    @staticmethod
-    def _inside(moment, start: float, end: float) -> bool:
-        return start <= moment.share < end or start < end == 1.0 == moment.share
+        return moment.within(getattr(s, f"{name}_start"), getattr(s, f"{name}_end"))
 
     @property
     def _maps_wanted(self) -> bool:
@@ -161,13 +175,10 @@ class ContrastRuntime:
     def leave(self, call, output):
         """Scale the guidance by the map, in the negative's prediction."""
         s = self._settings
-        signs = {row.sign for row in call.rows}
-        pushes = s.feature or s.orthogonal or s.keys
-        if pushes and call.evaluation.guided and NEGATIVE not in signs:
-            self._say(
-                "Contrast did nothing where positive and negative are computed apart: switch on 'Batch cond/uncond' "
-                "and 'Pad prompt/negative prompt to be same length' in the webui's settings."
-            )
+        if (s.feature and s.blend) or (s.orthogonal and s.blend) or s.keys:
+            missing = why_alone(call)
+            if missing:
+                self._say(f"Contrast did nothing where {missing}")
         if not call.evaluation.guided or not self._active("map", "map_strength", call.moment):
             return output
         changed = output

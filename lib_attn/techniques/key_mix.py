@@ -22,7 +22,7 @@ import torch.nn.functional as F
 
 from lib_attn.layers import parse_selector
 from lib_attn.rows import NEGATIVE, POSITIVE
-from lib_attn.techniques.contrast import partners
+from lib_attn.techniques.contrast import partners, why_alone
 from lib_attn.techniques.reference import Recording
 
 AUTO = parse_selector("out")
@@ -80,10 +80,18 @@ def mix_values(own: torch.Tensor, source: torch.Tensor, settings) -> torch.Tenso
 
 
 def appended_values(own: torch.Tensor, source: torch.Tensor, settings) -> torch.Tensor:
-    """Values for the source's keys where they are concatenated: the source's, in the own statistics, or the own."""
-    if settings.values == "own" and own.shape == source.shape:
-        return own
-    return source if settings.values == "follow" else adain(source, own)
+    """Values for the source's keys where they are concatenated.
+
+    Own: those of the picture at the same places, for a source of another size the source's in the own statistics.
+    Follow: from there to the source's by the value amount. AdaIN: the source's in the own statistics.
+    """
+    if settings.values == "follow" and settings.value_amount == 1.0:
+        return source
+    if settings.values == "AdaIN" or own.shape != source.shape:
+        kept = adain(source, own)
+    else:
+        kept = own
+    return mix(kept, source, settings.value_amount, "blend") if settings.values == "follow" else kept
 
 
 class KeyMixRuntime:
@@ -117,10 +125,9 @@ class KeyMixRuntime:
         s = self._settings
         if s.record:
             self._record(call)
-        inside = s.start <= call.moment.share < s.end or s.start < s.end == 1.0 == call.moment.share
         if s.source == "previous step":
             self._remember(call)
-        return inside and self._mixes and bool(self._chosen(call))
+        return call.moment.within(s.start, s.end) and self._mixes and bool(self._chosen(call))
 
     def _wanted(self, row) -> bool:
         side = self._settings.side
@@ -137,6 +144,11 @@ class KeyMixRuntime:
         if s.source == "first image":
             first = {(row.sign, row.part): i for i, row in enumerate(rows) if row.image == 0}
             at = {i: first.get((rows[i].sign, rows[i].part), first.get((rows[i].sign, 0))) for i in mine}
+            if any(other is None and rows[i].image != 0 for i, other in at.items()):
+                self._say(
+                    "Key mix did nothing where the first image is computed apart from the others: switch on 'Batch "
+                    "cond/uncond' in the webui's settings."
+                )
             return {i: other for i, other in at.items() if other is not None and rows[i].image != 0}
         if s.source == "batch mean":
             groups = {i: [j for j, row in enumerate(rows) if row.sign == rows[i].sign] for i in mine}
@@ -147,18 +159,26 @@ class KeyMixRuntime:
     def _recorded(self, call, row):
         if self._settings.source == "previous step":
             return self._before.get_row(call.layer.index, row)
+        if self._settings.record:
+            self._say("Key mix did nothing: a run that is being recorded cannot follow a recorded run.")
+            return None
         recording = self._store.recording if self._store is not None else None
-        if recording is None or recording is self._recording:
+        if recording is None:
             self._say("Key mix did nothing: there is no recorded run yet. Make one picture with Record this run.")
             return None
         sign = NEGATIVE if row.sign == NEGATIVE else POSITIVE
-        return recording.get(call.layer.index, sign, call.moment.time)
+        found = recording.get(call.layer.index, sign, call.moment.time)
+        if found is not None and found[0].shape[-1] != call.x.shape[-1]:
+            self._say("Key mix left layers alone: the recorded run is of another model, with layers of other sizes.")
+            return None
+        return found
 
     def _record(self, call) -> None:
         if self._store is None:
             return
         if self._recording is None:
             self._recording = self._store.recording = Recording(self._limit)
+            self._say("Key mix: this run is recorded for later pictures.")
         for row, x in zip(call.rows, call.x, strict=True):
             if row.image == 0 and row.part == 0:
                 sign = NEGATIVE if row.sign == NEGATIVE else POSITIVE
@@ -177,7 +197,8 @@ class KeyMixRuntime:
         """q, k, v ``[n, M, H, d]`` of the sources of the chosen rows, and their grid."""
         s, places = self._settings, list(chosen)
         if s.source in ("recorded run", "previous step"):
-            inputs = torch.stack([x for x, _ in chosen.values()]).to(call.x.device, call.x.dtype)
+            # Converted one by one: autocast's own types of stack do not include all that may be stored.
+            inputs = torch.stack([x.to(call.x.device, call.x.dtype) for x, _ in chosen.values()])
             return (*call.project_input(inputs), next(iter(chosen.values()))[1])
         if s.source == "blurred":
             sigma = s.blur / 2**call.layer.depth
@@ -188,6 +209,13 @@ class KeyMixRuntime:
         if s.source == "batch mean":
             return (*(torch.stack([t[group].mean(0) for group in chosen.values()]) for t in (q, k, v)), call.grid)
         return (*(t[list(chosen.values())] for t in (q, k, v)), call.grid)
+
+    def leave(self, call, output):
+        """Say why there was no negative to mix with, where there was none."""
+        missing = why_alone(call) if self.compares and self._mixes else ""
+        if missing:
+            self._say(f"Key mix did nothing where {missing}")
+        return output
 
     def edit(self, call, q, k, v):
         """q, k, v with the source mixed in, and the bias ``[B, 1, 1, keys]`` of the keys where some were added."""

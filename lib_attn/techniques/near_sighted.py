@@ -499,7 +499,7 @@ class NearSightedRuntime:
 
     def attend(self, call):
         s, moment = self._settings, call.moment
-        if not s.start <= moment.share < s.end and not (s.start < s.end == 1.0 == moment.share):
+        if not moment.within(s.start, s.end):
             return None
         plan = self._plan(call, 0)
         if plan.exact or (self._selector.auto and not worthwhile(plan)):

@@ -10,7 +10,8 @@ predicted is filled in:
 - *zeros*: nothing was predicted. By itself u + s (c - u) would then be s times the positive's prediction; the result is
   brought back to the positive's size, so that guidance scale does not amplify.
 
-Full steps: a first share, every n-th, or whenever the two predictions disagree (Adaptive Guidance, arXiv 2312.12487).
+Full steps: a first share, every n-th (closer together at first), or whenever the two predictions disagree (Adaptive
+Guidance, arXiv 2312.12487).
 At guidance scale 1 the negative drops out of the formula and is never computed. What keeps the negative prompt alive
 in the meantime is in `lib_attn.techniques.penalty`.
 """
@@ -66,17 +67,20 @@ def continue_trend(last: tuple, before: tuple | None, sigma: float, trend: float
     return last[1] + trend * min(share, 1.0) * (last[1] - before[1])
 
 
-def level_negative(positive: torch.Tensor, negative: torch.Tensor, cfg: float | None) -> torch.Tensor:
+def level_negative(positive: torch.Tensor, negative: torch.Tensor, scale: float | None) -> torch.Tensor:
     """A negative u' for which u' + s (c - u') is u + s (c - u) brought to the norm of c (``[C, h, w]`` each).
 
     For u = 0 that is u' = c: zeros with a levelled result are the same as a copy of the positive.
+
+    Args:
+        positive: c, for several prompts their weighted mean. scale: s, the guidance scale times the sum of the weights.
     """
-    if cfg is None or abs(1.0 - cfg) < 1e-3:
+    if scale is None or abs(1.0 - scale) < 1e-3:
         return negative
     c, u = positive.float(), negative.float()
-    combined = u + cfg * (c - u)
+    combined = u + scale * (c - u)
     combined = combined * (c.norm() / combined.norm().clamp_min(1e-6))
-    return ((combined - cfg * c) / (1.0 - cfg)).to(negative.dtype)
+    return ((combined - scale * c) / (1.0 - scale)).to(negative.dtype)
 
 
 def cosine(a: torch.Tensor, b: torch.Tensor) -> float:
@@ -90,7 +94,7 @@ class Track:
     """What is known of one image. since: steps skipped after its last full one, None before the first.
 
     sigma, guidance: of that step. before: the same of the full step before it. agrees: whether its two predictions
-    were alike enough to go on without the negative.
+    were alike enough to go on without the negative. edition: which of the image's prompts all this holds for.
     """
 
     since: int | None = None
@@ -99,6 +103,7 @@ class Track:
     before: tuple[float, torch.Tensor] | None = None
     features: torch.Tensor | None = None
     agrees: bool = False
+    edition: object = None
 
     def learn(self, agreement: float, threshold: float, hysteresis: float) -> None:
         """Note the cosine of a full step: from the threshold on the negative may go, well below it is back."""
@@ -106,6 +111,16 @@ class Track:
             self.agrees = True
         elif agreement < threshold - hysteresis:
             self.agrees = False
+
+
+def key_interval(key_every: float, early: float, share: float) -> float:
+    """Steps from one full step to the next at a share of the steps.
+
+    Guidance changes most in the first steps, and an error there moves the picture most. At `early` 1 full step number
+    k of K comes after a share (k / K)^2 of the steps, which is an interval of 2 key_every sqrt(share): about as many
+    full steps as one every `key_every`, but most of them early. At 0 they are spread evenly.
+    """
+    return key_every * (1.0 + early * (2.0 * math.sqrt(share) - 1.0))
 
 
 def may_skip(settings, track: Track, share: float, sigma: float) -> bool:
@@ -121,7 +136,8 @@ def may_skip(settings, track: Track, share: float, sigma: float) -> bool:
         return not (s.key_every or s.adaptive or s.fill == "estimate")
     if sigma > track.sigma * RISE and (s.fill == "estimate" or s.adaptive):
         return False
-    if s.key_every and track.since + 1 >= s.key_every:
+    # Intervals are rounded down up to three quarters, which brings the count near that of an even spread.
+    if s.key_every and track.since + 1 >= key_interval(s.key_every, s.early, share) - 0.75:
         return False
     return track.agrees if s.adaptive else True
 
@@ -151,29 +167,25 @@ class NegativeSkipRuntime:
         self._skipped: frozenset[int] = frozenset()
         self._prediction = "epsilon"
         self.through = settings.through
+        self.reads_text = settings.penalty != "off" and settings.strength > 0 and settings.blend > 0
 
     def bind(self, prediction="epsilon", **_):
         self._prediction = prediction
 
     def wants_cross(self, layer) -> bool:
-        s = self._settings
-        used = s.penalty != "off" and s.strength > 0 and s.blend > 0
-        return used and (self._selector.auto or self._selector.matches(layer))
-
-    def _inside(self, moment) -> bool:
-        s = self._settings
-        return s.start <= moment.share < s.end or s.start < s.end == 1.0 == moment.share
+        return self.reads_text and (self._selector.auto or self._selector.matches(layer))
 
     def enter(self, call):
         """Indices of the rows to compute, None for all."""
-        evaluation = call.evaluation
-        if not evaluation.guided or not self._inside(call.moment):
+        s, evaluation = self._settings, call.evaluation
+        if not evaluation.guided or not call.moment.within(s.start, s.end):
             self._skipped = frozenset()
             return None
         if evaluation is not self._evaluation:
             self._evaluation = evaluation
             self._skipped = self._plan(call)
-        self._see_text(call)
+        if self.reads_text:
+            self._see_text(call)
         left_out = [i for i, row in enumerate(call.rows) if row.sign == NEGATIVE and row.image in self._skipped]
         if not left_out:
             return None
@@ -207,9 +219,11 @@ class NegativeSkipRuntime:
             return frozenset()
         skipped = set()
         for image in images - unguided:
-            track = self._tracks.setdefault(image, Track())
-            if track.guidance is not None and track.guidance.shape[-2:] != call.x.shape[-2:]:
-                self._tracks[image] = track = Track()
+            edition = evaluation.edition(image)
+            track = self._tracks.setdefault(image, Track(edition=edition))
+            resized = track.guidance is not None and track.guidance.shape[-2:] != call.x.shape[-2:]
+            if resized or track.edition != edition:
+                self._tracks[image] = track = Track(edition=edition)
             if may_skip(self._settings, track, call.moment.share, call.sigma):
                 skipped.add(image)
         return frozenset(unguided | skipped)
@@ -230,7 +244,7 @@ class NegativeSkipRuntime:
         if positive is None:
             return 0.0
         if s.fill == "zeros":
-            return level_negative(positive, torch.zeros_like(positive), call.evaluation.cfg)
+            return level_negative(positive, torch.zeros_like(positive), call.evaluation.scale(row.image))
         if s.fill == "copy" or track is None or track.guidance is None:
             return positive
         power, kind = s.sigma_power, self._prediction
@@ -286,7 +300,7 @@ class NegativeSkipRuntime:
                 track.since = (track.since or 0) + 1
                 if call.through and s.fill == "zeros":
                     changed = changed.clone() if changed is output else changed
-                    changed[index] = level_negative(positive, output[index], call.evaluation.cfg)
+                    changed[index] = level_negative(positive, output[index], call.evaluation.scale(row.image))
                 continue
             if s.fill == "estimate":
                 track.before = None if track.guidance is None else (track.sigma, track.guidance)
@@ -299,7 +313,7 @@ class NegativeSkipRuntime:
     def cross(self, call):
         """Cross-attention's result with the penalty on the positive rows, None where there is none."""
         s, evaluation = self._settings, call.evaluation
-        if evaluation is not self._evaluation or not s.penalty_start <= call.moment.share < s.penalty_end:
+        if evaluation is not self._evaluation or not call.moment.within(s.penalty_start, s.penalty_end):
             return None
 
         def chosen(row):

@@ -139,7 +139,8 @@ class NegativeText:
         state = (call.projection_state, call.z.dtype)
         found = self._projected.get(call.layer.index)
         if found is None or found[0] != state:
-            k, v = call.project(self._text.to(call.z.device))
+            k, v = call.project(self._text)
+            # The modules may have taken up LoRA's present weights while they were called.
             found = (call.projection_state, call.z.dtype), k, v
             self._projected[call.layer.index] = found
         rows = [image if len(self._mask) > 1 else 0 for image in images]
@@ -160,7 +161,7 @@ def penalise(call, text: NegativeText, chosen: Sequence[int], settings) -> torch
     k, v, mask = text.project(call, [call.rows[i].image for i in chosen])
     mask = None if mask is None else mask[:, None, None]
     z = pick(call.z)
-    # Under autocast q, k and the projections have its type already; without, everything has the model's.
+    # Under autocast q, k and the projections have its type already; without it, all of them have the model's.
     q, k, v, own = heads(pick(call.q)), heads(k), heads(v), heads(z)
     with torch.autocast(call.z.device.type, enabled=False):
         if settings.penalty == "value sign flip":

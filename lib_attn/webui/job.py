@@ -42,13 +42,14 @@ class Job:
         self._seeds: list[int] = []
         self._sampler: Any = None
         self._before: Callable | None = None
-        self._due = False
+        self._due: set[str] = set()
         self._attachment: Any = None
         self._model_state: tuple = ()
         self._inner_model: Any = None
         self._sampling = False
-        self._acted = False
-        self._idle: str | None = None
+        self._acted: set[str] = set()
+        self._idle: dict[Group, str | None] = {}
+        self._words = negatives.Words()
         self.asked = False
         self.pictures: list[Any] = []
 
@@ -91,7 +92,7 @@ class Job:
 
     def _sample(self, original: Callable, *args: Any, **kwargs: Any) -> Any:
         self._restore_sampler()
-        self._sampling, self._due = True, False
+        self._sampling, self._due = True, set()
         try:
             self._attach()
             return original(*args, **kwargs)
@@ -136,10 +137,11 @@ class Job:
         if self._attachment is not None:
             self._inner_model = denoiser.inner_model
             total = denoiser.total_steps or denoiser.steps or 1
-            told = negatives.told(denoiser.p, params)
+            told = negatives.told(denoiser.p, params, self._words if self._attachment.reads_text else None)
+            told["size"] = tuple(params.x.shape[-2:])
             self._attachment.begin_step(host.rows_of(denoiser, count), denoiser.step, total, **told)
             share = denoiser.step / total
-            self._due |= any(group.start <= share < group.end for group in self._techniques)
+            self._due |= {group.name for group in self._techniques if group.start <= share < group.end}
 
     def end_step(self) -> None:
         """U-Net calls are no longer ours until the next `begin_step`."""
@@ -156,16 +158,21 @@ class Job:
     def _detach(self) -> None:
         if self._attachment is not None:
             self.pictures += [host.picture(values) for _, values in self._attachment.pictures()]
-            self._acted |= self._attachment.acted
-            if self._due and not self._acted:
-                self._idle = _why_idle(self._attachment, self._techniques)
+            self._acted |= self._attachment.acted | self._attachment.spoke
+            for group in self._techniques:
+                if group.name in self._due:
+                    self._idle[group] = _why_idle(self._attachment, group)
             self._attachment.detach()
             self._attachment = None
 
     def say_if_idle(self) -> None:
-        """Tell the user when no pass so far was changed. A small first pass before a large hires pass is no news."""
-        if self._idle is not None and not self._acted:
-            self.say(self._idle)
+        """Name the techniques that changed no pass so far. A small first pass before a large hires pass is no news."""
+        reasons: dict[str, list[str]] = {}
+        for group, why in self._idle.items():
+            if why is not None and group.name not in self._acted:
+                reasons.setdefault(why, []).append(group.label)
+        for why, labels in reasons.items():
+            self.say(f"{' and '.join(labels)} changed nothing: {why}.")
 
     def _restore_sampler(self) -> None:
         ours = getattr(self._sampler, "__dict__", {}).get("launch_sampling")
@@ -184,21 +191,17 @@ class Job:
         _live.discard(self)
 
 
-def _why_idle(attachment: Any, techniques: Sequence[Group]) -> str | None:
-    """One sentence on why no technique took a call although its steps had come; None when the user knows already."""
-    labels = " and ".join(group.label for group in techniques)
-    blocks = ", ".join(dict.fromkeys(group.blocks for group in techniques))
-    if attachment.spoke:
+def _why_idle(attachment: Any, group: Group) -> str | None:
+    """Why a technique took no call although its steps had come; None when it cannot be said."""
+    if group.name not in attachment.placed:
+        return f"this model has no attention in the blocks {group.blocks}"
+    if group.name not in attachment.offered:
         return None
-    if not attachment.layers:
-        return f"{labels} changed nothing: this model has no attention in the blocks {blocks}."
-    if not attachment.offered:
-        return None
-    if any(group.name in NO_SAVING for group in techniques):
-        return f"{labels} changed nothing: with these values and this prompt there was nothing to do."
-    if any(parse_selector(group.blocks).auto for group in techniques):
-        return f"{labels} changed nothing: with these values there is nothing to gain at this size (Blocks: auto)."
-    return f"{labels} changed nothing: with these values it equals full attention at this size."
+    if group.name in NO_SAVING:
+        return "with these values and this prompt there was nothing to do"
+    if parse_selector(group.blocks).auto:
+        return "with these values there is nothing to gain at this size (Blocks: auto)"
+    return "with these values it equals full attention at this size"
 
 
 def job_of(p: Any) -> Job | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,19 +12,40 @@ CHUNK = 77  # columns of text per chunk, begin and end included
 STOCK = "modules.sd_samplers_cfg_denoiser"
 
 
-def told(p: Any, params: Any) -> dict[str, Any]:
+def told(p: Any, params: Any, words: Words | None) -> dict[str, Any]:
     """Keywords of `lib_attn.attach.Attachment.begin_step` from the host's ``CFGDenoiserParams``.
 
-    Everything that cannot be found out is None; techniques then make do without.
+    Everything that cannot be found out is None; techniques then make do without. `words` is None when nobody asks for
+    the text.
     """
     denoiser = params.denoiser
     cfg = (getattr(denoiser.sampler, "sampler_extra_args", None) or {}).get("cond_scale")
     if cfg is not None:
         cfg = float(cfg) * float(getattr(denoiser, "cond_scale_miltiplier", 1.0))
-    text = getattr(params, "text_uncond", None)
-    if isinstance(text, dict):
-        text = text.get("crossattn")
-    return {"cfg": cfg, "negative": text, "words": words(p, denoiser), "negative_read": is_read(denoiser)}
+    found = {"cfg": cfg, "negative_read": is_read(denoiser), "editions": editions(denoiser)}
+    if words is not None:
+        text = getattr(params, "text_uncond", None)
+        found["negative"] = text.get("crossattn") if isinstance(text, dict) else text
+        found["words"] = words.of(p, denoiser)
+    return found
+
+
+def editions(denoiser: Any) -> tuple[tuple[int, ...], ...] | None:
+    """For each image the entries of its prompts' schedules that this evaluation uses; None when they are not known."""
+    extra = getattr(denoiser.sampler, "sampler_extra_args", None) or {}
+    images, negatives = getattr(extra.get("cond"), "batch", None), extra.get("uncond")
+    if not images or not negatives or len(images) != len(negatives):
+        return None
+    step = denoiser.step
+    return tuple(
+        (*(_at(part.schedules, step) for part in parts), _at(negative, step))
+        for parts, negative in zip(images, negatives, strict=True)
+    )
+
+
+def _at(schedule: Sequence[Any], step: int) -> int:
+    """The host's choice among the entries of a prompt's schedule."""
+    return next((i for i, entry in enumerate(schedule) if step <= entry.end_at_step), 0)
 
 
 def is_read(denoiser: Any) -> bool:
@@ -34,30 +56,37 @@ def is_read(denoiser: Any) -> bool:
     return combine is not None and combine.__module__ != STOCK
 
 
-def words(p: Any, denoiser: Any) -> tuple[tuple[int, ...], ...] | None:
-    """Columns of each image's negative text that are words, prompt editing followed; None when it is unclear."""
-    hires = bool(getattr(p, "is_hr_pass", False))
-    prompts = getattr(p, "hr_negative_prompts" if hires else "negative_prompts", None)
-    schedules = (getattr(denoiser.sampler, "sampler_extra_args", None) or {}).get("uncond")
-    tokenizer = find_tokenizer(shared.sd_model)
-    if not prompts or tokenizer is None or not schedules or len(prompts) != len(schedules):
-        return None
-    texts = prompt_parser.get_learned_conditioning_prompt_schedules(
-        list(prompts),
-        getattr(p, "firstpass_steps", None) or p.steps,
-        denoiser.total_steps or denoiser.steps if hires else None,
-        shared.opts.use_old_scheduling,
-    )
-    found, cache = [], {}
-    for schedule, text in zip(schedules, texts, strict=True):
-        if len(schedule) != len(text):
+class Words:
+    """Finds the columns of a batch's negative texts that are words. Prompts are taken apart once, not in every step."""
+
+    def __init__(self) -> None:
+        self._key: Any = None
+        self._texts: list = []
+        self._columns: dict[str, tuple[int, ...]] = {}
+
+    def of(self, p: Any, denoiser: Any) -> tuple[tuple[int, ...], ...] | None:
+        """For each image the columns of this evaluation, prompt editing followed; None when it is unclear."""
+        hires = bool(getattr(p, "is_hr_pass", False))
+        prompts = getattr(p, "hr_negative_prompts" if hires else "negative_prompts", None)
+        schedules = (getattr(denoiser.sampler, "sampler_extra_args", None) or {}).get("uncond")
+        tokenizer = find_tokenizer(shared.sd_model)
+        if not prompts or tokenizer is None or not schedules or len(prompts) != len(schedules):
             return None
-        now = next((i for i, entry in enumerate(schedule) if denoiser.step <= entry.end_at_step), 0)
-        line = text[now][1]
-        if line not in cache:
-            cache[line] = columns(tokenizer, line)
-        found.append(cache[line])
-    return tuple(found)
+        steps = getattr(p, "firstpass_steps", None) or p.steps
+        more = (denoiser.total_steps or denoiser.steps) if hires else None
+        key = weakref.ref(tokenizer), tuple(prompts), steps, more, shared.opts.use_old_scheduling
+        if key != self._key:
+            self._texts = prompt_parser.get_learned_conditioning_prompt_schedules(list(prompts), *key[2:])
+            self._key, self._columns = key, {}
+        found = []
+        for schedule, text in zip(schedules, self._texts, strict=True):
+            if len(schedule) != len(text):
+                return None
+            line = text[_at(schedule, denoiser.step)][1]
+            if line not in self._columns:
+                self._columns[line] = columns(tokenizer, line)
+            found.append(self._columns[line])
+        return tuple(found)
 
 
 def find_tokenizer(model: Any) -> Any:

@@ -40,10 +40,10 @@ def webui_python():
 
 @pytest.fixture(scope="session")
 def checkpoints(webui_folder, webui_python, tmp_path_factory):
-    """A folder with the checkpoints ``a`` and ``b``, and ``xl`` of SDXL's layout."""
+    """A folder with the checkpoints ``a`` and ``b``, ``xl`` of SDXL's layout and ``inpaint`` with nine channels."""
     folder = tmp_path_factory.mktemp("checkpoints")
     named = os.environ.get("WEBUI_CHECKPOINT")
-    for seed, name in enumerate(("a", "b", "xl"), 1):
+    for seed, name in enumerate(("a", "b", "xl", "inpaint"), 1):
         out = folder / f"{name}.safetensors"
         if named and name == "a":
             for suffix in (".safetensors", ".yaml"):

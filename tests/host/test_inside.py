@@ -14,8 +14,8 @@ def test_rows_of_the_real_denoiser(webui):
     assert found["failures"] == [] and found["cases"] > 500
 
 
-@settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
-@given(st.lists(strategies.settings(), min_size=20, max_size=20))
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.lists(strategies.settings(), min_size=4, max_size=4))
 def test_infotext_through_the_hosts_parser(webui, many):
     lines = [write_infotext({"Steps": 20, "Sampler": "Euler a", "Size": "64x64", **s.to_infotext()}) for s in many]
     for line, value, parsed in zip(lines, many, webui.probe("parse", lines), strict=True):

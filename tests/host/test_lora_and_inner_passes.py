@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 
 from lib_attn.settings import Settings
 from tests.conftest import ROOT
+from tests.host.negatives import ALL
 from tests.host.server import REQUEST, Refused
 
 # The level with the most tokens, so that every layer the LoRA changes is one that we compute.
@@ -24,24 +25,29 @@ TOP_BLOCKS = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def lora(webui, checkpoints):
-    """A LoRA on q, k, v and out of the first level's self-attention, strong enough to be seen."""
+def write_lora(webui, checkpoints, name, attention, parts):
+    """A LoRA on projections of the first level's attention, strong enough to be seen; returns its word."""
     generator, weights = torch.Generator().manual_seed(5), {}
     with safe_open(checkpoints / "a.safetensors", "pt") as file:
         for block, theirs in TOP_BLOCKS.items():
-            for part in ("to_q", "to_k", "to_v", "to_out.0"):
-                name = f"model.diffusion_model.{block}.1.transformer_blocks.0.attn1.{part}.weight"
-                wide, deep = file.get_slice(name).get_shape()
-                key = f"lora_unet_{theirs}_transformer_blocks_0_attn1_{part.replace('.', '_')}"
+            for part in parts:
+                weight = f"model.diffusion_model.{block}.1.transformer_blocks.0.{attention}.{part}.weight"
+                wide, deep = file.get_slice(weight).get_shape()
+                key = f"lora_unet_{theirs}_transformer_blocks_0_{attention}_{part.replace('.', '_')}"
                 weights[f"{key}.lora_down.weight"] = torch.randn(4, deep, generator=generator) * 0.5
                 weights[f"{key}.lora_up.weight"] = torch.randn(wide, 4, generator=generator) * 0.5
                 weights[f"{key}.alpha"] = torch.tensor(4.0)
     folder = webui.data / "models" / "Lora"
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(weights, folder / "tiny.safetensors")
+    save_file(weights, folder / f"{name}.safetensors")
     webui.call("/sdapi/v1/refresh-loras", {})
-    return "<lora:tiny:{}>"
+    return f"<lora:{name}:{{}}>"
+
+
+@pytest.fixture(scope="module")
+def lora(webui, checkpoints):
+    """On self-attention."""
+    return write_lora(webui, checkpoints, "tiny", "attn1", ("to_q", "to_k", "to_v", "to_out.0"))
 
 
 def test_lora_acts_on_the_layers_that_we_compute(webui, lora):
@@ -59,10 +65,26 @@ def test_lora_acts_on_the_layers_that_we_compute(webui, lora):
     draw(None)  # taking the LoRA off in the first evaluation, the host writes on the model what is no leftover
 
 
+def test_lora_reaches_the_words_of_the_negative(webui, checkpoints):
+    """With the penalty in every layer that the LoRA changes, K and V of the negative's words go through it too."""
+    word = write_lora(webui, checkpoints, "cross", "attn2", ("to_k", "to_v"))
+
+    def draw(strength, *args):
+        return webui.picture(*args, prompt=REQUEST["prompt"] + word.format(strength), cfg_scale=1)
+
+    for kind in ("NAG", "value sign flip", "NASA"):
+        penalty = {"negative_skip": {"enabled": True, "penalty": kind, "blocks": "d0"}}
+        pictures = [draw(0, penalty), draw(1, penalty), draw(0), draw(1)]
+        assert len({tuple(p.pixels) for p in pictures}) == 4
+        assert draw(1, penalty).pixels == pictures[1].pixels and draw(0, penalty).pixels == pictures[0].pixels
+    draw(0)  # taking the LoRA off in the first evaluation, the host writes on the model what is no leftover
+
+
 @pytest.mark.parametrize("wanted", [False, True])
-def test_a_job_within_a_job(webui, wanted):
+@pytest.mark.parametrize("techniques", [TOP, ALL], ids=["near-sighted", "negatives"])
+def test_a_job_within_a_job(webui, wanted, techniques):
     """Exact by default: the picture of the same inner job without any extension. Treated on request."""
-    settings = {**TOP, "inner_passes": wanted}
+    settings = {**techniques, "inner_passes": wanted}
     made = webui.picture(settings, scripts={"Probe": {"args": ["inner", -1]}})
     state = webui.probe("state")
     inner = state["inner"]
@@ -71,7 +93,7 @@ def test_a_job_within_a_job(webui, wanted):
     assert inner["leftovers_before"] == inner["leftovers"] == []
     assert all(bool(count) == wanted for count in inner["patched"])
     assert ("Attn" in inner["text"]) == wanted
-    assert "Attention Lab: True" in made.texts[0] and "Attn near-sighted tile: 8" in made.texts[0]
+    assert "Attention Lab: True" in made.texts[0] and "Attn " in made.texts[0]
     assert inner["exact"] == (not wanted)
 
 

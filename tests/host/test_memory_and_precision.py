@@ -1,15 +1,15 @@
 """Settings and flags of the host that move the model about or store it in other precisions."""
 
-import io
-
 import pytest
 
 from tests.conftest import ROOT
 from tests.host.conftest import HERE
+from tests.host.negatives import ALL, NEUTRAL, arrays, differences, made, rows, spread
 from tests.host.server import FLAGS
 
 ON = {"near_sighted": {"enabled": True, "tile": 8, "pool": 4, "blocks": "all"}}
 OFF = {"near_sighted": {"enabled": False}}
+AT_CFG1 = {"negative_skip": {"enabled": True, "penalty": "NAG"}}
 STARTS = {
     "medvram": [*FLAGS, "--medvram"],
     "lowvram": [*FLAGS, "--lowvram"],
@@ -23,23 +23,18 @@ def check(webui, *, size=None):
     size = size or {}
     plain = webui.picture(**size)
     assert webui.picture(OFF, **size).pixels == plain.pixels
-    on = webui.picture(ON, **size)
-    state = webui.probe("state")
-    assert min(state["patched"]) > 0
-    assert state["comments"] == [] and state["leftovers"] == [] and state["errors"] == []
-    assert on.pixels != plain.pixels and spread(on) > 5 and spread(plain) > 5
+    assert webui.picture(NEUTRAL, **size).pixels == plain.pixels
+    assert min(spread(picture) for picture in arrays(plain)) > 5
+    size = {"steps": 3} | size
+    for settings in (ON, ALL):
+        on, state = made(webui, settings, **size)
+        assert on.pixels != plain.pixels
+    assert size["steps"] == 1 or rows(state)[1] < rows(state)[0]
+    saved, state = made(webui, AT_CFG1, **size, cfg_scale=1)
+    assert set(rows(state)) == {size.get("batch_size", 1)}
+    assert min(differences(saved, webui.picture(cfg_scale=1, **size))) > 0
     assert webui.picture(**size).pixels == plain.pixels
     return plain
-
-
-def spread(pictures):
-    """Standard deviation: a picture of NaN is black."""
-    import base64
-
-    import numpy
-    from PIL import Image
-
-    return numpy.asarray(Image.open(io.BytesIO(base64.b64decode(pictures.encoded[0])))).std()
 
 
 @pytest.mark.parametrize("name", STARTS)

@@ -1,7 +1,7 @@
-"""Write a small checkpoint of random weights in SD 1.x's or SDXL's layout.
+"""Write a small checkpoint of random weights in SD 1.x's, its inpainting model's or SDXL's layout.
 
-``python tiny_checkpoint.py WEBUI OUT.safetensors SEED [xl]``, with the host's own Python. The text encoder is an
-OpenCLIP one, because its tokenizer comes with the package and nothing has to be downloaded; the U-Net has SD 1.x's
+``python tiny_checkpoint.py WEBUI OUT.safetensors SEED [xl | inpaint]``, with the host's own Python. The text encoder is
+an OpenCLIP one, because its tokenizer comes with the package and nothing has to be downloaded; the U-Net has SD 1.x's
 blocks and heads, 32 channels wide. The one of SDXL's layout has a single text encoder, as SDXL's refiner has.
 """
 
@@ -19,6 +19,7 @@ VAE = {
     "double_z": True, "z_channels": 4, "resolution": 256, "in_channels": 3, "out_ch": 3, "ch": 32,
     "ch_mult": [1, 1, 2, 2], "num_res_blocks": 1, "attn_resolutions": [], "dropout": 0.0,
 }  # fmt: skip
+INPAINT_CHANNELS = 9  # latents, mask, latents of the masked picture
 TEXT_KEYS = ("cond_stage_model.model", "conditioner.embedders.0.model")  # SD 1.x, SDXL
 TEXT = {"arch": "ViT-S-32-alt", "version": "none", "freeze": True, "layer": "last"}
 
@@ -32,19 +33,29 @@ XL_UNET = {
 }  # fmt: skip
 
 
-def config():
+def unet(inpaint=False):
+    return UNET | ({"in_channels": INPAINT_CHANNELS} if inpaint else {})
+
+
+def config(inpaint=False):
     """The yaml that the host reads beside the checkpoint."""
     nothing = {"target": "torch.nn.Identity"}
     autoencoder = {"embed_dim": 4, "monitor": "val/rec_loss", "ddconfig": VAE, "lossconfig": nothing}
+    kind, key, more = ("LatentDiffusion", "crossattn", {})
+    if inpaint:
+        kind, key, more = ("LatentInpaintDiffusion", "hybrid", {"finetune_keys": None})
     return {
         "model": {
-            "target": "ldm.models.diffusion.ddpm.LatentDiffusion",
+            "target": f"ldm.models.diffusion.ddpm.{kind}",
             "params": {
+                **more,
                 "linear_start": 0.00085, "linear_end": 0.012, "num_timesteps_cond": 1, "timesteps": 1000,
                 "first_stage_key": "jpg", "cond_stage_key": "txt", "image_size": 64, "channels": 4,
-                "cond_stage_trainable": False, "conditioning_key": "crossattn", "scale_factor": 0.18215,
+                "cond_stage_trainable": False, "conditioning_key": key, "scale_factor": 0.18215,
                 "use_ema": False, "monitor": "val/loss_simple_ema",
-                "unet_config": {"target": "ldm.modules.diffusionmodules.openaimodel.UNetModel", "params": UNET},
+                "unet_config": {
+                    "target": "ldm.modules.diffusionmodules.openaimodel.UNetModel", "params": unet(inpaint),
+                },
                 "first_stage_config": {"target": "ldm.models.autoencoder.AutoencoderKL", "params": autoencoder},
                 "cond_stage_config": {"target": "ldm.modules.encoders.modules.FrozenOpenCLIPEmbedder", "params": TEXT},
             },
@@ -113,7 +124,7 @@ def fill_zeros(module):
 
 
 def main(webui, out, seed, layout=""):
-    xl = layout == "xl"
+    xl, inpaint = layout == "xl", layout == "inpaint"
     for repository in ("generative-models", "stable-diffusion-stability-ai"):
         sys.path.insert(0, str(Path(webui, "repositories", repository)))
     sys.modules["xformers"] = None
@@ -129,18 +140,18 @@ def main(webui, out, seed, layout=""):
         from ldm.modules.diffusionmodules.openaimodel import UNetModel
 
     torch.manual_seed(int(seed))
-    unet = UNetModel(**(XL_UNET if xl else UNET))
+    noise = UNetModel(**(XL_UNET if xl else unet(inpaint)))
     vae = AutoencoderKL(ddconfig=VAE, lossconfig={"target": "torch.nn.Identity"}, embed_dim=4)
-    fill_zeros(unet)
+    fill_zeros(noise)
     fill_zeros(vae)
     text, _, _ = open_clip.create_model_and_transforms(TEXT["arch"], pretrained=None)
     del text.visual
     with torch.no_grad():
         text.ln_final.bias.add_(0.3)  # the host divides by the mean of the text, which must not be about zero
-    parts = {"model.diffusion_model": unet, "first_stage_model": vae, TEXT_KEYS[xl]: text}
+    parts = {"model.diffusion_model": noise, "first_stage_model": vae, TEXT_KEYS[xl]: text}
     weights = {f"{p}.{k}": v.contiguous().clone() for p, m in parts.items() for k, v in m.state_dict().items()}
     save_file(weights, out, metadata={"format": "pt"})
-    Path(out).with_suffix(".yaml").write_text(yaml.safe_dump(xl_config() if xl else config(), sort_keys=False))
+    Path(out).with_suffix(".yaml").write_text(yaml.safe_dump(xl_config() if xl else config(inpaint), sort_keys=False))
 
 
 if __name__ == "__main__":

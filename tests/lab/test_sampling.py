@@ -1,8 +1,11 @@
 """Samplers and the guided loop."""
 
+import dataclasses
+
 import pytest
 import torch
 
+from lib_attn.lab import variants
 from lib_attn.lab.errors import LabError
 from lib_attn.lab.sampling import SAMPLERS, Request, decode, evaluations, sample
 from lib_attn.lab.variants import parse_setting
@@ -35,6 +38,22 @@ def test_a_setting_changes_the_picture_and_leaves_the_model_as_it_was(model):
     neutral = sample(model, asked, parse_setting("tile=256 blocks=all"))
     assert torch.equal(neutral, full) and torch.equal(sample(model, asked), full)
     assert not any("forward" in vars(m) for m in model.unet.modules())
+
+
+@pytest.mark.parametrize("prediction, kind", [("epsilon", "epsilon"), ("v_prediction", "v")])
+def test_techniques_are_told_what_the_model_predicts(model, monkeypatch, prediction, kind):
+    """Estimated guidance goes with the noise level in another way where a model predicts v."""
+    told = []
+
+    def attach(unet, groups, **options):
+        told.append(options["prediction"])
+        return variants.attach.original(unet, groups, **options)
+
+    attach.original = variants.attach
+    monkeypatch.setattr(variants, "attach", attach)
+    asked = Request(("a",), (1,), "b", **SMALL)
+    sample(dataclasses.replace(model, prediction=prediction), asked, parse_setting("key_every=2"))
+    assert told == [kind]
 
 
 @pytest.mark.parametrize("change", [{"sampler": "Euler b"}, {"steps": 0}, {"seeds": ()}, {"prompts": ("a", "b", "c")}])

@@ -180,6 +180,26 @@ def test_split_batches_say_so(unet):
     assert len(said) == 1 and "apart" in said[0]
 
 
+def test_the_host_leaving_negatives_out_is_no_split_batch(unet):
+    """NGMS: positives alone, and no call with negatives after it."""
+    said = []
+    x, context = unet_input(2, 16, 16)
+    with attach(unet, replace(feature=0.5), say=said.append) as attachment:
+        attachment.begin_step(plan_rows([[1.0]] * 2), 0, 1, cfg=5.0)
+        unet(x, torch.full((2,), 900.0), context=context)
+        attachment.end_step()
+    assert not said
+
+
+def test_no_negative_at_guidance_one_is_said(unet):
+    skip, said = NegativeSkip(enabled=True, penalty="off"), []
+    draw(unet, [skip, *replace(feature=0.5)], cfg=1.0, steps=2, say=said.append)
+    assert len(said) == 1 and "CFG scale 1" in said[0]
+    said.clear()
+    draw(unet, [skip, *replace(feature=0.5)], cfg=5.0, steps=2, say=said.append)
+    assert not said
+
+
 def test_the_map_works_in_split_batches(unet):
     weights = [[1.0], [0.6, 0.4]]
     one = draw(unet, replace(map_strength=1.0), weights=weights)
@@ -208,7 +228,7 @@ def test_an_image_of_a_batch_comes_out_as_if_alone(unet):
 
 def test_together_with_skipped_negatives(unet):
     """In skipped steps there is nothing to compare; the last map goes on, on the estimate before any map."""
-    skip = NegativeSkip(enabled=True, key_every=2, penalty="off")
+    skip = NegativeSkip(enabled=True, key_every=2, early=0.0, penalty="off")
     both = draw(unet, [skip, *replace(map_strength=1.0)], steps=2)
     only = draw(unet, [skip], steps=2)
     mapped = draw(unet, replace(map_strength=1.0), steps=2)

@@ -1,6 +1,7 @@
 """Skipped negatives: the arithmetic, the choice of steps, and what a real U-Net makes of it."""
 
 import dataclasses
+import math
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from lib_attn.settings import NegativeSkip
 from lib_attn.techniques.negative_skip import Track, guidance_ratio, level_negative, may_skip, weigh_frequencies
 from tests.unets import snapshot, tiny_unet, unet_input
 
-SKIP = NegativeSkip(enabled=True, key_every=3, penalty="off")
+SKIP = NegativeSkip(enabled=True, key_every=3, early=0.0, trend=1.0, penalty="off")
 CFG = 5.0
 
 
@@ -167,6 +168,25 @@ def test_full_steps(changes, expected):
     assert pattern(replace(**changes)[0], [8, 7, 6, 5, 4, 3, 2, 1]) == expected
 
 
+@pytest.mark.parametrize("every", (2, 3, 4, 5))
+@pytest.mark.parametrize("steps", (12, 20, 24, 30, 50))
+def test_early_full_steps_are_as_many_but_earlier(every, steps):
+    sigmas = list(range(steps, 0, -1))
+    even, early = (pattern(replace(key_every=every, early=value)[0], sigmas) for value in (0.0, 1.0))
+    assert 0.75 * even.count("f") - 1 <= early.count("f") <= even.count("f")
+    assert even.count("f") == -(-steps // every)
+    half = steps // 2
+    assert early[:half].count("f") > early[half:].count("f") and early[half:].count("f") < even[half:].count("f")
+    gaps = [len(run) for run in early.rstrip("s").split("f")[1:-1]]
+    assert gaps == sorted(gaps)
+
+
+def test_where_early_full_steps_lie():
+    assert pattern(replace(early=1.0)[0], range(24, 0, -1)) == "fffsfssfsssfsssfssssfsss"
+    assert pattern(replace(early=1.0, key_every=1)[0], range(8, 0, -1)) == "ffffffff"
+    assert pattern(replace(early=1.0, key_every=0)[0], range(8, 0, -1)) == "fsssssss"
+
+
 def test_going_back_up_in_noise_is_a_full_step():
     assert pattern(replace(key_every=4)[0], [8, 7, 6, 8, 7, 9, 8, 7]) == "fsssffss"
 
@@ -217,6 +237,65 @@ def test_fills(unet):
         torch.testing.assert_close(out[2:], out[:2] - ratio * guidance)
         out = draw(unet, replace(fill="zeros"), images=2)[step]
         torch.testing.assert_close(combine(out, [[1.0]] * 2), out[:2], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v"])
+def test_a_sampled_picture_against_a_loop(unet, prediction):
+    """Two images, one of them of two prompts, drawn along falling noise: every step's latents as the formulas say."""
+    weights, power, trend, low, high = [[1.0], [0.7, 0.6]], -0.5, 0.8, 1.1, 0.9
+    changes = {"key_every": 3, "sigma_power": power, "trend": trend, "low_weight": low, "high_weight": high}
+    rows, times = plan_rows(weights), [900.0, 800.0, 650.0, 500.0, 420.0, 300.0, 150.0]
+    start, context = unet_input(2, 16, 16)[0], unet_input(5, 16, 16, seed=3)[1]
+    places, parts = [row.image for row in rows], {0: [0], 1: [1, 2]}
+
+    x, expected = start.clone(), []
+    with attach(unet, replace(**changes), prediction=prediction) as attachment:
+        for i, t in enumerate(times):
+            attachment.begin_step(rows, i, len(times), cfg=CFG)
+            x = x - 0.2 * combine(run(unet, x[places], context, t), weights)
+            attachment.end_step()
+            expected.append(x)
+
+    y, known = start.clone(), {0: [], 1: []}
+    for i, t in enumerate(times):
+        sigma, out, guided = sigma_of(t), run(unet, y[places], context, t), y.clone()
+
+        def ratio(now, then):
+            return (now / then) ** power * (((1 + now**2) / (1 + then**2)) ** 0.5 if prediction == "v" else 1.0)
+
+        for image, mine in parts.items():
+            w = weights[image]
+            mean = sum(a * out[n] for a, n in zip(w, mine, strict=True)) / sum(w)
+            if i % 3 == 0:
+                negative = out[3 + image]
+                known[image].append((sigma, mean - negative))
+            else:
+                (s1, g), before = known[image][-1], known[image][-2:-1]
+                for s0, old in before:
+                    share = min(1.0, math.log(s1 / sigma) / math.log(s0 / s1))
+                    g = g + trend * share * (g - ratio(s1, s0) * old)
+                waves = torch.fft.fft2(g)
+                at = torch.fft.fftfreq(16).abs() <= 0.125
+                g = torch.fft.ifft2(torch.where(at[:, None] & at, low, high) * waves).real
+                negative = mean - ratio(sigma, s1) * g
+            guided[image] = negative + CFG * sum(w) * (mean - negative)
+        y = y - 0.2 * guided
+        torch.testing.assert_close(expected[i], y, atol=1e-3, rtol=1e-3)
+
+
+def test_an_edited_prompt_is_a_full_step_for_its_image(unet):
+    """The guidance towards the old prompt says nothing of the new one."""
+    rows, (x, context) = plan_rows([[1.0]] * 2), unet_input(4, 16, 16)
+    for changes in ({"key_every": 0}, {"key_every": 0, "through": 3}, {"key_every": 6, "adaptive": 0.01}):
+        with Rows(unet) as computed, attach(unet, replace(**changes)) as attachment:
+            middle = []
+            handle = unet.middle_block.register_forward_pre_hook(lambda m, a, seen=middle: seen.append(a[0].shape[0]))
+            for step, second in enumerate((0, 0, 0, 1, 1)):
+                attachment.begin_step(rows, step, 5, cfg=CFG, editions=((0, 0), (0, second)))
+                run(unet, x, context, 900.0 - 100 * step)
+                attachment.end_step()
+            handle.remove()
+        assert middle == [4, 2, 2, 3, 2] and len(computed.seen) == 5
 
 
 def test_estimate_is_nearer_to_full_guidance(unet):
@@ -290,6 +369,17 @@ def test_rows_that_pass_the_outer_blocks(unet, through, fill):
             assert not torch.allclose(a[2:], b[2:]) and a.isfinite().all()
             if fill == "zeros":
                 torch.testing.assert_close(combine(a, [[1.0]] * 2).norm(), a[:2].norm(), atol=1e-2, rtol=1e-2)
+
+
+@pytest.mark.parametrize("through", [0, 4])
+def test_zeros_are_levelled_for_and_prompts(unet, through):
+    """Weights that do not sum to 1 multiply the guidance scale."""
+    weights = [[0.7, 0.8], [1.0]]
+    out = draw(unet, replace(through=through, fill="zeros"), images=2, weights=weights)[1]
+    mean = (0.7 * out[0] + 0.8 * out[1]) / 1.5
+    combined = combine(out, weights)
+    torch.testing.assert_close(combined[0].norm(), mean.norm(), atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(combined[1].norm(), out[2].norm(), atol=1e-3, rtol=1e-3)
 
 
 def test_keeping_in_blocks_is_nearer_to_full(unet):

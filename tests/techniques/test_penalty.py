@@ -2,15 +2,19 @@
 
 import dataclasses
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from lib_attn.attach import attach
+from lib_attn.attention import HostHooks, Moment
+from lib_attn.boundary import Evaluation
+from lib_attn.cross import CrossSeam
 from lib_attn.layers import find_layers
 from lib_attn.rows import plan_rows
 from lib_attn.settings import NegativeSkip
-from lib_attn.techniques.penalty import NegativeText, cap, flip_values, pick_words, push_away, subtract
+from lib_attn.techniques.penalty import NegativeText, cap, flip_values, penalise, pick_words, push_away, subtract
 from tests.unets import snapshot, tiny_unet, unet_input
 
 MODES = ("NAG", "value sign flip", "NASA")
@@ -259,6 +263,30 @@ def test_hypernetworks_autocast_and_upcast(unet):
             cast = draw(unet, replace(penalty=mode)).float()
         full = draw(unet, replace(penalty=mode))
         assert ((cast - full).norm() / full.norm()).item() < 0.05
+
+
+def test_a_text_shown_in_another_type_than_the_models():
+    """Hosts that keep the model in half precision without autocast hand texts over in full precision."""
+    layer = find_layers(tiny_unet().to(torch.bfloat16))[0]
+    width = layer.attn2.to_q.in_features
+    x, context = torch.randn(2, 9, width).bfloat16(), torch.randn(2, 7, 16).bfloat16()
+    results, text = [], NegativeText()
+    runtime = SimpleNamespace(cross=lambda call: results.append(penalise(call, text, [0], ON)))
+    now = (tuple(plan_rows([[1.0]])), Moment(0, 0.0, 0.0), Evaluation())
+    handles = CrossSeam(layer, [runtime], HostHooks(), lambda: now, lambda *_: None, print).install()
+
+    def attend(x, context):
+        q, k, v = (t.unflatten(-1, (layer.attn2.heads, -1)).transpose(1, 2) for t in (
+            layer.attn2.to_q(x), layer.attn2.to_k(context), layer.attn2.to_v(context)
+        ))  # fmt: skip
+        z = torch.nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(-2)
+        return layer.attn2.to_out(z)
+
+    for shown in (context[1:], context[1:].float()):
+        text.take(shown, ((1, 2),))
+        attend(x, context)
+        text.take(None, None)
+    assert torch.equal(*results) and len(handles) == 3
 
 
 def test_cross_attention_computed_in_its_own_way_is_left_alone(unet):

@@ -90,6 +90,24 @@ def test_on_without_effect_says_why_once(host, script, values, word):
     assert len(p.comments) == (word is not None) and all(word in text for text in p.comments)
 
 
+def test_each_technique_without_effect_is_named(host, script):
+    """One that acts does not hide another that does not, nor does the saving at CFG 1."""
+    still = {"near_sighted": {**ON["near_sighted"], "tile": 256}, "key_mix": {"enabled": True}}
+    p = job(host)
+    run(script, p, {**still, "negative_skip": {"enabled": True, "fill": "copy", "key_every": 0, "penalty": "off"}})
+    assert len(p.comments) == 2 and not any("Negative skip" in text for text in p.comments)
+    p = job(host)
+    p.cfg_scale = p.sampler.sampler_extra_args["cond_scale"] = 1.0
+    run(script, p, still)
+    assert len(p.comments) == 2
+    p = job(host)
+    run(script, p, {"key_mix": {"enabled": True, "record": True, "amount": 0.0}})
+    assert len(p.comments) == 1 and "is recorded" in next(iter(p.comments))
+    p = job(host)
+    run(script, p, {"contrast": {"enabled": True, "feature": 0.0, "show_map": True}})
+    assert p.comments == {}
+
+
 def test_a_small_first_pass_is_no_news(host, script):
     def grow(step):
         p.sampler.size = (64, 64) if p.is_hr_pass else (16, 16)

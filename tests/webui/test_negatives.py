@@ -58,31 +58,63 @@ def test_columns_of_words(host, model):
 
 @pytest.mark.parametrize("step, expected", [(0, (1, 2)), (5, (1, 2)), (6, (1, 2, 3))])
 def test_prompt_editing_is_followed(host, model, step, expected):
-    from lib_attn.webui.negatives import words
+    from lib_attn.webui.negatives import Words
 
     p = SimpleNamespace(negative_prompts=["a>b c", "x"], steps=10)
-    assert words(p, denoiser(step, [schedule(5, 10), schedule(10)])) == (expected, (1, 2))
+    assert Words().of(p, denoiser(step, [schedule(5, 10), schedule(10)])) == (expected, (1, 2))
 
 
 def test_unclear_words_are_none(host, model):
-    from lib_attn.webui.negatives import words
+    from lib_attn.webui.negatives import Words
 
     p = SimpleNamespace(negative_prompts=["a>b"], steps=10)
-    assert words(p, denoiser(0, [schedule(10)])) is None, "the host has another schedule"
-    assert words(p, denoiser(0, [schedule(10), schedule(10)])) is None
-    assert words(SimpleNamespace(steps=10), denoiser(0, [schedule(10)])) is None
+    assert Words().of(p, denoiser(0, [schedule(10)])) is None, "the host has another schedule"
+    assert Words().of(p, denoiser(0, [schedule(10), schedule(10)])) is None
+    assert Words().of(SimpleNamespace(steps=10), denoiser(0, [schedule(10)])) is None
     model.cond_stage_model = None
-    assert words(p, denoiser(0, [schedule(5, 10)])) is None
+    assert Words().of(p, denoiser(0, [schedule(5, 10)])) is None
 
 
 def test_hires_prompts_and_sdxl(host, model):
-    from lib_attn.webui.negatives import told
+    from lib_attn.webui.negatives import Words, told
 
     model.cond_stage_model = SimpleNamespace(embedders=[object(), Encoder()])
     p = SimpleNamespace(negative_prompts=["a"], hr_negative_prompts=["a b"], is_hr_pass=True, steps=10)
     text = torch.zeros(1, 77, 4)
     params = SimpleNamespace(denoiser=denoiser(0, [schedule(10)]), text_uncond={"crossattn": text, "vector": None})
-    assert told(p, params) == {"cfg": 7.0, "negative": text, "words": ((1, 2, 3),), "negative_read": False}
+    without = {"cfg": 7.0, "negative_read": False, "editions": None}
+    assert told(p, params, None) == without
+    assert told(p, params, Words()) == without | {"negative": text, "words": ((1, 2, 3),)}
+
+
+def test_prompts_are_taken_apart_once(host, model, monkeypatch):
+    """Not in every step, and not at all when no technique reads them."""
+    from lib_attn.webui import negatives
+
+    lines, columns = [], negatives.columns
+    monkeypatch.setattr(negatives, "columns", lambda tokenizer, line: lines.append(line) or columns(tokenizer, line))
+    words, p = negatives.Words(), SimpleNamespace(negative_prompts=["a>b c", "a"], steps=10)
+    for step in range(10):
+        words.of(p, denoiser(step, [schedule(5, 10), schedule(10)]))
+    assert lines == ["a", "b c"]
+    p.negative_prompts = ["d", "a"]
+    assert words.of(p, denoiser(0, [schedule(10), schedule(10)])) == ((1, 2), (1, 2))
+    assert lines == ["a", "b c", "d", "a"]
+
+
+def test_which_prompts_each_image_is_at(host):
+    """All parts of AND prompts and the negatives, by the host's own rule."""
+    from lib_attn.webui.negatives import editions
+
+    parts = [[schedule(10)], [schedule(4, 10), schedule(10)]]
+    cond = SimpleNamespace(batch=[[SimpleNamespace(schedules=s, weight=1.0) for s in image] for image in parts])
+    found = []
+    for step in (0, 4, 5, 7, 30):
+        now = denoiser(step, [schedule(6, 10), schedule(10)])
+        now.sampler.sampler_extra_args["cond"] = cond
+        found.append(editions(now))
+    assert found == [((0, 0), (0, 0, 0))] * 2 + [((0, 0), (1, 0, 0)), ((0, 1), (1, 0, 0)), ((0, 0), (0, 0, 0))]
+    assert editions(denoiser(0, None)) is None
 
 
 def test_other_readers_of_the_negative(host):
@@ -140,7 +172,7 @@ def test_no_negative_at_guidance_one(host, script, model, args, cfg, weights, ro
 
 def test_negative_skip_in_a_job(host, script, model):
     p = job(host, 7.0, steps=4)
-    _, seen = rows_of(model, lambda: run(script, p, {"negative_skip": {"enabled": True, "key_every": 2}}))
+    _, seen = rows_of(model, lambda: run(script, p, {"negative_skip": {"enabled": True, "key_every": 2, "early": 0}}))
     assert seen == [2, 1, 2, 1] and p.comments == {}
     assert p.extra_generation_params["Attn negative-skip key every"] == "2"
 

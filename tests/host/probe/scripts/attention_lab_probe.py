@@ -12,7 +12,8 @@ from modules.processing import StableDiffusionProcessingImg2Img, process_images
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)), "..", ".."))
 import rows_matrix
 
-seen = {"patched": [], "comments": [], "errors": [], "break": ("", -1), "step": 0, "inner": {}}
+FRESH = {"patched": [], "comments": [], "break": ("", -1), "step": 0, "inner": {}, "calls": []}
+seen = {"errors": [], **copy.deepcopy(FRESH)}
 report = errors.report
 
 
@@ -50,6 +51,17 @@ def everything(module):
     return state
 
 
+def note_call(block, args):
+    seen["calls"].append(list(args[0].shape))
+
+
+def count_rows(model):
+    """Note the shape of what enters the first block in each call, behind whatever sits at the U-Net's boundary."""
+    first = model.input_blocks[0]
+    if note_call not in first._forward_pre_hooks.values():
+        first.register_forward_pre_hook(note_call)
+
+
 class Probe(scripts.Script):
     def title(self):
         return "Probe"
@@ -63,10 +75,10 @@ class Probe(scripts.Script):
     def before_process(self, p, how, when):
         if is_inner(p):
             return
-        seen.update({"patched": [], "comments": [], "break": (how, when), "step": 0, "inner": {}})
-        seen["p"] = p
+        seen.update(copy.deepcopy(FRESH) | {"break": (how, when), "p": p})
 
     def process_before_every_sampling(self, p, *args, **kwargs):
+        count_rows(unet())
         seen["before"] = (unet(), everything(unet()))
 
     def postprocess_image(self, p, pp, how, when):
@@ -105,6 +117,8 @@ def repaint(p, picture, runner):
 
 
 def on_cfg_denoiser(params):
+    if unet() is not seen["before"][0]:  # the refiner
+        count_rows(unet())
     if not is_inner(params.denoiser.p):
         seen["patched"].append(len(leftovers()))
     elif params.denoiser.p.scripts is not None:
@@ -135,6 +149,7 @@ def state():
         "comments": seen["comments"] or list(getattr(seen.get("p"), "comments", {})),
         "errors": errors_found,
         "inner": seen["inner"],
+        "calls": seen["calls"],
     }
 
 

@@ -1,0 +1,505 @@
+"""``bench negative``: what Negative skip, Contrast and Key mix do on the lab's model, and what they cost.
+
+Parts, each of which writes a result file of its own:
+
+- *cost*: time and arithmetic of a full-size SD 1.5 U-Net with random weights, against guidance with two rows.
+- *estimate*: how far the final latents move from full guidance when the negative is left out of most steps.
+- *effect*: prompts that leave the colour open. What colour a picture has without a negative is what its negative then
+  names: how many pictures keep it, and how many still show what the prompt asks for?
+- *mix*: batches of pictures that take keys or values from their first one: do silhouettes and colours come closer to
+  that one's, and not to those of another batch?
+- *pictures*: a labelled grid.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import statistics
+import sys
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from lib_attn.lab import cost, scenebench
+from lib_attn.lab.cost import ONE_ROW, Case
+from lib_attn.lab.deviation import relative_l2
+from lib_attn.lab.errors import LabError
+from lib_attn.lab.sampling import SAMPLERS, Request, decode, sample
+from lib_attn.lab.scenebench import BACKGROUNDS, COLOURS, SHAPES, Judge, Verdict
+from lib_attn.lab.variants import FULL, Variant, load_presets, ours, parse_setting
+from lib_attn.learn.scenes.vocabulary import article
+
+PARTS = ("cost", "estimate", "effect", "mix", "pictures")
+GROUP = 4  # pictures that are mixed with each other, the first being the source
+
+Progress = Callable[[str], None]
+
+
+def setting(name: str, text: str) -> Variant:
+    """A variant from ``parameter=value; parameter=value``."""
+    return parse_setting(f"{name}: {text};")
+
+
+def preset(name: str, **changes) -> Variant:
+    """A shipped preset, with changes by dotted name, as a variant."""
+    from lib_attn.lab.variants import read_settings
+
+    values = load_presets()[name].flat() | changes
+    return ours(name, name, read_settings(values))
+
+
+def name_of(variant: Variant, fallback: str) -> str:
+    return variant.label if variant.settings is not None else fallback
+
+
+# ------------------------------------------------------------------------------------------- what is compared
+
+PENALTIES = {"NAG": "NAG", "VSF": "value sign flip", "NASA": "NASA"}
+SKIP = "negative_skip."
+
+
+def penalty(short: str, when: str = "at CFG 1", **values) -> Variant:
+    """Negative skip with a penalty at its preset's values. values: by name without the technique."""
+    chosen = PENALTY_VALUES[short] | values
+    text = "; ".join(f"{SKIP}{k}={v}" for k, v in chosen.items())
+    return setting(short, f"{SKIP}penalty={PENALTIES[short]}; {SKIP}penalty_when={when}; {text}")
+
+
+#: Strengths as the shipped presets have them (NASA has no preset).
+PENALTY_VALUES = {
+    "NAG": {"strength": 2.0, "tau": 2.5, "blend": 0.5},
+    "VSF": {"strength": 1.7, "flip_bias": -0.2, "tau": 10.0, "blend": 1.0},
+    "NASA": {"strength": 0.5, "tau": 10.0, "blend": 1.0},
+}
+
+CONTRASTS = {"feature": "feature=0.3", "keys": "feature=0; keys=0.3", "orthogonal": "feature=0; orthogonal=0.3",
+             "map": "feature=0; map_strength=1"}  # fmt: skip
+
+
+def contrast(operator: str) -> Variant:
+    return setting("", "; ".join(f"contrast.{t}" for t in CONTRASTS[operator].split("; ")))
+
+
+def every(n: int, text: str = "") -> str:
+    return f"{SKIP}penalty=off; {SKIP}key_every={n}; {text}"
+
+
+def cost_cases() -> list[Case]:
+    """Guidance with two rows first: everything is compared with it."""
+    cases = [Case("CFG 5"), Case(ONE_ROW, cfg=1.0)]
+    cases += [Case(f"CFG 1, {short}", penalty(short), 1.0, 2) for short in PENALTIES]
+    cases += [Case("full step every 3rd", setting("", every(3, "early=0")), steps=3)]
+    cases += [Case(f"contrast: {operator}", contrast(operator)) for operator in CONTRASTS]
+    return cases
+
+
+def estimate_cases() -> list[Case]:
+    """Ways to fill in for the negative, with full steps spread evenly and most of them early."""
+    fills = {"copy, even": "fill=copy; early=0", "last guidance, even": "trend=0; early=0",
+             "estimate, even": "early=0", "copy": "fill=copy", "estimate": ""}  # fmt: skip
+    cases = [Case(f"every 3: {name}", setting("", every(3, text))) for name, text in fills.items()]
+    for n in (2, 5):
+        cases += [Case(f"every {n}: {name}", setting("", every(n, fills[name]))) for name in ("copy, even", "estimate")]
+    return [
+        *cases,
+        Case("every 3: estimate, straight line", setting("", every(3, "trend=1"))),
+        Case("every 3: estimate, last guidance", setting("", every(3, "trend=0"))),
+        Case("every 3: zeros", setting("", every(3, "fill=zeros"))),
+        Case("every 3: estimate, 2 In blocks kept", setting("", every(3, "through=2"))),
+        Case("adaptive 0.99, at most 5: estimate", setting("", every(5, "adaptive=0.99; early=0"))),
+    ]
+
+
+@dataclass(frozen=True)
+class Effect:
+    """A way to make a negative act. base: guidance scale of the pictures without one that it is compared with."""
+
+    name: str
+    variant: Variant = FULL
+    cfg: float = 5.0
+    base: float = 5.0
+
+
+def effect_cases() -> list[Effect]:
+    """The first of each base is without any technique."""
+    one = {"cfg": 1.0, "base": 1.0}
+    cases = [Effect("CFG 5"), Effect("CFG 3", cfg=3.0), Effect("CFG 8", cfg=8.0)]
+    cases += [Effect("CFG 5, every 3: copy", setting("", every(3, "fill=copy")))]
+    cases += [Effect("CFG 5, every 3: estimate", setting("", every(3)))]
+    for short in PENALTIES:
+        variant = penalty(short, "skipped steps", key_every=3)
+        cases.append(Effect(f"CFG 5, every 3: estimate, {short} between", variant))
+    cases += [Effect(f"CFG 5, contrast: {operator}", contrast(operator)) for operator in CONTRASTS]
+    cases += [Effect(f"CFG 1, {short}", penalty(short), **one) for short in PENALTIES]
+    return cases
+
+
+def mix_cases() -> list[Case]:
+    """Ways to take from the first picture of a batch. Presets that name Out blocks of SD 1.x get the same share."""
+    return [
+        Case("off"),
+        Case("Layout only", preset("Layout only")),
+        Case("Same style (StyleAligned)", preset("Same style (StyleAligned)")),
+        Case("Same subject (MasaCtrl)", preset("Same subject (MasaCtrl)", **{"key_mix.blocks": "out2-5"})),
+    ]
+
+
+# ------------------------------------------------------------------------------------------- measurements
+
+
+@dataclass(frozen=True)
+class How:
+    """How pictures are drawn. batch: at once; it does not change them. model: print of the model's file.
+
+    cache: folder where pictures are kept, so that a run that was stopped goes on; None: nowhere.
+    """
+
+    size: int = 256
+    steps: int = 20
+    sampler: str = "DDIM"
+    seed: int = 1
+    batch: int = 8
+    model: str = ""
+    cache: Path | None = None
+
+    def request(self, prompts: Sequence[str], seeds: Sequence[int], negative: str, cfg: float) -> Request:
+        return Request(tuple(prompts), tuple(seeds), negative, self.size, self.size, self.steps, self.sampler, cfg)
+
+
+def model_print(path: Path) -> str:
+    """The first 12 digits of a file's SHA-256."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:12]
+
+
+def draw(model, how: How, prompts, negatives, seeds, cfg: float, variant: Variant = FULL) -> np.ndarray:
+    """Pictures uint8 ``[n, H, W, 3]``, in the order asked for; those with the same negative share a batch."""
+    out: list = [None] * len(prompts)
+    for word in dict.fromkeys(negatives):
+        places = [i for i, negative in enumerate(negatives) if negative == word]
+        for first in range(0, len(places), how.batch):
+            part = places[first : first + how.batch]
+            request = how.request([prompts[i] for i in part], [seeds[i] for i in part], word, cfg)
+            for i, picture in zip(part, draw_batch(model, how, request, variant), strict=True):
+                out[i] = picture
+    return np.stack(out)
+
+
+def draw_batch(model, how: How, request: Request, variant: Variant) -> np.ndarray:
+    """Pictures uint8 ``[n, H, W, 3]`` of one request, out of the cache when they are there."""
+    file = None
+    if how.cache is not None:
+        settings = variant.settings.flat() if variant.settings is not None else None
+        known = json.dumps([how.model, model.precision, repr(request), settings], sort_keys=True)
+        file = how.cache / f"{hashlib.sha256(known.encode()).hexdigest()[:24]}.npy"
+        if file.is_file():
+            return np.load(file)
+    pictures = np.stack([np.asarray(picture) for picture in decode(model, sample(model, request, variant))])
+    if file is not None:
+        how.cache.mkdir(parents=True, exist_ok=True)
+        np.save(file.with_suffix(".tmp.npy"), pictures)
+        file.with_suffix(".tmp.npy").replace(file)
+    return pictures
+
+
+def measure_estimate(model, cases: Sequence[Case], how: How, images: int, progress: Progress) -> list[dict]:
+    """Relative L2 of the final latents to those of guidance in every step, and the share of rows computed.
+
+    Returns:
+        one dictionary per case: l2 (mean over the images), l2_all, rows (share that passed the middle of the model).
+    """
+    from lib_attn.lab.deviation import PROMPTS
+
+    batches = []
+    for first in range(0, images, how.batch):
+        count = min(how.batch, images - first)
+        prompts = [PROMPTS[(first + i) % len(PROMPTS)] for i in range(count)]
+        batches.append(how.request(prompts, [how.seed + first + i for i in range(count)], "", 5.0))
+    progress("full guidance")
+    passed = [0]
+    hook = model.unet.middle_block.register_forward_pre_hook(lambda m, a: passed.__setitem__(0, passed[0] + len(a[0])))
+    try:
+        references = [sample(model, request) for request in batches]
+        full, out = passed[0], []
+        for case in cases:
+            progress(case.name)
+            passed[0], found = 0, []
+            for request, reference in zip(batches, references, strict=True):
+                latents = sample(model, request, case.variant)
+                found += [relative_l2(own, other) for own, other in zip(latents, reference, strict=True)]
+            out.append({"name": case.name, "l2": statistics.fmean(found), "l2_all": found, "rows": passed[0] / full,
+                        "settings": settings_of(case.variant)})  # fmt: skip
+        return out
+    finally:
+        hook.remove()
+
+
+def settings_of(variant: Variant) -> dict:
+    from lib_attn.lab.speed import changed
+
+    return {} if variant.settings is None else changed(variant.settings)
+
+
+def open_prompts(count: int) -> list[tuple[str, str, str]]:
+    """(prompt, shape, background) with the object's colour left open, all shapes and backgrounds in turn."""
+    pairs = [(SHAPES[i % len(SHAPES)], BACKGROUNDS[i // len(SHAPES) % len(BACKGROUNDS)]) for i in range(count)]
+    return [(f"{article(shape)}, {background} background", shape, background) for shape, background in pairs]
+
+
+def seen_colour(verdict: Verdict, fallback: str) -> str:
+    return verdict.objects[0][0] if verdict.objects else fallback
+
+
+def shows(verdict: Verdict, shape: str) -> bool:
+    """One object, of this shape."""
+    return len(verdict.objects) == 1 and verdict.objects[0][1] == shape
+
+
+def measure_effect(model, judge: Judge, cases, how: How, images: int, progress: Progress) -> list[dict]:
+    """How often what the negative names is seen, and how often what the prompt asks for.
+
+    Returns:
+        one dictionary per case, and one per base without a negative: pictures, named (share in which the named colour
+        is seen), shape (one object of the right shape), background, prompt (both), seen (what the judge says).
+    """
+    asked = open_prompts(images)
+    prompts, seeds = [a[0] for a in asked], [how.seed + 5000 + i for i in range(images)]
+    out, names = [], {}
+    for base in dict.fromkeys(case.base for case in cases):
+        progress(f"CFG {base:g}, no negative")
+        verdicts, _ = judge.look(draw(model, how, prompts, [""] * images, seeds, base))
+        common = Counter(o[0] for v in verdicts for o in v.objects).most_common(1)
+        names[base] = [seen_colour(v, common[0][0] if common else COLOURS[0]) for v in verdicts]
+        out.append(_effect_row(f"CFG {base:g}, no negative", base, verdicts, names[base], asked) | {"settings": {}})
+        for case in (c for c in cases if c.base == base):
+            progress(case.name)
+            verdicts, _ = judge.look(draw(model, how, prompts, names[base], seeds, case.cfg, case.variant))
+            row = _effect_row(case.name, base, verdicts, names[base], asked)
+            out.append(row | {"settings": settings_of(case.variant)})
+    return out
+
+
+def _effect_row(name: str, base: float, verdicts, names, asked) -> dict:
+    named = [word in [o[0] for o in v.objects] for v, word in zip(verdicts, names, strict=True)]
+    shape = [shows(v, a[1]) for v, a in zip(verdicts, asked, strict=True)]
+    ground = [v.background == a[2] for v, a in zip(verdicts, asked, strict=True)]
+    mean = {"named": named, "shape": shape, "background": ground, "prompt": np.logical_and(shape, ground)}
+    seen = [" + ".join(" ".join(o) for o in v.objects) + f", {v.background}" for v in verdicts]
+    return {"name": name, "base": base, "pictures": len(verdicts), "seen": seen,
+            **{key: float(np.mean(values)) for key, values in mean.items()}}  # fmt: skip
+
+
+def mix_prompts(groups: int) -> tuple[list[list[Verdict]], list[list[str]], list[list[str]]]:
+    """For each group of `GROUP` pictures: what is asked for, prompts with colours, and prompts without."""
+    wanted = []
+    for g in range(groups):
+        ground = BACKGROUNDS[g % len(BACKGROUNDS)]
+        # Shapes differ within a group and colours too, so that neither agrees by itself.
+        wanted.append([Verdict(((COLOURS[(3 * g + 2 * i) % len(COLOURS)], SHAPES[(g + i) % len(SHAPES)]),), ground)
+                       for i in range(GROUP)])  # fmt: skip
+    full = [[f"{article(' '.join(v.objects[0]))}, {v.background} background" for v in group] for group in wanted]
+    plain = [[f"{article(v.objects[0][1])}, {v.background} background" for v in group] for group in wanted]
+    return wanted, full, plain
+
+
+def measure_mix(model, judge: Judge, cases, how: How, groups: int, progress: Progress) -> list[dict]:
+    """What pictures take from the first of their batch. The control is the first picture of the next batch.
+
+    Returns:
+        one dictionary per case: of prompts with colours: overlap, overlap_control (silhouettes, intersection over
+        union), colour, shape (as asked for); of prompts without: agree, agree_control (the same colour as the
+        source), open_shape (as asked for); pictures (the sources not counted).
+    """
+    if groups < 2:
+        raise LabError("Mixed pictures need two groups at least, for the control.")
+    wanted, full, plain = mix_prompts(groups)
+    out = []
+    for case in cases:
+        looks = {}
+        for kind, prompts in (("full", full), ("plain", plain)):
+            progress(f"{case.name}, colours {'named' if kind == 'full' else 'open'}")
+            looks[kind] = [judge.look(draw_group(model, how, prompts[g], g, case.variant)) for g in range(groups)]
+        out.append({"name": case.name, "settings": settings_of(case.variant), "pictures": groups * (GROUP - 1),
+                    **_mix_row(looks["full"], looks["plain"], wanted)})  # fmt: skip
+    return out
+
+
+def draw_group(model, how: How, prompts: Sequence[str], group: int, variant: Variant, cfg: float = 5.0) -> np.ndarray:
+    seeds = [how.seed + 9000 + 100 * group + i for i in range(len(prompts))]
+    return draw_batch(model, how, how.request(prompts, seeds, "", cfg), variant)
+
+
+def _mix_row(full, plain, wanted) -> dict:
+    found: dict[str, list[float]] = {}
+
+    def note(name: str, value) -> None:
+        found.setdefault(name, []).append(float(value))
+
+    for g in range(len(full)):
+        other = (g + 1) % len(full)
+        (verdicts, masks), (_, masks_of_other) = full[g], full[other]
+        for i in range(1, GROUP):
+            note("overlap", scenebench.silhouette_overlap(masks[i : i + 1], masks[:1]))
+            note("overlap_control", scenebench.silhouette_overlap(masks[i : i + 1], masks_of_other[:1]))
+            note("colour", seen_colour(verdicts[i], "") == wanted[g][i].objects[0][0])
+            note("shape", shows(verdicts[i], wanted[g][i].objects[0][1]))
+            own = plain[g][0]
+            note("agree", seen_colour(own[i], "") == seen_colour(own[0], "none"))
+            note("agree_control", seen_colour(own[i], "") == seen_colour(plain[other][0][0], "none"))
+            note("open_shape", shows(own[i], wanted[g][i].objects[0][1]))
+    return {name: statistics.fmean(values) for name, values in found.items()}
+
+
+# ------------------------------------------------------------------------------------------- the command
+
+
+def add_commands(inner) -> None:
+    """Add ``negative`` to the subcommands of ``bench``."""
+    from lib_attn.lab.generate import add_model_options
+
+    options = inner.add_parser("negative", help="negative skip, contrast and key mix: effect, deviation, cost")
+    options.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)} (default: all of them)")
+    options.add_argument("--results", type=Path, default=Path("out/negative"), metavar="FOLDER",
+                         help="where result files are written (default out/negative)")  # fmt: skip
+    options.add_argument("--docs", type=Path, default=None, metavar="FOLDER",
+                         help="write the page from all result files that are there")  # fmt: skip
+    for name, value in (("images", 24), ("size", 256), ("steps", 20), ("seed", 1), ("batch", 8)):
+        options.add_argument(f"--{name}", type=int, default=value, help=f"(default {value})")
+    options.add_argument("--sampler", default="DDIM", help=f"{', '.join(SAMPLERS)} (default DDIM)")
+    options.add_argument("--setting", action="append", default=[], metavar="'NAME: strength=1; penalty=NASA'",
+                         help="estimate, effect, mix: measure these instead of the built-in ones")  # fmt: skip
+    options.add_argument("--cfg", type=float, default=5.0, help="guidance scale of --setting in effect (default 5)")
+    options.add_argument("--judge", type=Path, default=scenebench.JUDGE, help="the judge's file")
+    options.add_argument("--cost-sizes", default="512", help="cost: 512,1024 (default 512)")
+    options.add_argument("--repeats", type=int, default=3, help="cost: interleaved repeats (default 3)")
+    options.add_argument("--words", type=int, default=16, help="cost: words of the negative prompt (default 16)")
+    options.add_argument("--only", default="", help="cost: only these cases, separated by semicolons")
+    options.add_argument("--no-count", action="store_true", help="cost: time only")
+    options.add_argument("--model", choices=("sd15", "toy"), default="sd15", help="cost: toy is for trying it out")
+    add_model_options(options)
+    options.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure the parts, write a result file each, print tables, write the page."""
+    from lib_attn.lab import negative_page
+    from lib_attn.lab.bench import write_json
+
+    unknown = [part for part in args.parts if part not in PARTS]
+    if unknown:
+        raise LabError(f"There is no part {unknown[0]!r}: there are {', '.join(PARTS)}.")
+    if args.images < 1 or args.repeats < 1 or args.batch < 1 or not 1 <= args.words <= 75:
+        raise LabError("--images, --repeats, --batch and --words are 1 at least, --words 75 at most.")
+    # With only --docs nothing is measured again.
+    parts = args.parts or ([] if args.docs and any(args.results.glob("*.json")) else PARTS)
+    loaded: dict = {}
+    for part in parts:
+        result = globals()[f"run_{part}"](args, loaded)
+        if result is not None:
+            write_json(args.results / f"{part}.json", result)
+            print(negative_page.table(result))
+            print(f"Written: {args.results / part}.json")
+    if args.docs:
+        print(f"Written: {negative_page.write(args.results, args.docs)}")
+    return 0
+
+
+def _frame(args, part: str) -> dict:
+    from lib_attn.lab.bench import command_line, machine, pick_device
+
+    return {"kind": f"negative {part}", "command": command_line(), "machine": machine(pick_device(args.device))}
+
+
+def _drawing(args, part: str, loaded: dict):
+    """The model and judge (loaded once), how to draw, and the head of the result."""
+    from lib_attn.lab.bench import check_size
+    from lib_attn.lab.deviation import load_model
+    from lib_attn.lab.embedded import default_checkpoint
+    from lib_attn.lab.scenebench import JudgeError
+
+    check_size(args.size, args.size)
+    if "model" not in loaded:
+        loaded["model"] = load_model(args)
+        loaded["print"] = model_print(args.checkpoint or default_checkpoint())
+        try:
+            loaded["judge"] = Judge.load(args.judge)
+        except JudgeError as error:
+            raise LabError(str(error)) from None
+    cache = args.results / "pictures"
+    how = How(args.size, args.steps, args.sampler, args.seed, args.batch, loaded["print"], cache)
+    head = _frame(args, part) | {"checkpoint": loaded["model"].name, "sha256": loaded["print"], "images": args.images}
+    head |= {name: getattr(args, name) for name in ("size", "steps", "sampler", "seed", "precision")}
+    return loaded["model"], loaded["judge"], how, head
+
+
+def _bar(total: int):
+    """A progress bar and the function that moves it on: its text is what is about to be done."""
+    from tqdm import tqdm
+
+    bar, begun = tqdm(total=total, file=sys.stderr), [False]
+
+    def progress(text: str) -> None:
+        bar.update(begun[0])
+        begun[0] = True
+        bar.set_description(text)
+
+    return bar, progress
+
+
+def run_cost(args, loaded: dict) -> dict:
+    from lib_attn.lab.bench import make_bench, parse_sizes
+
+    cases, sizes = cost_cases(), parse_sizes(args.cost_sizes)
+    if args.only:
+        wanted = [name.strip() for name in args.only.split(";")]
+        cases = [case for case in cases if case.name in (cases[0].name, *wanted)]
+    args.rows = 2
+    bench, results = make_bench(args), []
+    with cost.one_thread():
+        # The machine is described as it is while measuring.
+        result = _frame(args, "cost") | {"model": args.model, "precision": args.precision, "repeats": args.repeats}
+        bar, progress = _bar(len(sizes) * len(cases) * (args.repeats + (not args.no_count)))
+        with bar:
+            for height, width in sizes:
+                results += cost.measure(bench, cases, height, width, repeats=args.repeats, words=args.words,
+                                        count=not args.no_count, progress=progress)  # fmt: skip
+    return result | {"results": results}
+
+
+def _own(args) -> list[Variant]:
+    return [parse_setting(text) for text in args.setting]
+
+
+def run_estimate(args, loaded: dict) -> dict:
+    model, _, how, head = _drawing(args, "estimate", loaded)
+    cases = [Case(v.label, v) for v in _own(args)] or estimate_cases()
+    bar, progress = _bar(len(cases) + 1)
+    with bar:
+        return head | {"results": measure_estimate(model, cases, how, args.images, progress)}
+
+
+def run_effect(args, loaded: dict) -> dict:
+    model, judge, how, head = _drawing(args, "effect", loaded)
+    cases = [Effect(v.label, v, args.cfg, args.cfg) for v in _own(args)] or effect_cases()
+    bar, progress = _bar(len(cases) + len({case.base for case in cases}))
+    with bar:
+        return head | {"results": measure_effect(model, judge, cases, how, args.images, progress)}
+
+
+def run_mix(args, loaded: dict) -> dict:
+    model, judge, how, head = _drawing(args, "mix", loaded)
+    cases = [Case("off"), *(Case(v.label, v) for v in _own(args))] if args.setting else mix_cases()
+    bar, progress = _bar(2 * len(cases))
+    with bar:
+        groups = max(2, args.images // (GROUP - 1))
+        return head | {"results": measure_mix(model, judge, cases, how, groups, progress)}
+
+
+def run_pictures(args, loaded: dict) -> None:
+    return None
+
