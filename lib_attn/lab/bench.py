@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from lib_attn.lab import deviation, negative, report, speed, unet
+from lib_attn.lab import deviation, memory, negative, report, speed, unet
 from lib_attn.lab.errors import LabError
 from lib_attn.lab.variants import FREE, FULL, Variant, parse_setting, peer_variants, preset_variants
 
@@ -20,7 +20,8 @@ from lib_attn.lab.variants import FREE, FULL, Variant, parse_setting, peer_varia
 def add_commands(commands) -> None:
     """Add ``bench`` with its own subcommands."""
     bench = commands.add_parser("bench", help="measure speed, deviation and seams, and write the report")
-    inner = bench.add_subparsers(dest="measurement", required=True, metavar="speed|deviation|seams|negative|report")
+    kinds = "speed|memory|deviation|seams|negative|report"
+    inner = bench.add_subparsers(dest="measurement", required=True, metavar=kinds)
     options = inner.add_parser("speed", help="time and memory of a full-size SD 1.5 U-Net with random weights")
     add_variant_options(options)
     options.add_argument("--sizes", default="512,1024", help="pictures in pixels: 1024 or 768x512, separated by commas")
@@ -29,6 +30,8 @@ def add_commands(commands) -> None:
     options.add_argument("--precision", choices=tuple(unet.DTYPES), default="bf16", help="autocast (default bf16)")
     options.add_argument("--device", default=None, help="cpu or cuda (default: cuda where there is one)")
     options.add_argument("--model", choices=("sd15", "toy"), default="sd15", help="toy is for trying out the command")
+    busy = "cpu: processor time of this process, for a machine that has other things to do"
+    options.add_argument("--clock", choices=("wall", "cpu"), default="wall", help=busy)
     options.add_argument("--memory", action="store_true", help="peak memory too, each variant in a process of its own")
     options.add_argument("--no-time", action="store_true", help="with --memory: only that")
     options.add_argument("--out", type=Path, default=Path("speed.json"), help="result file (default speed.json)")
@@ -39,6 +42,14 @@ def add_commands(commands) -> None:
     one.add_argument("--rows", type=int)
     one.add_argument("--setting", action="append", default=[])
     one.set_defaults(run=run_memory_of_one)
+    options = inner.add_parser("memory", help="peak memory of any picture size, counted without computing anything")
+    add_variant_options(options)
+    options.add_argument("--sizes", default="1024,2048", help="1024 or 768x512, separated by commas")
+    options.add_argument("--rows", type=int, default=2, help="rows of a U-Net batch (default 2: one guided picture)")
+    options.add_argument("--precision", choices=tuple(unet.DTYPES), default="fp16", help="(default fp16)")
+    options.add_argument("--model", choices=("sd15", "toy"), default="sd15", help="toy is for trying out the command")
+    options.add_argument("--out", type=Path, default=Path("memory.json"), help="result file (default memory.json)")
+    options.set_defaults(run=run_memory)
     deviation.add_commands(inner)
     negative.add_commands(inner)
     report.add_commands(inner)
@@ -137,7 +148,7 @@ def make_bench(args) -> speed.Bench:
     params = unet.SD15 if args.model == "sd15" else unet.TOY
     device = pick_device(args.device)
     model = unet.random_unet(params, precision=args.precision, device=device)
-    return speed.Bench(model, params, device, args.precision, args.rows)
+    return speed.Bench(model, params, device, args.precision, args.rows, getattr(args, "clock", "wall"))
 
 
 def run_speed(args) -> int:
@@ -147,12 +158,14 @@ def run_speed(args) -> int:
     sizes, variants = parse_sizes(args.sizes), chosen_variants(args)
     if args.repeats < 1 or args.rows < 1:
         raise LabError("--repeats and --rows are 1 at least.")
-    results, memory = [], []
+    if args.clock == "cpu" and pick_device(args.device) != "cpu":
+        raise LabError("--clock cpu says nothing about a GPU.")
+    results, resident = [], []
     result = {"kind": "speed", "command": command_line(), "machine": machine(pick_device(args.device))}
-    result |= {name: getattr(args, name) for name in ("model", "rows", "precision", "repeats")}
+    result |= {name: getattr(args, name) for name in ("model", "rows", "precision", "repeats", "clock")}
 
     def save():
-        write_json(args.out, result | {"results": results, "memory": memory})
+        write_json(args.out, result | {"results": results, "memory": resident})
 
     if not args.no_time:
         bench = make_bench(args)
@@ -169,9 +182,30 @@ def run_speed(args) -> int:
     if args.memory:
         for height, width in sizes:
             for variant in tqdm([FULL, *variants], desc=f"memory {width}x{height}", file=sys.stderr):
-                memory.append(memory_in_subprocess(args, variant, height, width))
+                resident.append(memory_in_subprocess(args, variant, height, width))
                 save()
-        print(memory_table(memory))
+        print(memory_table(resident))
+    print(f"Written: {args.out}")
+    return 0
+
+
+def run_memory(args) -> int:
+    """Count, print a table, write the result file."""
+    from tqdm import tqdm
+
+    sizes, variants = parse_sizes(args.sizes), chosen_variants(args, free=False)
+    if args.rows < 1:
+        raise LabError("--rows is 1 at least.")
+    params = unet.SD15 if args.model == "sd15" else unet.TOY
+    network = memory.meta_unet(params, args.precision)
+    found = [
+        memory.count(network, params, variant, height, width, args.rows)
+        for height, width in sizes
+        for variant in tqdm([FULL, *variants], desc=f"{width}x{height}", file=sys.stderr)
+    ]
+    result = {"kind": "memory", "command": command_line(), "rows": args.rows, "precision": args.precision}
+    write_json(args.out, result | {"model": args.model, "results": found})
+    print(memory_table(found))
     print(f"Written: {args.out}")
     return 0
 
@@ -265,5 +299,5 @@ def memory_table(memory: list[dict]) -> str:
     lines = ["| size | variant | MiB on top of the weights | against full |", "|---|---|---|---|"]
     for m in memory:
         share = m["growth"] / max(full[m["height"], m["width"]], 1e-9)
-        lines.append(f"| {m['width']}x{m['height']} | {m['label']} | {m['growth']:.0f} | {share:.2f}x |")
+        lines.append(f"| {m['width']}x{m['height']} | {m['label']} | {m['growth']:.0f} | {share:.3f}x |")
     return "\n".join(lines)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import math
 import statistics
 import sys
@@ -46,8 +47,12 @@ def measure(
     requests: Iterable[Request],
     *,
     progress: Callable[[str], None] = lambda text: None,
+    keep: Callable[[list[dict]], None] = lambda results: None,
 ) -> list[dict]:
     """Draw every request with full attention and with each variant, one image at a time.
+
+    Args:
+        keep: takes what there is after each image, so that a long run that is stopped leaves something.
 
     Returns:
         one dictionary per variant and size: l2 (mean over the images), l2_all, psnr (mean of the finite ones), images,
@@ -68,6 +73,7 @@ def measure(
                 row["psnr_all"].append(psnr(decode(model, latents)[0], picture))
                 row["said"] = sorted({*row["said"], *said})
                 progress(f"{one.width}x{one.height} {variant.label}")
+            keep([_finish(row) for row in found.values()])
     return [_finish(row) for row in found.values()]
 
 
@@ -81,11 +87,12 @@ def _empty(variant: Variant, request: Request) -> dict:
 
 
 def _finish(row: dict) -> dict:
-    finite = [value for value in row.pop("psnr_all") if math.isfinite(value)]
-    row["l2"] = statistics.fmean(row["l2_all"])
-    row["psnr"] = statistics.fmean(finite) if finite else None  # None: every picture is identical
-    row["images"] = len(row["l2_all"])
-    return row
+    finite = [value for value in row["psnr_all"] if math.isfinite(value)]
+    return {name: value for name, value in row.items() if name != "psnr_all"} | {
+        "l2": statistics.fmean(row["l2_all"]),
+        "psnr": statistics.fmean(finite) if finite else None,  # None: every picture is identical
+        "images": len(row["l2_all"]),
+    }
 
 
 def border_jumps(difference: torch.Tensor, tile: int, offset: tuple[int, int] = (0, 0)) -> dict:
@@ -163,15 +170,28 @@ def requests_of(args, sizes: Sequence[tuple[int, int]]) -> list[Request]:
     ]
 
 
-def load_model(args):
+def chosen_checkpoint(args) -> Path:
     """The checkpoint of the options, the embedded one when none is named."""
-    from lib_attn.lab import checkpoint
-    from lib_attn.lab.bench import pick_device
     from lib_attn.lab.embedded import default_checkpoint
 
-    return checkpoint.load(
-        args.checkpoint or default_checkpoint(), device=pick_device(args.device), precision=args.precision
-    )
+    return args.checkpoint or default_checkpoint()
+
+
+def load_model(args):
+    """`chosen_checkpoint`, loaded."""
+    from lib_attn.lab import checkpoint
+    from lib_attn.lab.bench import pick_device
+
+    return checkpoint.load(chosen_checkpoint(args), device=pick_device(args.device), precision=args.precision)
+
+
+def file_hash(path: Path) -> str:
+    """The first 12 digits of a file's SHA-256."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()[:12]
 
 
 def add_commands(inner) -> None:
@@ -200,6 +220,7 @@ def run_deviation(args) -> int:
     variants, requests = chosen_variants(args, free=False), requests_of(args, parse_sizes(args.sizes))
     model = load_model(args)
     result = {"kind": "deviation", "command": command_line(), "checkpoint": model.name}
+    result["sha256"] = file_hash(chosen_checkpoint(args))
     result |= {"machine": machine(pick_device(args.device))}
     result |= {name: getattr(args, name) for name in ("images", "seed", "steps", "sampler", "cfg", "precision")}
     with tqdm(total=len(requests) * (len(variants) + 1), file=sys.stderr) as bar:
@@ -207,8 +228,10 @@ def run_deviation(args) -> int:
             bar.set_description(text)
             bar.update()
 
-        results = measure(model, variants, requests, progress=progress)
-    write_json(args.out, result | {"results": results})
+        def keep(results):
+            write_json(args.out, result | {"results": results})
+
+        results = measure(model, variants, requests, progress=progress, keep=keep)
     print(deviation_table(results))
     print(f"Written: {args.out}")
     return 0
@@ -242,6 +265,6 @@ def deviation_table(results: Sequence[dict]) -> str:
         for size in sizes:
             row = rows.get(size)
             decibel = "-" if row is None or row["psnr"] is None else f"{row['psnr']:.1f}"
-            cells.append("- | -" if row is None else f"{row['l2']:.3f} | {decibel}")
+            cells.append("- | -" if row is None else f"{row['l2']:.4f} | {decibel}")
         lines.append(f"| {next(iter(rows.values()))['label']} | {' | '.join(cells)} |")
     return "\n".join(lines)

@@ -17,6 +17,7 @@ def add_commands(inner) -> None:
     options = inner.add_parser("report", help="write the table and the plot from measured results")
     options.add_argument("--speed", type=Path, nargs="+", required=True, help="result files of bench speed")
     options.add_argument("--deviation", type=Path, nargs="+", required=True, help="result files of bench deviation")
+    options.add_argument("--memory", type=Path, nargs="*", default=[], help="result files of bench memory")
     options.add_argument("--speed-size", default=None, help="size whose speed is plotted (default: the largest)")
     options.add_argument("--out", type=Path, default=Path("docs"), help="folder (default docs)")
     options.set_defaults(run=run_report)
@@ -26,12 +27,17 @@ def run_report(args) -> int:
     """Write benchmark.md and benchmark.png."""
     speeds = [read_result(path, "speed") for path in args.speed]
     deviations = [read_result(path, "deviation") for path in args.deviation]
-    command = "python -m lib_attn.lab bench report --speed speed.json --deviation deviation.json --out docs"
+    memories = [read_result(path, "memory") for path in args.memory]
+    command = "python -m lib_attn.lab bench report"
+    for name in ("speed", "deviation", "memory"):
+        files = [path.name for path in getattr(args, name)]
+        command += f" --{name} {' '.join(files)}" if files else ""
+    command += " --out docs"
     points = join(speeds, deviations, args.speed_size)
     try:
         args.out.mkdir(parents=True, exist_ok=True)
         plot(points, args.out / PLOT)
-        (args.out / PAGE).write_text(page(speeds, deviations, points, command), encoding="utf-8")
+        (args.out / PAGE).write_text(page(speeds, deviations, memories, points, command), encoding="utf-8")
     except OSError as error:
         raise LabError(f"The report cannot be written to {args.out}: {error.strerror}.") from None
     print(f"Written: {args.out / PAGE}, {args.out / PLOT}")
@@ -60,7 +66,8 @@ def join(speeds: Sequence[dict], deviations: Sequence[dict], size: str | None = 
     at the first size of the deviation results.
 
     Returns:
-        dictionaries with name, label, kind, ratio, l2, best (no other point is at least as fast and closer).
+        dictionaries with name, label, kind, ratio, l2, left (share of self-attention's time that remains, None where
+        it was not measured), best (no other point is at least as fast and closer).
     """
     times = [r for s in speeds for r in s["results"]]
     if not times:
@@ -70,10 +77,12 @@ def join(speeds: Sequence[dict], deviations: Sequence[dict], size: str | None = 
     if size not in sizes:
         raise LabError(f"Speed was not measured at {size}: there is {', '.join(sizes)}.")
     ratios = {r["name"]: r["ratio"] for r in times if f"{r['width']}x{r['height']}" == size}
+    free = 1 / ratios["free"] if "free" in ratios else None
     rows = [r for d in deviations for r in d["results"]]
     first = (rows[0]["height"], rows[0]["width"]) if rows else None
     points = [
         {"name": r["name"], "label": r["label"], "kind": r["kind"], "ratio": ratios[r["name"]], "l2": r["l2"],
+         "left": None if free is None else (1 / ratios[r["name"]] - free) / (1 - free),
          "speed_size": size, "deviation_size": f"{r['width']}x{r['height']}"}
         for r in rows if (r["height"], r["width"]) == first and r["name"] in ratios
     ]  # fmt: skip
@@ -109,34 +118,49 @@ def plot(points: Sequence[dict], path: Path) -> None:
     pyplot.close(figure)
 
 
-def page(speeds: Sequence[dict], deviations: Sequence[dict], points: Sequence[dict], command: str) -> str:
+def page(speeds: Sequence[dict], deviations: Sequence[dict], memories: Sequence[dict], points, command: str) -> str:
     """The page in Markdown. Everything on it comes from the result files."""
     from lib_attn.lab.bench import memory_table, speed_table
     from lib_attn.lab.deviation import deviation_table
 
     lines = ["# Measurements", "", "Written by `bench report`; every figure comes from the commands below.", ""]
-    lines += ["```", *[r["command"] for r in (*speeds, *deviations)], command, "```", ""]
+    lines += ["```", *[r["command"] for r in (*speeds, *deviations, *memories)], command, "```", ""]
     lines += ["## Speed against deviation", "", f"![speed-up against deviation]({PLOT})", ""]
     if points:
         lines += [
             f"Speed-up of a U-Net step at {points[0]['speed_size']}, relative L2 of the final latents against full "
             f"attention at {points[0]['deviation_size']}. Exact steps of the residual mode are counted in. "
-            "On the front: nothing else here is at least as fast and closer.", "",
-            "| variant | speed-up | latent L2 | on the front |", "|---|---|---|---|",
+            "On the front: nothing else here is at least as fast and closer. Left: what remains of the time that "
+            "self-attention takes, its projections included.", "",
+            "| variant | speed-up | left | latent L2 | on the front |", "|---|---|---|---|---|",
         ]  # fmt: skip
     for p in sorted(points, key=lambda p: -p["ratio"]):
-        lines.append(f"| {p['label']} | {p['ratio']:.2f}x | {p['l2']:.3f} | {'yes' if p['best'] else ''} |")
+        left = "-" if p["left"] is None else f"{p['left']:.1%}"
+        front = "yes" if p["best"] else ""
+        lines.append(f"| {p['label']} | {p['ratio']:.2f}x | {left} | {p['l2']:.4f} | {front} |")
     for s in speeds:
         model = "SD 1.5 U-Net with random weights" if s["model"] == "sd15" else "toy U-Net"
         lines += ["", f"## Speed: {model}", ""]
-        lines += [f"{s['rows']} rows, {s['precision']}, {s['machine']['device']}, torch {s['machine']['torch']}, "
-                  f"median of {s['repeats']} interleaved repeats.", "", speed_table(s["results"])]  # fmt: skip
+        unit = "processor time" if s.get("clock") == "cpu" else "wall time"
+        where = f"{s['rows']} rows, {s['precision']}, {s['machine']['device']}, torch {s['machine']['torch']}"
+        if s["results"]:
+            lines += [f"{where}, {unit}, median of {s['repeats']} interleaved repeats.", "", speed_table(s["results"])]
         if s.get("memory"):
             lines += ["", "Peak memory of a cycle of steps on top of the weights:", "", memory_table(s["memory"])]
     for d in deviations:
-        lines += ["", f"## Deviation: {d['checkpoint']}", ""]
+        digest = f" (SHA-256 {d['sha256']}…)" if "sha256" in d else ""
+        lines += ["", f"## Deviation: {d['checkpoint']}{digest}", ""]
         lines += [f"{d['images']} pictures a size, seeds from {d['seed']}, {d['steps']} steps {d['sampler']}, "
                   f"CFG {d['cfg']:g}, {d['precision']}.", "", deviation_table(d["results"])]  # fmt: skip
+    for m in memories:
+        model = "SD 1.5 U-Net" if m["model"] == "sd15" else "toy U-Net"
+        lines += ["", f"## Memory: {model}", ""]
+        text = (
+            "Most bytes of tensors alive at once on top of the weights, over a cycle of steps, "
+            f"{m['rows']} rows, {m['precision']}. Counted without computing, for a fused attention kernel; "
+            "a kernel's own workspace is not in it."
+        )
+        lines += [text, "", memory_table(m["results"])]
     lines += ["", *_settings(speeds, deviations)]
     return "\n".join(lines).rstrip() + "\n"
 

@@ -5,10 +5,14 @@ cell of the picture. A cell's key stands for the n tokens it has *outside* the w
 (Bolya et al., "Token Merging", eq. on proportional attention, arXiv 2210.09461); a cell wholly inside the window is
 left out. With keys and values constant over each cell this equals full attention exactly.
 
+One token of each cell gives the key. Which one changes from step to step and layer to layer: always the same one
+(ToDo, the nodes named below) moves every cell's content by up to half a cell the same way in each step, which adds
+up over sampling, while moving ones err in all directions and average out.
+
 Ideas from HyperTile (tfernd/HyperTile), the note and nodes of MitoshiroPJ/comfyui_slothful_attention, Swin
 Transformer (arXiv 2103.14030: moving window borders), ToDo (arXiv 2402.13573: subsampled keys and values, reached
 here with tile 0). What differs: windows are clamped into the picture instead of padded or wrapped, pooled keys are
-weighted, and any tile divides any picture.
+weighted, sampled tokens move, and any tile divides any picture.
 
 Shapes: B rows, N = h*w tokens in row-major order, H heads of width d.
 """
@@ -16,7 +20,7 @@ Shapes: B rows, N = h*w tokens in row-major order, H heads of width d.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
@@ -30,6 +34,7 @@ GATHER_BYTES_CPU = 16 << 20  # there, what stays near the cores is faster, and c
 LANES = 8  # channels that carry a bias; kernels want widths that are multiples of 8
 WORTHWHILE = 0.6  # share of the keys above which a level is left exact: gathering costs more than it saves
 LEAST_TOKENS = 2048  # smaller maps hold about 1 % of the attention at 1024 px, and change the picture most
+SAMPLE_KEY = 0x5EED  # sets the sequence of sampled tokens apart from that of tile borders
 EXCLUDED = -1e4  # logit of a key that is left out; finite, so that half precision and 0 * x stay defined
 
 
@@ -39,7 +44,7 @@ class Plan:
 
     tile: side of a query tile, 0 for none. window: side of the key window before clamping. offset: where the first
     tile border lies, (y, x), below `tile`. pool: side of a global cell, 0 for none. local: height and width of a
-    local cell.
+    local cell. sample: which token of a global cell stands for it, (y, x) below `pool`; None: the middle one.
     """
 
     h: int
@@ -49,6 +54,7 @@ class Plan:
     pool: int
     local: tuple[int, int] = (1, 1)
     offset: tuple[int, int] = (0, 0)
+    sample: tuple[int, int] | None = None
 
     @property
     def window_size(self) -> tuple[int, int]:
@@ -92,12 +98,16 @@ def time_curve(base: float, peak: float, time: float, peak_time: float, decay: f
     return base + (peak - base) * math.exp(-(((time - peak_time) * decay) ** 2))
 
 
-def make_plan(h: int, w: int, settings, *, depth: int = 0, time: float = 0.0, shift: tuple[float, float] = (0.0, 0.0)):
+def make_plan(
+    h: int, w: int, settings, *, depth: int = 0, time: float = 0.0, shift: tuple[float, float] = (0.0, 0.0),
+    sample: tuple[float, float] | None = None,
+):  # fmt: skip
     """Geometry for an h x w map at U-Net depth `depth` (0: full latent), at sampling time 0 … 1.
 
     Args:
         settings: a `lib_attn.settings.NearSighted`.
         shift: point in the unit square that says where in its range the tile border lies, see `shift_point`.
+        sample: point in the unit square that says which token of a global cell stands for it; None: the middle one.
     """
     scale = 2.0 ** (-depth * settings.depth_scaling)
     if settings.tile_count:
@@ -115,6 +125,7 @@ def make_plan(h: int, w: int, settings, *, depth: int = 0, time: float = 0.0, sh
         pool=pool,
         local=(1, local) if settings.local_shape == "1D" else (local, local),
         offset=(int(shift[0] * reach), int(shift[1] * reach)),
+        sample=None if sample is None else (int(sample[0] * pool), int(sample[1] * pool)),
     )  # fmt: skip
 
 
@@ -155,7 +166,7 @@ def near_sighted_attention(
         q, k, v: ``[B, N, H, d]`` with N = plan.h * plan.w; v may have another d.
         scale: factor of the logits, 1/sqrt(d) when None.
         strength: added to the logits of the global keys; 0 is unbiased.
-        average: global keys are averages over their cell instead of one token of it.
+        average: global keys are averages over their cell instead of the token that `Plan.sample` names.
         mode, k_blend, v_blend: pooling inside the window, see `pool_map`.
         channels: whether the bias rides in extra channels of q and k instead of a mask; None: where that is faster,
             see `channels_pay`.
@@ -224,7 +235,7 @@ def _attend_tiles(maps, near, room, plan: Plan, rows, columns, strength, has_glo
         return area.unflatten(2, (nx, tw)).unflatten(1, (ny, th)).permute(1, 3, 0, 5, 2, 4, 6)
 
     room.fill([_windows(x, plan, rows, columns) for x in near])
-    bias = _bias(plan, tuple(rows), tuple(columns), strength, has_global)
+    bias = _bias(replace(plan, sample=None), tuple(rows), tuple(columns), strength, has_global)
     keys, values = room.k[: ny * nx], room.v[: ny * nx]
     if bias is not None:
         bias = bias.to(q_map.device, non_blocking=True)
@@ -305,17 +316,18 @@ def _write_lanes(k, bias, scale) -> None:
     k[..., -LANES + 1] = (bias / scale * 0.5 - high.float()).to(k.dtype)
 
 
-def pool_map(x, h: int, w: int, cell: tuple[int, int], mode: str = "average", blend: float = 0.0):
+def pool_map(x, h: int, w: int, cell: tuple[int, int], mode: str = "average", blend: float = 0.0, sample=None):
     """Pool a map of tokens over cells: ``[B, h*w, H, d]`` -> ``[B, ceil(h/ch) * ceil(w/cw), H, d]``.
 
-    blend 0 takes one token of each cell (the middle one), 1 its average or maximum, between: a mix. Cells at the
-    border may be smaller; they are pooled over the tokens they have.
+    blend 0 takes one token of each cell (`sample`, None: the middle one), 1 its average or maximum, between: a mix.
+    Cells at the border may be smaller; they are pooled over the tokens they have.
     """
     if cell == (1, 1):
         return x
     b, n, heads, d = x.shape
     one = x.view(b, h, w, heads, d)
-    ys, xs = (_middles(size, side).to(x.device) for size, side in ((h, cell[0]), (w, cell[1])))
+    sample = sample or (None, None)
+    ys, xs = (_taken(*axis).to(x.device) for axis in zip((h, w), cell, sample, strict=True))
     one = one.index_select(1, ys).index_select(2, xs).reshape(b, -1, heads, d)
     if not blend:
         return one
@@ -341,13 +353,15 @@ def _global_keys(k, v, plan: Plan, average: bool) -> _Global:
     cell = (plan.pool, plan.pool)
     blend = 1.0 if average else 0.0
     counts = _cell_counts(plan.h, plan.pool)[:, None] * _cell_counts(plan.w, plan.pool)
-    pooled = [pool_map(x, plan.h, plan.w, cell, "average", blend).transpose(1, 2).contiguous() for x in (k, v)]
-    return _Global(*pooled, counts.flatten().log())
+    pooled = [pool_map(x, plan.h, plan.w, cell, "average", blend, plan.sample) for x in (k, v)]
+    return _Global(*(x.transpose(1, 2).contiguous() for x in pooled), counts.flatten().log())
 
 
-def _middles(size: int, side: int) -> torch.Tensor:
+def _taken(size: int, side: int, sample: int | None) -> torch.Tensor:
+    """The token of each cell along one axis: number `sample`, or the last where it has fewer; None: the middle one."""
     starts = torch.arange(0, size, side)
-    return (starts + (torch.clamp(size - starts, max=side) - 1) // 2).long()
+    last = torch.clamp(size - starts, max=side) - 1
+    return starts + (last // 2 if sample is None else torch.clamp(last, max=sample))
 
 
 def _cell_counts(size: int, side: int) -> torch.Tensor:
@@ -434,7 +448,8 @@ class Residuals:
     """Keeps ``exact - near-sighted`` of the last exact step for every row of every layer.
 
     The idea is DiTFastAttn's (arXiv 2406.08552), there for windows along the raster line of a transformer.
-    Kept in half precision; what would go beyond `limit` bytes is not kept.
+    Kept as bytes with one scale for each token, which moves a difference by at most 1/254 of the token's largest
+    entry; what would go beyond `limit` bytes is not kept.
     """
 
     def __init__(self, limit: int):
@@ -446,28 +461,28 @@ class Residuals:
 
     def store(self, layer: int, rows, step: int, difference) -> bool:
         """Keep ``[B, N, C]`` row by row; returns False when there is no room for this layer."""
-        if difference.dtype == torch.float32:
-            difference = difference.half()
-        size = difference[0].numel() * difference.element_size()
+        size = difference[0].numel() + 4 * difference[0, :, 0].numel()
         new = sum((layer, row) not in self._kept for row in rows)
         if self._used + new * size > self._limit:
             self._full.add(layer)
             for key in [key for key in self._kept if key[0] == layer]:
-                old = self._kept.pop(key)[1]
-                self._used -= old.numel() * old.element_size()
+                self._used -= sum(part.numel() * part.element_size() for part in self._kept.pop(key)[1])
             return False
         self._used += new * size
         for row, part in zip(rows, difference, strict=True):
-            # A copy of its own: a view would keep the whole batch alive.
-            self._kept[layer, row] = (step, part.clone())
+            scale = part.abs().amax(-1, keepdim=True).float().clamp(min=1e-30) / 127
+            self._kept[layer, row] = (step, ((part / scale).round().to(torch.int8), scale))
         return True
 
-    def get(self, layer: int, rows, oldest: int):
+    def get(self, layer: int, rows, oldest: int, dtype=torch.float32):
         """``[B, N, C]`` for these rows, or None when one is missing or was stored before step `oldest`."""
         found = [self._kept.get((layer, row)) for row in rows]
         if any(item is None or item[0] < oldest for item in found):
             return None
-        return torch.stack([item[1] for item in found])
+        out = torch.empty(len(found), *found[0][1][0].shape, dtype=dtype, device=found[0][1][0].device)
+        for row, (_, (part, scale)) in zip(out, found, strict=True):
+            torch.mul(part, scale, out=row)
+        return out
 
 
 class NearSightedRuntime:
@@ -497,10 +512,11 @@ class NearSightedRuntime:
         since = (moment.step - self._first) % s.exact_every
         anchor = moment.step - since  # borders stay where they were when the difference was taken
         # Rows can be missing at an exact step (a skipped negative); twice the interval is still a fair guess.
-        kept = None if since == 0 else self._residuals.get(layer, call.rows, anchor - s.exact_every)
+        oldest = anchor - s.exact_every
         near = self._near(call, anchor)
+        kept = None if since == 0 else self._residuals.get(layer, call.rows, oldest, near.dtype)
         if kept is not None:
-            return near + kept.to(near.dtype)
+            return near + kept
         exact = call.exact()
         if not self._residuals.store(layer, call.rows, moment.step, exact - near):
             self._say("Near-sighted: Residual memory is too small for all layers; some run without exact steps.")
@@ -508,8 +524,10 @@ class NearSightedRuntime:
         return exact
 
     def _plan(self, call, step: int, seed: int = 0):
-        shift = shift_point(step, call.layer.index, seed) if self._settings.shift else (0.0, 0.0)
-        return make_plan(*call.grid, self._settings, depth=call.layer.depth, time=call.moment.time, shift=shift)
+        s, layer = self._settings, call.layer
+        shift = shift_point(step, layer.index, seed) if s.shift else (0.0, 0.0)
+        sample = shift_point(step, layer.index, seed ^ SAMPLE_KEY) if s.global_keys == "moving" else None
+        return make_plan(*call.grid, s, depth=layer.depth, time=call.moment.time, shift=shift, sample=sample)
 
     def _near(self, call, step: int):
         s = self._settings

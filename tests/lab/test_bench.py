@@ -2,12 +2,13 @@
 
 import json
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from lib_attn.lab import deviation, peers, report, speed, unet, variants
+from lib_attn.lab import deviation, memory, peers, report, speed, unet, variants
 from lib_attn.lab.errors import LabError
 from lib_attn.lab.peers import Job
 from lib_attn.lab.sampling import Request
@@ -85,7 +86,7 @@ def test_todo_is_our_limit_without_tiles(bench):
     # ToDo takes the first token of each square, we the middle one: the same for a factor of 2.
     x, context = bench.inputs(128, 64)
     outputs = []
-    for variant in (variants.parse_setting("tile=0 pool=2 blocks=d0"),
+    for variant in (variants.parse_setting("tile=0 pool=2 global_keys=subsample blocks=d0"),
                     variants.Variant("todo", "", "peer", peers.todo(2))):  # fmt: skip
         with variant.on(bench.unet, Job(128, 64)) as begin:
             begin(bench.plan(), 0, 1)
@@ -109,7 +110,8 @@ def test_what_cannot_be_had_is_said(monkeypatch, tmp_path):
 
 def test_speed_charges_the_residual_mode_for_its_whole_cycle(bench, monkeypatch):
     clock = iter([0.0, 9.0, 9.0, 10.0])  # the exact step takes 9, the one between 1
-    monkeypatch.setattr(speed.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(speed.time, "process_time", lambda: next(clock))
+    bench = replace(bench, clock="cpu")
     variant = variants.parse_setting("tile=8 exact_every=4 blocks=all")
     x, context = bench.inputs(64, 128)
     found = speed.time_once(bench, variant, x, 500, context, Job(64, 128))
@@ -131,6 +133,34 @@ def test_speed_results(bench):
 def test_memory_is_the_growth_over_the_weights(bench):
     found = speed.peak_memory(bench, variants.FULL, 256, 256)
     assert found["weights"] > 0 and 0 <= found["growth"] < 4096
+
+
+def test_live_bytes_are_those_alive_at_once():
+    with torch.inference_mode(), memory.LiveBytes() as live:
+        a = torch.zeros(1000)
+        assert live.now == live.peak == 4000
+        b = a.view(10, 100) + 1
+        a.add_(1)  # no new tensor
+        assert live.now == 8000
+        del a
+        assert live.now == 4000
+        c = b.double()
+        assert live.now == live.peak == 12000
+        del b, c
+    assert live.now == 0 and live.peak == 12000
+
+
+def test_counted_memory_needs_no_data_and_sees_what_is_kept():
+    """The same count as on real tensors; what the residual mode keeps is in it."""
+    network = memory.meta_unet(UNET, "fp32")
+    rows = {name: memory.count(network, UNET, variant, 256, 128)["growth"] for name, variant in (
+        ("full", variants.FULL), ("near", variants.parse_setting("tile=8 blocks=all")),
+        ("kept", variants.parse_setting("tile=8 blocks=all exact_every=3")))}  # fmt: skip
+    assert 0 < rows["full"] <= rows["near"] < rows["kept"]
+    real, plain = unet.random_unet(UNET, precision="fp32"), torch.zeros(2, 4, 32, 16)
+    with torch.inference_mode(), memory.fused_attention(), memory.LiveBytes() as live:
+        real(plain, torch.full((2,), 600.0), context=torch.zeros(2, 77, UNET["context_dim"]))
+    assert live.peak / 2**20 == pytest.approx(rows["full"], rel=0.02)
 
 
 def test_deviation_is_zero_for_neutral_settings(model):
@@ -179,15 +209,19 @@ def test_report(tmp_path):
     pytest.importorskip("matplotlib")
     size = {"height": 512, "width": 512, "kind": "ours", "source": ""}
     times = [size | {"name": n, "label": n, "seconds": 1.0, "ratio": r, "low": r, "high": r, "keys": {}, "settings": {}}
-             for n, r in (("a", 2.0), ("b", 1.5), ("only-speed", 3.0))]  # fmt: skip
+             for n, r in (("a", 2.0), ("b", 1.5), ("free", 4.0))]  # fmt: skip
     moved = [size | {"name": n, "label": n, "l2": d, "psnr": 30.0, "said": []} for n, d in (("a", 0.1), ("b", 0.2))]
-    for name, value in (("s", result("speed", times)), ("d", result("deviation", moved))):
+    grown = [size | {"name": n, "label": n, "growth": g} for n, g in (("full", 100.0), ("a", 105.0))]
+    files = ("s", result("speed", times)), ("d", result("deviation", moved) | {"sha256": "0123456789ab"})
+    for name, value in (*files, ("m", result("memory", grown) | {"model": "sd15", "rows": 2})):
         (tmp_path / f"{name}.json").write_text(json.dumps(value))
-    files = {"speed": [tmp_path / "s.json"], "deviation": [tmp_path / "d.json"], "out": tmp_path / "x"}
+    files = {"speed": [tmp_path / "s.json"], "deviation": [tmp_path / "d.json"], "out": tmp_path / "x",
+             "memory": [tmp_path / "m.json"]}  # fmt: skip
     args = SimpleNamespace(speed_size=None, **files)
     assert report.run_report(args) == 0
     page = (tmp_path / "x" / "benchmark.md").read_text()
-    assert "| a | 2.00x | 0.100 | yes |" in page and "| b | 1.50x | 0.200 |  |" in page and str(tmp_path) not in page
+    assert "| a | 2.00x | 33.3% | 0.1000 | yes |" in page and "| b | 1.50x | 55.6% | 0.2000 |  |" in page
+    assert "| 512x512 | a | 105 | 1.050x |" in page and "0123456789ab" in page and str(tmp_path) not in page
     assert (tmp_path / "x" / "benchmark.png").stat().st_size > 1000
     for bad in ("none.json", "d.json"):
         with pytest.raises(LabError):
