@@ -27,7 +27,7 @@ import numpy as np
 
 from lib_attn.lab import cost, scenebench
 from lib_attn.lab.cost import ONE_ROW, Case
-from lib_attn.lab.deviation import relative_l2
+from lib_attn.lab.deviation import file_hash, relative_l2
 from lib_attn.lab.errors import LabError
 from lib_attn.lab.sampling import SAMPLERS, Request, decode, sample
 from lib_attn.lab.scenebench import BACKGROUNDS, COLOURS, SHAPES, Judge, Verdict
@@ -170,11 +170,6 @@ class How:
 
     def request(self, prompts: Sequence[str], seeds: Sequence[int], negative: str, cfg: float) -> Request:
         return Request(tuple(prompts), tuple(seeds), negative, self.size, self.size, self.steps, self.sampler, cfg)
-
-
-def model_print(path: Path) -> str:
-    """The first 12 digits of a file's SHA-256."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
 
 
 def draw(model, how: How, prompts, negatives, seeds, cfg: float, variant: Variant = FULL) -> np.ndarray:
@@ -425,7 +420,7 @@ def _drawing(args, part: str, loaded: dict):
     check_size(args.size, args.size)
     if "model" not in loaded:
         loaded["model"] = load_model(args)
-        loaded["print"] = model_print(args.checkpoint or default_checkpoint())
+        loaded["print"] = file_hash(args.checkpoint or default_checkpoint())
         try:
             loaded["judge"] = Judge.load(args.judge)
         except JudgeError as error:

@@ -138,7 +138,7 @@ def test_the_command_writes_results_and_page(tiny, tmp_path, capsys, monkeypatch
     assert main([*common, "effect", "estimate", *drawing, *own]) == 0
     assert main([*common, "cost", "--model", "toy", "--cost-sizes", "64", "--repeats", "1", "--only", only, *fp32]) == 0
     page = (tmp_path / "d" / negative_page.PAGE).read_text()
-    digest = negative.model_print(tiny)
+    digest = negative.file_hash(tiny)
     assert digest in page and "| mine |" in page and "penalty=value sign flip strength=3.0" in page
     assert str(tmp_path) not in page and "This is a toy U-Net." in page and "bench negative --results r" in page
     assert json.loads((tmp_path / "r" / "effect.json").read_text())["sha256"] == digest
