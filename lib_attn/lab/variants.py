@@ -48,14 +48,20 @@ class Variant:
         return self.settings is not None and any(g.name in NEGATIVE for g in self.settings.active())
 
     @contextlib.contextmanager
-    def on(self, unet, job: Job, say: Callable[[str], None] | None = None) -> Iterator[Begin]:
-        """Put this variant on `unet`; yields the function to call before each evaluation."""
+    def on(
+        self, unet, job: Job, say: Callable[[str], None] | None = None, prediction: str = "epsilon"
+    ) -> Iterator[Begin]:
+        """Put this variant on `unet`, which predicts `prediction`; yields the function to call before each evaluation.
+
+        Args:
+            prediction: ``epsilon`` or ``v``.
+        """
         if self.settings is None:
             with self.put(unet, job):
                 yield lambda rows, step, total, **told: None
             return
         groups = self.settings.for_pass(hires=False)
-        with attach(unet, groups, seeds=job.seeds, steps=job.steps, say=say) as attachment:
+        with attach(unet, groups, seeds=job.seeds, steps=job.steps, prediction=prediction, say=say) as attachment:
             yield attachment.begin_step
 
 

@@ -1,5 +1,6 @@
 """Loading checkpoints: what is refused, and that a yaml can only name what is on the list."""
 
+import copy
 import json
 import struct
 
@@ -13,7 +14,7 @@ from tests.lab.conftest import config
 
 
 def write(path, change):
-    value = config()
+    value = copy.deepcopy(config())
     change(value["model"])
     path.write_text(yaml.safe_dump(value))
     return path
@@ -67,14 +68,14 @@ def test_bad_files_are_refused(tmp_path, tiny):
 
 
 def test_weights_that_do_not_fit_the_yaml(tmp_path, tiny):
-    copy = tmp_path / "wide.safetensors"
-    copy.symlink_to(tiny)
-    write(copy.with_suffix(".yaml"), lambda m: m["params"]["unet_config"]["params"].update(model_channels=64))
+    wide = tmp_path / "wide.safetensors"
+    wide.symlink_to(tiny)
+    write(wide.with_suffix(".yaml"), lambda m: m["params"]["unet_config"]["params"].update(model_channels=64))
     with pytest.raises(LabError, match="U-Net does not fit"):
-        checkpoint.load(copy)
-    write(copy.with_suffix(".yaml"), lambda m: m["params"]["unet_config"]["params"].update(surprise=1))
+        checkpoint.load(wide)
+    write(wide.with_suffix(".yaml"), lambda m: m["params"]["unet_config"]["params"].update(surprise=1))
     with pytest.raises(LabError, match="does not describe a U-Net"):
-        checkpoint.load(copy)
+        checkpoint.load(wide)
 
 
 def test_loading_leaves_the_global_generator_and_the_package_alone(tiny):
