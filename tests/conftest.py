@@ -12,7 +12,14 @@ import types
 from pathlib import Path
 from types import SimpleNamespace
 
+import hypothesis
 import pytest
+
+# How long an example takes says more about what else the machine does than about the code.
+hypothesis.settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("any machine")
 
 # Tiny tensors: threads only wait for one another, for minutes where the machine has other work.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
