@@ -97,7 +97,7 @@ def test_maps_have_mean_one():
     assert torch.equal(difference_map(a, a), torch.ones(5, 7))
     for strength in (0.3, 1.0, 2.0):
         scale = spatial_scale(m, strength, (10, 13))
-        assert scale.shape == (10, 13) and scale.min() >= 0 and scale.mean().item() == pytest.approx(1, abs=1e-5)
+        assert scale.shape == (10, 13) and scale.min() > 0.2 and scale.mean().item() == pytest.approx(1, abs=1e-5)
 
 
 def test_scaled_guidance():
