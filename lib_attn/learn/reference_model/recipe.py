@@ -94,15 +94,6 @@ class Recipe:
         UNetPhase("128-pair", 128, 4000, 136, 64, 1e-3, warmup=15, decay=0.0, ema=0.99, focus=0.65, focus_on="pair"),
         UNetPhase("256", 256, 500, 600, 16, 8e-4, warmup=10, decay=0.35, ema=0.98, focus=0.25,
                   noise=NoiseConfig(late=0.8, late_from=550, cap=24.0)),
-        UNetPhase("pairs-128-a", 128, 2250, 130, 64, 7e-4, warmup=25, decay=0.0, ema=0.99, focus=0.25, focus_on="pair",
-                  noise=NoiseConfig(late=0.7), train_text=False, text=TextStage(steps=560)),
-        UNetPhase("pairs-128-b", 128, 3000, 169, 64, 7e-4, warmup=25, decay=0.0, ema=0.99, focus=0.25, focus_on="pair",
-                  noise=NoiseConfig(late=0.7), train_text=False),
-        UNetPhase("places-128", 128, 3000, 74, 64, 7e-4, warmup=10, decay=0.0, ema=0.98, focus=0.25, focus_on="pair",
-                  noise=NoiseConfig(late=0.7), train_text=False, gaze=0.03),
-        UNetPhase("places-256", 256, 500, 230, 16, 6e-4, warmup=8, decay=0.5, ema=0.97, focus=0.25, focus_on="pair",
-                  noise=NoiseConfig(late=0.75, late_from=550, cap=24.0), train_text=False, gaze=0.04, blend=0.35,
-                  blend_with="256"),
     )
     polish: PolishStage = field(default_factory=PolishStage)
     caption_dropout: float = 0.1
