@@ -22,7 +22,8 @@ from lib_attn.rows import IMAGE_ONLY, NEGATIVE, POSITIVE
 from lib_attn.techniques.penalty import cap
 
 AUTO = parse_selector("mid,out0-3")
-FLOOR = 0.5  # of the guidance where the two rows agree: with none at all, plain areas keep the noise of guidance scale 1
+# Of the guidance, where the two rows agree: with none at all, plain areas keep the noise of guidance scale 1.
+FLOOR = 0.5
 
 
 def orthogonal_part(x: torch.Tensor, along: torch.Tensor) -> torch.Tensor:
@@ -58,7 +59,7 @@ def difference_map(positive: torch.Tensor, negative: torch.Tensor) -> torch.Tens
 
 
 def spatial_scale(difference: torch.Tensor, strength: float, size) -> torch.Tensor:
-    """Factor ``[h, w]`` of the guidance for latents of `size`: 1 + strength (map - 1), at least `FLOOR`, with mean 1."""
+    """Factor ``[h, w]`` of the guidance for latents of `size`: 1 + strength (map - 1), at least `FLOOR`, to mean 1."""
     grown = F.interpolate(difference[None, None], size=tuple(size), mode="bilinear", align_corners=False)[0, 0]
     scale = (1.0 + strength * (grown - 1.0)).clamp_min(FLOOR)
     return scale / scale.mean().clamp_min(1e-6)
