@@ -142,7 +142,8 @@ def page(speeds: Sequence[dict], deviations: Sequence[dict], memories: Sequence[
         model = "SD 1.5 U-Net with random weights" if s["model"] == "sd15" else "toy U-Net"
         lines += ["", f"## Speed: {model}", ""]
         unit = "processor time" if s.get("clock") == "cpu" else "wall time"
-        where = f"{s['rows']} row{'' if s['rows'] == 1 else 's'}, {s['precision']}, {s['machine']['device']}, torch {s['machine']['torch']}"
+        rows = f"{s['rows']} row{'' if s['rows'] == 1 else 's'}"
+        where = f"{rows}, {s['precision']}, {s['machine']['device']}, torch {s['machine']['torch']}"
         if s["results"]:
             lines += [f"{where}, {unit}, median of {s['repeats']} interleaved repeats.", "", speed_table(s["results"])]
         if s.get("memory"):
@@ -151,7 +152,8 @@ def page(speeds: Sequence[dict], deviations: Sequence[dict], memories: Sequence[
         digest = f" (SHA-256 {d['sha256']}…)" if "sha256" in d else ""
         lines += ["", f"## Deviation: {d['checkpoint']}{digest}", ""]
         drawn = min((r["images"] for r in d["results"]), default=0)  # fewer than asked for where a run was stopped
-        lines += [f"{drawn} picture{'' if drawn == 1 else 's'} a size, seeds from {d['seed']}, {d['steps']} steps {d['sampler']}, "
+        pictures = f"{drawn} picture{'' if drawn == 1 else 's'}"
+        lines += [f"{pictures} a size, seeds from {d['seed']}, {d['steps']} steps {d['sampler']}, "
                   f"CFG {d['cfg']:g}, {d['precision']}.", "", deviation_table(d["results"])]  # fmt: skip
     for m in memories:
         model = "SD 1.5 U-Net" if m["model"] == "sd15" else "toy U-Net"
