@@ -210,8 +210,8 @@ def test_report(tmp_path):
     size = {"height": 512, "width": 512, "kind": "ours", "source": ""}
     times = [size | {"name": n, "label": n, "seconds": 1.0, "ratio": r, "low": r, "high": r, "keys": {}, "settings": {}}
              for n, r in (("a", 2.0), ("b", 1.5), ("free", 4.0))]  # fmt: skip
-    moved = [size | {"name": n, "label": n, "l2": d, "psnr": 30.0, "said": [], "images": 1}
-             for n, d in (("a", 0.1), ("b", 0.2))]  # fmt: skip
+    drawn = size | {"psnr": 30.0, "said": [], "images": 1}
+    moved = [drawn | {"name": n, "label": n, "l2": d} for n, d in (("a", 0.1), ("b", 0.2))]
     grown = [size | {"name": n, "label": n, "growth": g} for n, g in (("full", 100.0), ("a", 105.0))]
     files = ("s", result("speed", times)), ("d", result("deviation", moved) | {"sha256": "0123456789ab"})
     for name, value in (*files, ("m", result("memory", grown) | {"model": "sd15", "rows": 2})):
