@@ -155,8 +155,7 @@ def test_a_technique_is_held_against_the_same_seeds_without():
 def test_the_command_from_end_to_end(tmp_path, capsys):
     out = tmp_path / "figures.json"
     words = ["scenebench", "run", "--singles", "2", "--pairs", "1", "--counts", "1", "--negatives", "1", "--steps", "2"]
-    words += ["--width", "64", "--height", "64", "--negative_skip.fill", "copy"]
-    words += ["--negative_skip.key_every", "0", "--negative_skip.penalty", "off"]
+    words += ["--width", "64", "--height", "64", "--contrast.feature", "1"]
     assert cli.main([*words, "--out", str(out)]) == 0
     figures = json.loads(out.read_text())
     assert json.loads(capsys.readouterr().out) == figures
