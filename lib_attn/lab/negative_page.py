@@ -89,8 +89,7 @@ ABOUT = {
     "the positive (as the webui's NGMS fills in) with as many rows.",
     "effect": 'Prompts leave the colour open ("a cube, grey background"). The first row of each guidance scale is '
     "drawn without a negative; the colour the judge sees there is what the picture's negative names in all rows below, "
-    "same seed. CFG 3 and 8 are compared with the pictures at CFG 5. Prompt right: one object of the right shape "
-    "before the right background.",
+    "same seed. Prompt right: one object of the right shape before the right background.",
     "mix": "Batches of 4, the first picture being the source, guidance scale 5. Overlap: intersection over union of "
     "the judge's silhouettes. The controls are the source of another batch. Colours are named in the prompts of the "
     "first four columns and left open in those of the others.",
@@ -119,6 +118,8 @@ def _about(result: dict, part: str) -> list[str]:
     if part == "cost":
         model = "" if result["model"] == "sd15" else " This is a toy U-Net."
         return [f"{text} {result['precision']}, torch {machine['torch']}.{model}"]
+    if part == "effect" and any(r["name"] in ("CFG 3", "CFG 8") for r in result["results"]):
+        text += " CFG 3 and 8 are compared with the pictures at CFG 5."
     pictures = first.get("pictures", result["images"])
     drawn = f"{result['steps']} steps {result['sampler']}, seeds from {result['seed']}, {result['precision']}"
     model = f"model {result['checkpoint']}, SHA-256 {result['sha256']}…"
