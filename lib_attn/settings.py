@@ -118,6 +118,7 @@ class Group:
     name: ClassVar[str]
     label: ClassVar[str]
     about: ClassVar[str] = ""
+    by_size: ClassVar[bool] = False  # whether it depends on the picture's size if there is anything to gain
     note = ""
 
     @classmethod
@@ -191,6 +192,7 @@ class NearSighted(Group):
 
     name: ClassVar[str] = "near_sighted"
     label: ClassVar[str] = "Near-sighted"
+    by_size: ClassVar[bool] = True
     about: ClassVar[str] = (
         "Faster large pictures: each tile of the picture looks at itself in full and at the rest pooled. "
         "Little to gain below about 768 px, and on SDXL below about 1536 px."

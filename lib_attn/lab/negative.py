@@ -53,36 +53,28 @@ def preset(name: str, **changes) -> Variant:
     return ours(name, name, read_settings(values))
 
 
-def name_of(variant: Variant, fallback: str) -> str:
-    return variant.label if variant.settings is not None else fallback
-
-
 # ------------------------------------------------------------------------------------------- what is compared
 
-PENALTIES = {"NAG": "NAG", "VSF": "value sign flip", "NASA": "NASA"}
 SKIP = "negative_skip."
-
-
-def penalty(short: str, when: str = "at CFG 1", **values) -> Variant:
-    """Negative skip with a penalty at its preset's values. values: by name without the technique."""
-    chosen = PENALTY_VALUES[short] | values
-    text = "; ".join(f"{SKIP}{k}={v}" for k, v in chosen.items())
-    return setting(short, f"{SKIP}penalty={PENALTIES[short]}; {SKIP}penalty_when={when}; {text}")
-
-
-#: Strengths as the shipped presets have them (NASA has no preset).
-PENALTY_VALUES = {
-    "NAG": {"strength": 2.0, "tau": 2.5, "blend": 0.5},
-    "VSF": {"strength": 1.7, "flip_bias": -0.2, "tau": 10.0, "blend": 1.0},
-    "NASA": {"strength": 0.5, "tau": 10.0, "blend": 1.0},
+#: The preset of each penalty and what is changed in it: NASA has none of its own.
+PENALTIES: dict[str, tuple[str, dict]] = {
+    "NAG": ("Negative prompt at CFG 1 (NAG)", {}),
+    "VSF": ("Negative prompt at CFG 1 (VSF)", {}),
+    "NASA": ("Negative prompt at CFG 1 (VSF)", {"penalty": "NASA", "strength": 0.5}),
 }
+
+
+def penalty(short: str, **changes) -> Variant:
+    """Negative skip with a penalty as its preset has it. changes: by name without the technique."""
+    name, own = PENALTIES[short]
+    return preset(name, **{SKIP + key: value for key, value in (own | changes).items()})
 
 CONTRASTS = {"feature": "feature=0.3", "keys": "feature=0; keys=0.3", "orthogonal": "feature=0; orthogonal=0.3",
              "map": "feature=0; map_strength=1"}  # fmt: skip
 
 
 def contrast(operator: str) -> Variant:
-    return setting("", "; ".join(f"contrast.{t}" for t in CONTRASTS[operator].split("; ")))
+    return setting("", CONTRASTS[operator])
 
 
 def every(n: int, text: str = "") -> str:
@@ -133,7 +125,7 @@ def effect_cases() -> list[Effect]:
     cases += [Effect("CFG 5, every 3: copy", setting("", every(3, "fill=copy")))]
     cases += [Effect("CFG 5, every 3: estimate", setting("", every(3)))]
     for short in PENALTIES:
-        variant = penalty(short, "skipped steps", key_every=3)
+        variant = penalty(short, penalty_when="skipped steps")
         cases.append(Effect(f"CFG 5, every 3: estimate, {short} between", variant))
     cases += [Effect(f"CFG 5, contrast: {operator}", contrast(operator)) for operator in CONTRASTS]
     cases += [Effect(f"CFG 1, {short}", penalty(short), **one) for short in PENALTIES]
@@ -141,12 +133,12 @@ def effect_cases() -> list[Effect]:
 
 
 def mix_cases() -> list[Case]:
-    """Ways to take from the first picture of a batch. Presets that name Out blocks of SD 1.x get the same share."""
+    """Ways to take from the first picture of a batch."""
     return [
         Case("off"),
         Case("Layout only", preset("Layout only")),
         Case("Same style (StyleAligned)", preset("Same style (StyleAligned)")),
-        Case("Same subject (MasaCtrl)", preset("Same subject (MasaCtrl)", **{"key_mix.blocks": "out2-5"})),
+        Case("Same subject (MasaCtrl)", preset("Same subject (MasaCtrl)")),
     ]
 
 

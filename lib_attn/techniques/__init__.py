@@ -12,8 +12,8 @@ following methods that it needs:
 - ``enter(call) -> kept rows | None`` with ``fill(call, row)``, and ``leave(call, output) -> output`` for a
   `lib_attn.boundary.UnetCall`; ``through`` and ``refill(call, h)`` when rows are left out between blocks only;
 - ``pictures() -> {image: [h, w] in 0 … 1}``: what the pass has to show;
-- ``bind(prediction, hooks, references)``: what the host knows; ``compares``: it needs the negative rows;
-  ``reads_text``: it needs the negative prompt's text.
+- ``bind(prediction, hooks, references, layout)``: what the host and the model are like, by keyword; ``compares``: it
+  needs the negative rows; ``reads_text``: it needs the negative prompt's text.
 """
 
 from lib_attn.techniques.contrast import ContrastRuntime

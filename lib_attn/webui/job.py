@@ -17,7 +17,6 @@ from lib_attn.techniques.reference import Store
 from lib_attn.webui import api, host, infotext, negatives, xyz
 
 ATTRIBUTE = "attention_lab"
-NO_SAVING = ("negative_skip", "contrast", "key_mix")  # techniques whose work does not depend on the picture's size
 
 # Jobs that have a sampler prepared or sample right now; a safety net, no job's state is here.
 _live: weakref.WeakSet[Job] = weakref.WeakSet()
@@ -197,7 +196,7 @@ def _why_idle(attachment: Any, group: Group) -> str | None:
         return f"this model has no attention in the blocks {group.blocks}"
     if group.name not in attachment.offered:
         return None
-    if group.name in NO_SAVING:
+    if not group.by_size:
         return "with these values and this prompt there was nothing to do"
     if parse_selector(group.blocks).auto:
         return "with these values there is nothing to gain at this size (Blocks: auto)"

@@ -8,7 +8,8 @@ from typing import Any
 
 from modules import prompt_parser, shared
 
-CHUNK = 77  # columns of text per chunk, begin and end included
+from lib_attn.techniques.penalty import CHUNK
+
 STOCK = "modules.sd_samplers_cfg_denoiser"
 
 

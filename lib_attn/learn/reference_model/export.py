@@ -87,7 +87,7 @@ def export(run, folder: Path, clip_folder: str = CLIP_FOLDER) -> Path:
 
     recipe = run.recipe
     progress, weights = run.newest_weights()
-    model = run._seeded(lambda: TextToNoise(recipe.unet_model, recipe.text_model), "unet weights")
+    model = run.seeded(lambda: TextToNoise(recipe.unet_model, recipe.text_model), "unet weights")
     model.load_state_dict(weights, strict=False)
     tensors = checkpoint_tensors(model, run.autoencoder())
     size = sum(t.numel() * t.element_size() for t in tensors.values())

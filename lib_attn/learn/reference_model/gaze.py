@@ -11,10 +11,7 @@ from __future__ import annotations
 import torch
 
 from .models import VOCABULARY
-from .text import PLACES
-
-#: Which third or half of the picture belongs to which place, by the number of objects.
-_COLUMNS = {1: (1,), 2: (0, 2), 3: (0, 1, 2)}
+from .text import OCCUPIED, PLACES
 
 
 def roles(tokens: torch.Tensor) -> torch.Tensor:
@@ -27,8 +24,8 @@ def roles(tokens: torch.Tensor) -> torch.Tensor:
 
 def owners(objects: torch.Tensor, width: int) -> torch.Tensor:
     """Numbers of objects (B,), 0 for "not known" -> float (B, width, 3): whose column of the picture it is."""
-    table = torch.zeros(len(_COLUMNS) + 1, width, 3)
-    for count, places in _COLUMNS.items():
+    table = torch.zeros(len(OCCUPIED) + 1, width, 3)
+    for count, places in OCCUPIED.items():
         column = torch.arange(width) * len(places) // width
         table[count, torch.arange(width), torch.tensor(places)[column]] = 1
     return table.to(objects.device)[objects]

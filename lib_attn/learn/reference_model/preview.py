@@ -73,7 +73,7 @@ class Preview:
         from PIL import Image
 
         recipe = self.run.recipe
-        model = self.run._seeded(lambda: TextToNoise(recipe.unet_model, recipe.text_model), "unet weights")
+        model = self.run.seeded(lambda: TextToNoise(recipe.unet_model, recipe.text_model), "unet weights")
         model.load_state_dict(weights, strict=False)
         unet.use_fast_attention(model)
         pictures = sample(model.eval(), self.run.autoencoder(), self.words, PROMPTS[:recipe.preview], self.size,

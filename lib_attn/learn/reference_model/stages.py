@@ -27,7 +27,7 @@ class Run:
         work.mkdir(parents=True, exist_ok=True)
         head.write_text(json.dumps(recipe.to_json(), indent=1))
 
-    def _seeded(self, build, purpose: str) -> torch.nn.Module:
+    def seeded(self, build, purpose: str) -> torch.nn.Module:
         # Weights are drawn from the global generator by the layers themselves; it is put back afterwards.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(draw(self.recipe.seed, purpose, 0).initial_seed() % 2**31))
@@ -56,7 +56,7 @@ class Run:
             return
         recipe, plan = self.recipe, self.recipe.vae
         pictures, _ = data.load_pictures(self.scenes, 0, plan.scenes)
-        model = self._seeded(lambda: Autoencoder(recipe.vae_model), "vae weights")
+        model = self.seeded(lambda: Autoencoder(recipe.vae_model), "vae weights")
         config = self._loop_config(plan, plan.phases[0][2])
         loop = vae.train(self.work / "vae", pictures, model, config, plan.phases, recipe.vae_loss)
         if loop.accelerator.is_main_process:
@@ -135,7 +135,7 @@ class Run:
         if target.exists():
             return
         recipe = self.recipe
-        model = self._seeded(lambda: TextToNoise(recipe.unet_model, recipe.text_model), "unet weights")
+        model = self.seeded(lambda: TextToNoise(recipe.unet_model, recipe.text_model), "unet weights")
         start_file = self.phase_file(before) if before else self.work / start.WEIGHTS
         if before or start_file.exists():
             model.load_state_dict(state.load_tensors(start_file), strict=False)

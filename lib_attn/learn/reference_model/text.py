@@ -25,7 +25,8 @@ from .models import VOCABULARY
 
 #: What the padding token at position p stands for is PLACES[p % 4].
 PLACES = ("left", "centre", "right", "whole")
-_OCCUPIED = {1: (1,), 2: (0, 2), 3: (0, 1, 2)}
+#: Which of the places are taken, by the number of objects.
+OCCUPIED = {1: (1,), 2: (0, 2), 3: (0, 1, 2)}
 SHAPES, COLOURS = tuple(vocabulary.SHAPES), tuple(vocabulary.COLOURS)
 SIZES, BACKGROUNDS = tuple(vocabulary.SIZES), tuple(vocabulary.BACKGROUNDS)
 #: Read-outs of one place, each with "nothing there" as the last class, and of the whole picture.
@@ -57,7 +58,7 @@ def answers(scene: Scene, coloured: bool = True) -> list[int]:
     if scene.relation == "right of":
         things.reverse()
     out = [len(SHAPES), len(COLOURS), len(SIZES)] * 3
-    for place, thing in zip(_OCCUPIED[len(things)], things, strict=True):
+    for place, thing in zip(OCCUPIED[len(things)], things, strict=True):
         colour = COLOURS.index(thing.colour) if coloured else UNKNOWN
         out[3 * place:3 * place + 3] = [SHAPES.index(thing.name), colour, SIZES.index(thing.size)]
     named = scene.background in scene.caption
