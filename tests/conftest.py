@@ -14,6 +14,9 @@ from types import SimpleNamespace
 
 import hypothesis
 import pytest
+import torch
+
+from tests.unets import snapshot, tiny_unet
 
 # How long an example takes says more about what else the machine does than about the code.
 hypothesis.settings.register_profile(
@@ -26,6 +29,20 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = ROOT / "scripts" / "attention_lab.py"
+
+
+@pytest.fixture(scope="session")
+def shared_unet():
+    return tiny_unet()
+
+
+@pytest.fixture
+def unet(shared_unet):
+    """A tiny U-Net; every test leaves it and the global generator as they were."""
+    before, generator = snapshot(shared_unet), torch.random.get_rng_state()
+    yield shared_unet
+    assert snapshot(shared_unet) == before
+    assert torch.equal(torch.random.get_rng_state(), generator)
 
 
 def quote(value):

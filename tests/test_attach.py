@@ -10,24 +10,9 @@ from lib_attn.attach import attach
 from lib_attn.layers import find_layers
 from lib_attn.rows import plan_rows
 from lib_attn.settings import NearSighted
-from tests.unets import snapshot, tiny_unet, unet_input
+from tests.unets import tiny_unet, unet_input
 
 NEAR = NearSighted(enabled=True, tile=8, pool=4, blocks="d0,d1")
-
-
-@pytest.fixture(scope="module")
-def unet():
-    return tiny_unet()
-
-
-@pytest.fixture(autouse=True)
-def nothing_stays_behind(request):
-    """Every test of this file leaves model and global generator as they were."""
-    unet = request.getfixturevalue("unet")
-    before, generator = snapshot(unet), torch.random.get_rng_state()
-    yield
-    assert snapshot(unet) == before
-    assert torch.equal(torch.random.get_rng_state(), generator)
 
 
 def run(unet, x, context, timestep=500):

@@ -18,23 +18,10 @@ from lib_attn.techniques.contrast import (
     scale_guidance,
     spatial_scale,
 )  # fmt: skip
-from tests.unets import snapshot, tiny_unet, unet_input
+from tests.unets import unet_input
 
 OFF = Contrast(enabled=True, feature=0.0)
 OPERATORS = ("feature", "keys", "orthogonal", "map_strength")
-
-
-@pytest.fixture(scope="module")
-def unet():
-    return tiny_unet()
-
-
-@pytest.fixture(autouse=True)
-def nothing_stays_behind(request):
-    unet = request.getfixturevalue("unet")
-    before = snapshot(unet)
-    yield
-    assert snapshot(unet) == before
 
 
 def replace(**changes):

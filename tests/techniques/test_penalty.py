@@ -15,23 +15,10 @@ from lib_attn.layers import find_layers
 from lib_attn.rows import plan_rows
 from lib_attn.settings import NegativeSkip
 from lib_attn.techniques.penalty import NegativeText, cap, flip_values, penalise, pick_words, push_away, subtract
-from tests.unets import snapshot, tiny_unet, unet_input
+from tests.unets import tiny_unet, unet_input
 
 MODES = ("NAG", "value sign flip", "NASA")
 ON = NegativeSkip(enabled=True, key_every=1, penalty_when="all steps")
-
-
-@pytest.fixture(scope="module")
-def unet():
-    return tiny_unet()
-
-
-@pytest.fixture(autouse=True)
-def nothing_stays_behind(request):
-    unet = request.getfixturevalue("unet")
-    before = snapshot(unet)
-    yield
-    assert snapshot(unet) == before
 
 
 def replace(**changes):
