@@ -239,11 +239,11 @@ class NegativeSkip(Group):
     )
 
     enabled: bool = param(False, "Negative skip", "Leave the negative out where it can be filled in.", since=2)
-    key_every: int = param(3, "Full step every", "Every n-th step computes the negative, counted for each image from its last full step. 1: every step. 0: no limit.", 0, 50, unit="steps", since=2)
+    key_every: int = param(3, "Full step every", "Every n-th step computes the negative, on average: Full steps early says how they are spread. Counted for each image from its last full step. 1: every step. 0: no limit.", 0, 50, unit="steps", since=2)
     early: float = param(1.0, "Full steps early", "1: full steps lie close together at first, where the negative's effect changes most, and rarer later; about as many in all. 0: evenly spread.", 0.0, 1.0, 0.05, advanced=True, since=2)
     fill: str = param("estimate", "Fill", "What stands for the negative in the other steps. Estimate: from the guidance of the last full step, so CFG scale keeps its meaning. Copy of the positive and zeros: CFG scale does nothing in these steps.", choices=("estimate", "copy", "zeros"), since=2)
     keep_first: float = param(0.0, "Full steps first", "The first steps, which decide the layout, are computed in full.", 0.0, 1.0, 0.01, unit="share of steps", advanced=True, since=2)
-    adaptive: float = param(0.0, "Adaptive", "Leave the negative out only while the cosine of the two predictions of the last full step is at least this much; Full step every stays the limit. Try 0.99. 0: off.", 0.0, 1.0, 0.001, advanced=True, since=2)
+    adaptive: float = param(0.0, "Adaptive", "Leave the negative out only while the cosine of the two predictions of the last full step is at least this much; Full step every still holds. Try 0.99. 0: off.", 0.0, 1.0, 0.001, advanced=True, since=2)
     hysteresis: float = param(0.01, "Hysteresis", "How far the cosine has to fall below the adaptive value before every step is full again.", 0.0, 1.0, 0.001, advanced=True, since=2)
     trend: float = param(0.7, "Trend", "How far the estimate continues the change between the last two full steps. 0: the guidance of the last one as it is.", 0.0, 1.0, 0.05, advanced=True, since=2)
     sigma_power: float = param(0.0, "Sigma power", "How the estimated guidance goes with the noise level: 0 keeps the difference of the noise predictions, -1 that of the predicted pictures.", -2.0, 2.0, 0.05, advanced=True, since=2)
