@@ -51,7 +51,7 @@ class CrossCall:
     def project(self, context: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """K and V ``[n, T, C]`` of another text ``[n, T, C_text]``, through the modules so that LoRA acts."""
         # A host may hand texts to the U-Net in another type than it shows them to extensions.
-        for_k = for_v = context.to(self.like)
+        for_k = for_v = context = context.to(self.like)
         if self.hooks.hypernetwork is not None:
             for_k, for_v = self.hooks.hypernetwork(context)
         return self.layer.attn2.to_k(for_k), self.layer.attn2.to_v(for_v)

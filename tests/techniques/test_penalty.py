@@ -252,7 +252,8 @@ def test_hypernetworks_autocast_and_upcast(unet):
         assert ((cast - full).norm() / full.norm()).item() < 0.05
 
 
-def test_a_text_shown_in_another_type_than_the_models():
+@pytest.mark.parametrize("hypernetwork", [None, lambda context: (context, context)])
+def test_a_text_shown_in_another_type_than_the_models(hypernetwork):
     """Hosts that keep the model in half precision without autocast hand texts over in full precision."""
     layer = find_layers(tiny_unet().to(torch.bfloat16))[0]
     width = layer.attn2.to_q.in_features
@@ -260,7 +261,7 @@ def test_a_text_shown_in_another_type_than_the_models():
     results, text = [], NegativeText()
     runtime = SimpleNamespace(cross=lambda call: results.append(penalise(call, text, [0], ON)))
     now = (tuple(plan_rows([[1.0]])), Moment(0, 0.0, 0.0), Evaluation())
-    handles = CrossSeam(layer, [runtime], HostHooks(), lambda: now, lambda *_: None, print).install()
+    handles = CrossSeam(layer, [runtime], HostHooks(hypernetwork), lambda: now, lambda *_: None, print).install()
 
     def attend(x, context):
         q, k, v = (t.unflatten(-1, (layer.attn2.heads, -1)).transpose(1, 2) for t in (
