@@ -59,7 +59,7 @@ def add_variant_options(options: argparse.ArgumentParser) -> None:
     """Options that say what is compared."""
     options.add_argument("--setting", action="append", default=[], metavar="'NAME: tile=16 pool=4'",
                          help="a setting of ours to measure; may be given several times")  # fmt: skip
-    options.add_argument("--presets", action="store_true", help="measure all shipped presets")
+    options.add_argument("--presets", action="store_true", help="measure the shipped presets of near-sighted attention")
     options.add_argument("--only", default="", help="only these variants, by name, separated by commas")
     folders = {"webui": "webui folder, for its Hypertile", "slothful": "checkout of comfyui_slothful_attention"}
     for name, what in folders.items():
@@ -74,7 +74,7 @@ def chosen_variants(args, *, free: bool = True) -> list[Variant]:
     peers, missing = peer_variants(args.webui, args.slothful)
     own = [parse_setting(text) for text in args.setting]
     if args.presets or not own:
-        own = preset_variants() + own
+        own = preset_variants("near_sighted") + own
     variants = [*peers, *([FREE] if free else []), *own]
     if args.only:
         wanted = {name.strip() for name in args.only.split(",") if name.strip()}

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from lib_attn.lab.generate import add_model_options, request_of
 from lib_attn.lab.sampling import SAMPLERS, Request, decode, sample
-from lib_attn.lab.variants import FULL, Variant, parse_setting, preset_variants
+from lib_attn.lab.variants import FULL, Variant, parse_setting, preset_variants, technique_variants
+from lib_attn.techniques import RUNTIMES
 
 #: What ./demo.sh draws.
 PROMPTS = ("a large red sphere left of a small blue cube", "a green cone", "a yellow torus, black background")
@@ -28,7 +29,9 @@ def add_commands(commands) -> None:
     options.add_argument("--sampler", default="DDIM", help=f"{', '.join(SAMPLERS)} (default DDIM)")
     options.add_argument("--cfg", type=float, default=5.0, help="strength of the prompt (default 5)")
     options.add_argument("--setting", action="append", default=[], metavar="'NAME: tile=16 pool=4'",
-                         help="compare this instead of the presets; may be given several times")  # fmt: skip
+                         help="compare this instead of each technique; may be given several times")  # fmt: skip
+    options.add_argument("--presets", metavar="TECHNIQUE", choices=list(RUNTIMES),
+                         help=f"compare the shipped presets of one technique: {', '.join(RUNTIMES)}")  # fmt: skip
     options.add_argument("--out", type=Path, default=Path("out"), help="folder (default out)")
     add_model_options(options)
     options.set_defaults(run=run)
@@ -40,7 +43,8 @@ def run(args: argparse.Namespace) -> int:
     from lib_attn.lab.bench import write_text
     from lib_attn.lab.deviation import load_model
 
-    variants = [parse_setting(text) for text in args.setting] or preset_variants()
+    own = [parse_setting(text) for text in args.setting]
+    variants = (preset_variants(args.presets) if args.presets else []) + own or technique_variants()
     requests = []
     for prompt in args.prompt or PROMPTS:
         args.prompt = prompt

@@ -12,7 +12,7 @@ from lib_attn.attach import attach
 from lib_attn.lab import peers
 from lib_attn.lab.errors import LabError
 from lib_attn.lab.peers import Job
-from lib_attn.settings import Settings, all_params
+from lib_attn.settings import TECHNIQUES, Settings, all_params
 
 #: Called before every guided evaluation with its rows, its running number, the number of all, and by name what else
 #: `lib_attn.boundary.Evaluation` holds.
@@ -79,9 +79,21 @@ def peer_variants(webui: str | None, slothful: str | None) -> tuple[list[Variant
     return [Variant(p.name, p.label, "peer", p.put, source=p.source) for p in found], missing
 
 
-def preset_variants() -> list[Variant]:
-    """The shipped presets as variants."""
-    return [ours(name, name, settings) for name, settings in load_presets().items()]
+def preset_variants(technique: str) -> list[Variant]:
+    """The shipped presets that switch a technique on, as variants."""
+    return [ours(name, name, settings) for name, settings in load_presets().items() if settings[technique].enabled]
+
+
+#: What shows a technique whose defaults do nothing to a single picture without a negative prompt.
+SHOWN_BY = {"negative_skip": "Negative every 3rd step", "key_mix": "Smoothed (SEG-like)"}
+
+
+def technique_variants() -> list[Variant]:
+    """One variant of each technique: its defaults, or the preset that shows it."""
+    known = load_presets()
+    settings = {g.name: known[SHOWN_BY[g.name]] if g.name in SHOWN_BY else read_settings({f"{g.name}.enabled": True})
+                for g in TECHNIQUES}  # fmt: skip
+    return [ours(g.name, SHOWN_BY.get(g.name, g.label), settings[g.name]) for g in TECHNIQUES]
 
 
 def load_presets() -> dict[str, Settings]:

@@ -8,8 +8,11 @@ import sys
 import pytest
 
 from lib_attn.lab import bench, cli, docs, options, pictures
+from lib_attn.lab.compare import compare
 from lib_attn.lab.errors import LabError
-from lib_attn.settings import Settings, all_params
+from lib_attn.lab.sampling import Request
+from lib_attn.lab.variants import preset_variants, technique_variants
+from lib_attn.settings import TECHNIQUES, Settings, all_params
 from tests.conftest import ROOT
 
 
@@ -33,7 +36,7 @@ def test_an_option_switches_its_technique_on():
 
 
 def test_presets_are_a_start():
-    name = next(iter(bench.preset_variants())).name
+    name = next(iter(preset_variants("near_sighted"))).name
     settings = options.settings_of(parse("--preset", name, "--near_sighted.halo", "3"))
     assert settings["near_sighted"].halo == 3 and list(settings.active())
     with pytest.raises(LabError, match="no preset"):
@@ -88,6 +91,16 @@ def test_compare_writes_grid_and_table(tiny, tmp_path, capsys):
     words = ["--checkpoint", str(tiny), "--prompt", "a", "--steps", "2", "--width", "128", "--height", "64"]
     assert cli.main(["compare", *words, "--setting", "x: tile=8 blocks=all", "--out", str(tmp_path)]) == 0
     assert (tmp_path / "compare.png").is_file() and "| x |" in (tmp_path / "compare.md").read_text()
+
+
+def test_compare_shows_every_technique(model):
+    """What is compared when nothing is named changes a single picture."""
+    variants = technique_variants()
+    assert [v.name for v in variants] == [technique.name for technique in TECHNIQUES]
+    row = compare(model, variants, [Request(("a",), (1,), width=384, height=384, steps=3)])[0]
+    assert row[0]["l2"] == 0 and all(cell["l2"] > 0 for cell in row[1:])
+    for technique in ("near_sighted", "key_mix"):
+        assert all(v.settings[technique].enabled for v in preset_variants(technique))
 
 
 def test_bench_speed_writes_its_result(tmp_path, capsys, monkeypatch):
