@@ -59,6 +59,7 @@ class Attachment:
         placed, offered, acted, spoke: names of the techniques that sit on some part of the model, of those that a call
             was put to so far, of those that answered one, and of those that told the user something. The saving at
             scale 1 is no technique and in none of them.
+        layers: the model's layers with attention, `lib_attn.layers.Layer`.
     """
 
     def __init__(
@@ -92,7 +93,8 @@ class Attachment:
         self._runtimes = [self._make(group, seeds or ()) for group in groups]
         if save_negative and not any(getattr(r, "compares", False) for r in self._runtimes):
             self._runtimes.append(FreeSaving())
-        widths = [(layer.name, getattr(layer.attn1.to_q, "in_features", 0)) for layer in find_layers(self._unet)]
+        self.layers = tuple(find_layers(self._unet))
+        widths = [(layer.name, getattr(layer.attn1.to_q, "in_features", 0)) for layer in self.layers]
         for runtime in self._runtimes:
             if hasattr(runtime, "bind"):
                 runtime.bind(prediction=prediction, hooks=self._hooks, references=references, layout=tuple(widths))
@@ -163,8 +165,8 @@ class Attachment:
             rows: `lib_attn.rows.plan_rows`, or None when it cannot be known: then nothing is touched.
             step, total: running number and expected count of evaluations.
             size: of the latents, (h, w); U-Net calls of another size are somebody else's.
-            told: ``cfg``, ``negative``, ``words``, ``negative_read``, ``editions`` of `lib_attn.boundary.Evaluation`,
-                where known.
+            told: ``cfg``, ``negative``, ``words``, ``negative_read``, ``editions``, ``positive_only`` of
+                `lib_attn.boundary.Evaluation`, where known.
         """
         if rows is None:
             self.say("Attention Lab did nothing in some steps: which row of the batch is which image is unclear.")
@@ -206,9 +208,8 @@ class Attachment:
         self._runtimes = []
 
     def _install(self) -> None:
-        every = find_layers(self._unet)
         layers = []
-        for layer in every:
+        for layer in self.layers:
             asking = [r for r in self._runtimes if _asks(r, "wants", layer)]
             layers += [layer] * bool(asking)
             self._mark(self.placed, *asking)
@@ -223,10 +224,10 @@ class Attachment:
             self._forwards.append((module, ours, before))
             module.forward = ours
         self._mark(self.placed, *(r for r in self._runtimes if hasattr(r, "enter")))
-        for seam in self._seams(every):
+        for seam in self._seams():
             self._handles += seam.install()
 
-    def _seams(self, layers: list[Layer]) -> Iterator[Any]:
+    def _seams(self) -> Iterator[Any]:
         """The hooks that the runtimes ask for beyond self-attention."""
         for runtime in self._runtimes:
             if getattr(runtime, "through", 0):
@@ -236,7 +237,7 @@ class Attachment:
             if asking:
                 self._mark(self.placed, *asking)
                 yield FeatureSeam(block, asking, self._now, self._note)
-        for layer in layers:
+        for layer in self.layers:
             asking = [r for r in self._runtimes if _asks(r, "wants_cross", layer)]
             if asking and layer.attn2 is not None:
                 self._mark(self.placed, *asking)

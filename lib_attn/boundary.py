@@ -31,6 +31,7 @@ class Evaluation:
     words: for each image the columns of `negative` that are words; None when unknown.
     negative_read: somebody beyond the ordinary combination u + s (c - u) reads the negative's prediction.
     editions: for each image something that changes when its prompts do (prompt editing), None when unknown.
+    positive_only: the host itself leaves all negatives out of this evaluation; their rows will not come.
     """
 
     rows: tuple[Row, ...] = ()
@@ -40,6 +41,7 @@ class Evaluation:
     words: tuple[tuple[int, ...], ...] | None = None
     negative_read: bool = False
     editions: tuple[Any, ...] | None = None
+    positive_only: bool = False
 
     def edition(self, image: int) -> Any:
         """Which of its prompts an image is at."""

@@ -214,6 +214,10 @@ class NegativeSkipRuntime:
             self._say("Negative skip did nothing: ControlNet's reference modes need the same rows in every step.")
             return frozenset()
         unguided = {i for i in images if evaluation.unguided(i)}
+        if evaluation.positive_only:
+            for track in self._tracks.values():
+                track.since = None if track.since is None else track.since + 1
+            return frozenset(images)
         if evaluation.negative_read and self._settings.fill != "estimate":
             self._say("Negative skip did nothing: something else reads it, so only an estimate could stand in.")
             return frozenset()

@@ -101,11 +101,11 @@ def rows_of(denoiser: Any, count: int) -> list[Row] | None:
     if not batch:
         return None
     weights = [[float(part.weight) for part in parts] for parts in batch]
-    rows = plan_rows(weights, edit=_is_edit(denoiser))
+    rows = plan_rows(weights, edit=is_edit(denoiser))
     return rows if len(rows) == count else None
 
 
-def _is_edit(denoiser: Any) -> bool:
+def is_edit(denoiser: Any) -> bool:
     """Whether the host lays out three rows per image, as InstructPix2Pix models need it."""
     edits = getattr(shared.sd_model, "cond_stage_key", None) == "edit"
     return edits and denoiser.image_cfg_scale is not None and denoiser.image_cfg_scale != 1.0

@@ -192,13 +192,15 @@ class Job:
 
 def _why_idle(attachment: Any, group: Group) -> str | None:
     """Why a technique took no call although its steps had come; None when it cannot be said."""
-    if group.name not in attachment.placed:
+    selector = parse_selector(group.blocks)
+    placed = group.name in attachment.placed
+    if not placed and not selector.auto and not any(selector.matches(layer) for layer in attachment.layers):
         return f"this model has no attention in the blocks {group.blocks}"
-    if group.name not in attachment.offered:
+    if placed and group.name not in attachment.offered:
         return None
     if not group.by_size:
         return "with these values and this prompt there was nothing to do"
-    if parse_selector(group.blocks).auto:
+    if selector.auto:
         return "with these values there is nothing to gain at this size (Blocks: auto)"
     return "with these values it equals full attention at this size"
 

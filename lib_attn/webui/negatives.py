@@ -9,6 +9,7 @@ from typing import Any
 from modules import prompt_parser, shared
 
 from lib_attn.techniques.penalty import CHUNK
+from lib_attn.webui import host
 
 STOCK = "modules.sd_samplers_cfg_denoiser"
 
@@ -24,11 +25,30 @@ def told(p: Any, params: Any, words: Words | None) -> dict[str, Any]:
     if cfg is not None:
         cfg = float(cfg) * float(getattr(denoiser, "cond_scale_miltiplier", 1.0))
     found = {"cfg": cfg, "negative_read": is_read(denoiser), "editions": editions(denoiser)}
+    found["positive_only"] = leaves_negatives_out(denoiser, params.sigma)
     if words is not None:
         text = getattr(params, "text_uncond", None)
         found["negative"] = text.get("crossattn") if isinstance(text, dict) else text
         found["words"] = words.of(p, denoiser)
     return found
+
+
+def leaves_negatives_out(denoiser: Any, sigma: Any) -> bool:
+    """Whether the host's own options (Negative Guidance minimum sigma, Skip Early CFG) drop the negatives now.
+
+    It decides after it has announced the evaluation, so the decision is foretold here as v1.10.1 makes it.
+
+    Args:
+        sigma: tensor of the evaluation's rows.
+    """
+    opts = shared.opts
+    early, every_step = getattr(opts, "skip_early_cond", 0.0), getattr(opts, "s_min_uncond_all", False)
+    if early and denoiser.step / (denoiser.total_steps or denoiser.steps or 1) <= early:
+        return True
+    least = (getattr(denoiser.sampler, "sampler_extra_args", None) or {}).get("s_min_uncond") or 0.0
+    if not least or host.is_edit(denoiser) or not (every_step or denoiser.step % 2):
+        return False
+    return bool(sigma[0] < least)
 
 
 def editions(denoiser: Any) -> tuple[tuple[int, ...], ...] | None:

@@ -18,7 +18,7 @@ from modules import (
 )
 
 from lib_attn.rows import IMAGE_ONLY, NEGATIVE, POSITIVE, Cursor
-from lib_attn.webui import host
+from lib_attn.webui import host, negatives
 
 WIDTH, TOKENS = 4, 77
 IMAGES = [((1.0,),), ((1.0,), (1.0,)), ((0.7, 0.3),), ((1.0,), (0.5, 0.25, 0.25)), ((1.0,), (0.6, 0.4), (1.0,))]
@@ -92,21 +92,24 @@ def evaluate(kind, weights, lengths, as_dict, batched, pad, skip, edit):
     )
     fake = SimpleNamespace(sd_model=model, opts=opts)
     cond, uncond = conditions(weights, *lengths, as_dict)
-    cursor = []
+    cursor, foretold = [], []
     recorder = Recorder(cursor, edit)
     images = len(weights)
 
     def announce(params):
         planned = host.rows_of(params.denoiser, params.x.shape[0])
         cursor[:] = [Cursor(planned or ())]
+        foretold.append(negatives.leaves_negatives_out(params.denoiser, params.sigma))
 
     with mock.patch.multiple(sd_samplers_cfg_denoiser, shared=fake, opts=opts, cfg_denoiser_callback=announce), \
             mock.patch.object(sd_samplers_timesteps, "shared", fake), mock.patch.object(host, "shared", fake), \
+            mock.patch.object(negatives, "shared", fake), \
             mock.patch.object(sd_samplers_common, "store_latent"), \
             mock.patch.object(sd_samplers_common, "apply_refiner", return_value=False), \
             mock.patch.multiple(sd_samplers_cfg_denoiser, cfg_denoised_callback=mock.Mock(),
                                 cfg_after_cfg_callback=mock.Mock()):  # fmt: skip
-        sampler = SimpleNamespace(sampler_extra_args={"cond": cond, "uncond": uncond}, last_latent=None)
+        extra = {"cond": cond, "uncond": uncond, "s_min_uncond": skip.get("s_min_uncond", 0)}
+        sampler = SimpleNamespace(sampler_extra_args=extra, last_latent=None)
         denoiser = kind(sampler)
         denoiser.model_wrap, denoiser.step, denoiser.total_steps = recorder, 1, 4
         denoiser.image_cfg_scale = 1.5 if edit else None
@@ -117,9 +120,11 @@ def evaluate(kind, weights, lengths, as_dict, batched, pad, skip, edit):
         denoiser.init_latent = x
         with torch.no_grad():
             denoiser(x, torch.full((images,), 3.0), uncond=uncond, cond=cond, cond_scale=7.0,
-                     s_min_uncond=skip.get("s_min_uncond", 0), image_cond=torch.ones(images, 4, 8, 8))  # fmt: skip
+                     s_min_uncond=extra["s_min_uncond"], image_cond=torch.ones(images, 4, 8, 8))  # fmt: skip
     expected = sum(len(parts) for parts in weights)
     skipped = bool(skip) and not (edit and "s_min_uncond" in skip)
+    if foretold != [skipped]:
+        recorder.wrong.append(f"foretold that the negatives are left out: {foretold}")
     return recorder, expected + (0 if skipped else images) + (images if edit else 0)
 
 

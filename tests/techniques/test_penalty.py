@@ -212,6 +212,22 @@ def test_at_guidance_one_without_any_negative_row(unet):
     assert torch.equal(draw(unet, settings, cfg=5.0), draw(unet, []))
 
 
+def test_where_the_host_leaves_the_negative_out(unet):
+    """Such a step is one without a negative, whoever left it out."""
+    rows, (x, context) = plan_rows([[1.0]]), unet_input(1, 16, 16)
+    told = {"negative": context[:, :5] + 1, "words": ((1, 2, 3),)}
+
+    def predicted(alone, **changes):
+        with attach(unet, replace(**changes)) as attachment:
+            attachment.begin_step(rows, 0, 1, cfg=5.0, positive_only=alone, **told)
+            return run(unet, x, context)
+
+    always = predicted(True, penalty_when="all steps")
+    assert torch.equal(predicted(True, penalty_when="skipped steps"), always)
+    assert torch.equal(predicted(False, penalty_when="skipped steps"), run(unet, x, context))
+    assert not torch.equal(always, run(unet, x, context))
+
+
 def test_the_negative_is_projected_once(unet):
     layer = find_layers(unet)[0]
     calls = []

@@ -61,7 +61,8 @@ class Sampler:
         images = len(self.weights)
         rows = sum(len(parts) for parts in self.weights) + images
         x = torch.randn(rows, 4, *self.size, generator=torch.Generator().manual_seed(1))
-        self._call("on_cfg_denoiser", SimpleNamespace(x=x, denoiser=denoiser))
+        sigma = torch.full((rows,), 14.0 / (1 + i))
+        self._call("on_cfg_denoiser", SimpleNamespace(x=x, denoiser=denoiser, sigma=sigma))
         self.seen.append(patched(unet))
         context = torch.randn(rows, 8, 16, generator=torch.Generator().manual_seed(2))
         out = unet(x, torch.full((rows,), 900.0 - 300 * i), context=context)

@@ -90,6 +90,12 @@ def test_on_without_effect_says_why_once(host, script, values, word):
     assert len(p.comments) == (word is not None) and all(word in text for text in p.comments)
 
 
+def test_nothing_to_do_is_not_put_down_to_the_model(host, script):
+    p = job(host)
+    run(script, p, {"contrast": {"enabled": True, "feature": 0.0, "blocks": "all"}})
+    assert len(p.comments) == 1 and all("nothing to do" in text for text in p.comments)
+
+
 def test_each_technique_without_effect_is_named(host, script):
     """One that acts does not hide another that does not, nor does the saving at CFG 1."""
     still = {"near_sighted": {**ON["near_sighted"], "tile": 256}, "key_mix": {"enabled": True}}

@@ -81,8 +81,9 @@ def test_hires_prompts_and_sdxl(host, model):
     model.cond_stage_model = SimpleNamespace(embedders=[object(), Encoder()])
     p = SimpleNamespace(negative_prompts=["a"], hr_negative_prompts=["a b"], is_hr_pass=True, steps=10)
     text = torch.zeros(1, 77, 4)
-    params = SimpleNamespace(denoiser=denoiser(0, [schedule(10)]), text_uncond={"crossattn": text, "vector": None})
-    without = {"cfg": 7.0, "negative_read": False, "editions": None}
+    conditions = {"crossattn": text, "vector": None}
+    params = SimpleNamespace(denoiser=denoiser(0, [schedule(10)]), text_uncond=conditions, sigma=torch.ones(2))
+    without = {"cfg": 7.0, "negative_read": False, "editions": None, "positive_only": False}
     assert told(p, params, None) == without
     assert told(p, params, Words()) == without | {"negative": text, "words": ((1, 2, 3),)}
 
@@ -115,6 +116,30 @@ def test_which_prompts_each_image_is_at(host):
         found.append(editions(now))
     assert found == [((0, 0), (0, 0, 0))] * 2 + [((0, 0), (1, 0, 0)), ((0, 1), (1, 0, 0)), ((0, 0), (0, 0, 0))]
     assert editions(denoiser(0, None)) is None
+
+
+@pytest.mark.parametrize(
+    "options, least, left_out",
+    [
+        ({}, 0.0, []),
+        ({}, 3.0, [5, 7, 9]),
+        ({"s_min_uncond_all": True}, 3.0, [5, 6, 7, 8, 9]),
+        ({"skip_early_cond": 0.2}, 0.0, [0, 1, 2]),
+    ],
+)
+def test_the_hosts_own_options_are_foretold(host, model, monkeypatch, options, least, left_out):
+    from lib_attn.webui.negatives import leaves_negatives_out
+
+    for name, value in options.items():
+        monkeypatch.setattr(host.shared.opts, name, value, raising=False)
+    found = []
+    for step in range(10):
+        now = denoiser(step)
+        now.image_cfg_scale = None
+        now.sampler.sampler_extra_args["s_min_uncond"] = least
+        if leaves_negatives_out(now, torch.full((2,), 7.5 - step)):
+            found.append(step)
+    assert found == left_out
 
 
 def test_other_readers_of_the_negative(host):
