@@ -320,6 +320,7 @@ class KeyMix(Group):
     amount: float = param(0.5, "Key amount", "How much of the source is in the keys. 0: none.", 0.0, 2.0, 0.05, since=2)
     values: str = param("own", "Values", "Own: the picture keeps its colours. Follow: values are mixed as well. AdaIN: own values with the source's mean and spread.", choices=("own", "follow", "AdaIN"), since=2)
     value_amount: float = param(1.0, "Value amount", "How far values follow, where they do.", 0.0, 2.0, 0.05, since=2)
+    query_amount: float = param(0.0, "Query amount", "Blend and contrast: how far queries follow. Queries and keys together bring the source's layout, own values keep the picture's look (as Plug-and-Play does).", 0.0, 2.0, 0.05, since=2)
     bias: float = param(0.0, "Source bias", "Concatenate: added to the logits of the source's keys; below 0 the source counts less.", -8.0, 8.0, 0.1, advanced=True, since=2)
     match_queries: bool = param(False, "Match queries and keys", "Gives queries and keys the source's mean and spread first (AdaIN, as StyleAligned does).", advanced=True, since=2)
     blur: float = param(8.0, "Blur", "Source blurred: spread of the blur.", 0.0, 256.0, 0.5, unit="latent pixels (8 px)", advanced=True, since=2)

@@ -4,6 +4,8 @@ With K and V of a source S, of the same size as the picture's own:
 
 - *blend* K' = (1 - m) K + m S_K: the attention is that of the picture to the power 1 - m times that of the source to
   the power m. With own values the result stays made of the picture's own colours: layout moves, the look does not.
+  Queries that follow too bring the source's whole attention map: structure from there, appearance from here, as in
+  Plug-and-Play (arXiv 2211.12572).
 - *contrast* K' = (1 + m) K - m S_K: away from the source. A blurred self as source sharpens what attends to what; it
   is to keys what smoothed energy guidance (SEG, arXiv 2408.00760) is to predictions.
 - *concatenate* [K; S_K]: each place weighs picture and source for itself; a bias b multiplies the source's odds by
@@ -117,7 +119,7 @@ class KeyMixRuntime:
     @property
     def _mixes(self) -> bool:
         s = self._settings
-        follows = s.values != "own" and s.value_amount and s.operator != "concatenate"
+        follows = s.operator != "concatenate" and (s.query_amount or (s.values != "own" and s.value_amount))
         return bool(s.amount or follows)
 
     def edits(self, call) -> bool:
@@ -229,7 +231,9 @@ class KeyMixRuntime:
             q[places] = mix(q[places], adain(q[places], sq), amount, "blend")
             k[places] = mix(k[places], adain(k[places], sk), amount, "blend")
         if s.operator != "concatenate":
-            sk, sv = resize(sk, grid, call.grid), resize(sv, grid, call.grid)
+            sq, sk, sv = (resize(t, grid, call.grid) for t in (sq, sk, sv))
+            if s.query_amount:
+                q[places] = mix(q[places], sq, s.query_amount, s.operator)
             k[places] = mix(k[places], sk, s.amount, s.operator)
             v[places] = mix_values(v[places], sv, s)
             return q, k, v, None

@@ -53,6 +53,7 @@ MODES = {
     "batch mean": (mix("batch mean"), FULL),
     "positive rows": (mix("blurred", side="positive"), FULL),
     "negative rows": (mix("blurred", side="negative"), FULL),
+    "queries": (mix("shifted", query_amount=1.0), FULL),
     "matched queries": (mix("shifted", match_queries=True), FULL),
     **{
         f"{operator}, {values}": (mix("blurred", operator=operator, values=values, bias=-0.5), FULL)

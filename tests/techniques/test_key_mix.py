@@ -168,6 +168,11 @@ def layout(i, qkv):
     return qkv[i][0], 0.4 * qkv[i][1] + 0.6 * first[1], qkv[i][2], 0.0
 
 
+def plug_and_play(i, qkv):
+    first = qkv[0 if i < 3 else 3]
+    return 0.2 * qkv[i][0] + 0.8 * first[0], first[1], qkv[i][2], 0.0
+
+
 def mean(i, qkv):
     group = qkv[:3] if i < 3 else qkv[3:]
     k, v = (torch.stack([row[n] for row in group]).mean(0) for n in (1, 2))
@@ -185,6 +190,7 @@ RECIPES = {
     "StyleAligned": (style_aligned, STYLE),
     "MasaCtrl": (masa, {"amount": 1.0, "values": "follow"}),
     "layout": (layout, {"amount": 0.6}),
+    "Plug-and-Play": (plug_and_play, {"amount": 1.0, "query_amount": 0.8}),
     "mean": (mean, MEAN),
     "negative": (negative, {"source": "negative", "amount": 0.5}),
 }
