@@ -139,6 +139,8 @@ def mix_cases() -> list[Case]:
         Case("Layout only", preset("Layout only")),
         Case("Same style (StyleAligned)", preset("Same style (StyleAligned)")),
         Case("Same subject (MasaCtrl)", preset("Same subject (MasaCtrl)")),
+        # What self-attention carries at all: no setting can move more.
+        Case("all of Q, K and V", setting("", "key_mix.amount=1; query_amount=1; values=follow; key_mix.blocks=all")),
     ]
 
 
@@ -252,7 +254,8 @@ def measure_effect(model, judge: Judge, cases, how: How, images: int, progress: 
 
     Returns:
         one dictionary per case, and one per base without a negative: pictures, named (share in which the named colour
-        is seen), shape (one object of the right shape), background, prompt (both), seen (what the judge says).
+        is seen), control (the same colour, the negative naming another one), shape (one object of the right shape),
+        background, prompt (both), seen (what the judge says).
     """
     asked = open_prompts(images)
     prompts, seeds = [a[0] for a in asked], [how.seed + 5000 + i for i in range(images)]
@@ -262,17 +265,25 @@ def measure_effect(model, judge: Judge, cases, how: How, images: int, progress: 
         verdicts, _ = judge.look(draw(model, how, prompts, [""] * images, seeds, base))
         common = Counter(o[0] for v in verdicts for o in v.objects).most_common(1)
         names[base] = [seen_colour(v, common[0][0] if common else COLOURS[0]) for v in verdicts]
-        out.append(_effect_row(f"CFG {base:g}, no negative", base, verdicts, names[base], asked) | {"settings": {}})
+        row = _effect_row(f"CFG {base:g}, no negative", base, verdicts, names[base], asked)
+        out.append(row | {"control": row["named"], "settings": {}})
+        others = [COLOURS[(COLOURS.index(name) + 3) % len(COLOURS)] for name in names[base]]
         for case in (c for c in cases if c.base == base):
             progress(case.name)
-            verdicts, _ = judge.look(draw(model, how, prompts, names[base], seeds, case.cfg, case.variant))
-            row = _effect_row(case.name, base, verdicts, names[base], asked)
-            out.append(row | {"settings": settings_of(case.variant)})
+            looks = [judge.look(draw(model, how, prompts, words, seeds, case.cfg, case.variant))[0]
+                     for words in (names[base], others)]  # fmt: skip
+            row = _effect_row(case.name, base, looks[0], names[base], asked)
+            control = float(np.mean(_named(looks[1], names[base])))
+            out.append(row | {"control": control, "settings": settings_of(case.variant)})
     return out
 
 
+def _named(verdicts, names) -> list[bool]:
+    return [word in [o[0] for o in v.objects] for v, word in zip(verdicts, names, strict=True)]
+
+
 def _effect_row(name: str, base: float, verdicts, names, asked) -> dict:
-    named = [word in [o[0] for o in v.objects] for v, word in zip(verdicts, names, strict=True)]
+    named = _named(verdicts, names)
     shape = [shows(v, a[1]) for v, a in zip(verdicts, asked, strict=True)]
     ground = [v.background == a[2] for v, a in zip(verdicts, asked, strict=True)]
     mean = {"named": named, "shape": shape, "background": ground, "prompt": np.logical_and(shape, ground)}
@@ -522,7 +533,7 @@ def picture_rows(model, judge: Judge, how: How, progress: Progress) -> tuple[lis
     compared = [skip[1], *((f"contrast: {name}", one(word, 5.0, contrast(name))) for name in CONTRASTS)]
     progress(PARTS_OF_GRID[2])
     prompts = mix_prompts(2)[1][1][:2]
-    mixed = {case.name: draw_group(model, how, prompts, 1, case.variant) for case in mix_cases()}
+    mixed = {case.name: draw_group(model, how, prompts, 1, case.variant) for case in mix_cases()[:4]}
     taken = [("source", mixed["off"][0]), *((name, group[1]) for name, group in mixed.items())]
     rows = [skip, compared, taken]
     left = [f"{PARTS_OF_GRID[0]}: {prompt}", f"{PARTS_OF_GRID[1]}: {prompt}, negative: {word}",

@@ -48,9 +48,10 @@ def estimate_table(result: dict) -> str:
 
 def effect_table(result: dict) -> str:
     """How often the named colour and the prompt are seen."""
-    rows = [[r["name"], _percent(r["named"]), _percent(r["prompt"]), _percent(r["shape"]), _percent(r["background"])]
-            for r in result["results"]]  # fmt: skip
-    return _lines(("case", "named colour seen", "prompt right", "shape", "background"), rows)
+    shares = ("named", "control", "prompt", "shape", "background")
+    rows = [[r["name"], *(_percent(r[share]) for share in shares)] for r in result["results"]]
+    head = ("case", "named colour seen", "seen, another named", "prompt right", "shape", "background")
+    return _lines(head, rows)
 
 
 def mix_table(result: dict) -> str:
@@ -89,7 +90,8 @@ ABOUT = {
     "the positive (as the webui's NGMS fills in) with as many rows.",
     "effect": 'Prompts leave the colour open ("a cube, grey background"). The first row of each guidance scale is '
     "drawn without a negative; the colour the judge sees there is what the picture's negative names in all rows below, "
-    "same seed. Prompt right: one object of the right shape before the right background.",
+    "same seed. The control: how often that colour is seen when the negative names another one; what is lost there as "
+    "well is disturbance. Prompt right: one object of the right shape before the right background.",
     "mix": "Batches of 4, the first picture being the source, guidance scale 5. Overlap: intersection over union of "
     "the judge's silhouettes. The controls are the source of another batch. Colours are named in the prompts of the "
     "first four columns and left open in those of the others.",

@@ -101,14 +101,18 @@ def test_effect_counts_what_the_negative_names(monkeypatch):
     monkeypatch.setattr(negative, "draw", lambda model, how, prompts, negatives, *rest: drawn.append((negatives, rest)))
     first, second = SHAPES[:2]
     judge = Scripted([see(f"red {first}"), see(f"blue {second}")], [see(f"green {first}"), see(f"blue {first}")],
-                     [see(f"red {first}", f"red {first}"), see(f"pink {second}", background="white")])  # fmt: skip
+                     [see(f"red {first}"), see(f"pink {first}")],
+                     [see(f"red {first}", f"red {first}"), see(f"pink {second}", background="white")],
+                     [see(f"red {first}"), see(f"blue {first}")])  # fmt: skip
     cases = [negative.Effect("a"), negative.Effect("b", cfg=3.0)]
     base, a, b = negative.measure_effect(None, judge, cases, HOW, 2, quiet)
-    assert [d[0] for d in drawn] == [["", ""], ["red", "blue"], ["red", "blue"]]
-    assert [d[1][1] for d in drawn] == [5.0, 5.0, 3.0]
+    assert [d[0] for d in drawn[:2] + drawn[3:4]] == [["", ""], ["red", "blue"], ["red", "blue"]]
+    assert drawn[2][0] == drawn[4][0] and not set(drawn[2][0]) & {"red", "blue"}
+    assert [d[1][1] for d in drawn] == [5.0, 5.0, 5.0, 3.0, 3.0]
+    assert (base["control"], a["control"], b["control"]) == (1, 0.5, 1)
     assert (base["named"], base["prompt"]) == (1, 1) and (a["named"], a["shape"], a["prompt"]) == (0.5, 0.5, 0.5)
     assert (b["named"], b["shape"], b["background"], b["prompt"]) == (0.5, 0.5, 0.5, 0)
-    assert "| a | 50 % | 50 % |" in negative_page.effect_table({"results": [base, a, b]})
+    assert "| a | 50 % | 50 % | 50 % |" in negative_page.effect_table({"results": [base, a, b]})
 
 
 def test_mix_compares_with_the_own_source_and_with_another(monkeypatch):
