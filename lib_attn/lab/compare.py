@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,8 +14,11 @@ from lib_attn.lab.sampling import SAMPLERS, Request, decode, sample
 from lib_attn.lab.variants import FULL, Variant, parse_setting, preset_variants, technique_variants
 from lib_attn.techniques import RUNTIMES
 
-#: What ./demo.sh draws.
+#: What ./demo.sh draws, the embedded model at the size it was trained at.
 PROMPTS = ("a large red sphere left of a small blue cube", "a green cone", "a yellow torus, black background")
+EMBEDDED_SIZE, CHECKPOINT_SIZE = 256, 512
+#: And once larger, where near-sighted attention has something to gain. The model then repeats what it draws.
+LARGE_PROMPT, LARGE_SIZE = "a purple torus, white background", 512
 
 
 def add_commands(commands) -> None:
@@ -23,9 +27,10 @@ def add_commands(commands) -> None:
     options.add_argument("--prompt", action="append", default=[], help="may be given several times")
     options.add_argument("--negative", default="", help="negative prompt")
     options.add_argument("--seed", type=int, default=1, help="(default 1)")
-    options.add_argument("--width", type=int, default=512, help="pixels, a multiple of 8 (default 512)")
-    options.add_argument("--height", type=int, default=512, help="pixels, a multiple of 8 (default 512)")
-    options.add_argument("--steps", type=int, default=12, help="(default 12)")
+    for side in ("--width", "--height"):
+        text = f"pixels, a multiple of 8 (default {EMBEDDED_SIZE}, with --checkpoint {CHECKPOINT_SIZE})"
+        options.add_argument(side, type=int, default=None, help=text)
+    options.add_argument("--steps", type=int, default=20, help="(default 20)")
     options.add_argument("--sampler", default="DDIM", help=f"{', '.join(SAMPLERS)} (default DDIM)")
     options.add_argument("--cfg", type=float, default=5.0, help="strength of the prompt (default 5)")
     options.add_argument("--setting", action="append", default=[], metavar="'NAME: tile=16 pool=4'",
@@ -45,23 +50,32 @@ def run(args: argparse.Namespace) -> int:
 
     own = [parse_setting(text) for text in args.setting]
     variants = (preset_variants(args.presets) if args.presets else []) + own or technique_variants()
-    requests = []
-    for prompt in args.prompt or PROMPTS:
-        args.prompt = prompt
-        requests.append(request_of(args, 1))
+    requests = list(requests_of(args))
     model = load_model(args)
     rows = compare(model, variants, requests)
     captions = [[caption(cell) for cell in row] for row in rows]
-    sheet = pictures.grid(
-        [[cell["picture"] for cell in row] for row in rows], [v.label for v in (FULL, *variants)],
-        [r.prompts[0] for r in requests], captions,
-    )  # fmt: skip
+    cell_size = rows[0][0]["picture"].size
+    shown = [[cell["picture"].resize(cell_size) for cell in row] for row in rows]
+    left = [r.prompts[0] + f", {r.width} x {r.height}" * (r.width != cell_size[0]) for r in requests]
+    sheet = pictures.grid(shown, [v.label for v in (FULL, *variants)], left, captions)
     text = table(rows, [FULL, *variants])
     path = pictures.save(sheet, args.out / "compare.png")
     write_text(args.out / "compare.md", text + "\n")
     print(text)
     print(f"Written: {path}, {args.out / 'compare.md'}")
     return 0
+
+
+def requests_of(args: argparse.Namespace) -> Iterator[Request]:
+    """One picture for each prompt, and the larger one unless something else is asked for."""
+    larger = not (args.prompt or args.width or args.height or args.checkpoint)
+    side = CHECKPOINT_SIZE if args.checkpoint else EMBEDDED_SIZE
+    asked, args.width, args.height = args.prompt or PROMPTS, args.width or side, args.height or side
+    for args.prompt in asked:
+        yield request_of(args, 1)
+    if larger:
+        args.prompt, args.width, args.height = LARGE_PROMPT, LARGE_SIZE, LARGE_SIZE
+        yield request_of(args, 1)
 
 
 def compare(model, variants: list[Variant], requests: list[Request]) -> list[list[dict]]:
@@ -73,10 +87,11 @@ def compare(model, variants: list[Variant], requests: list[Request]) -> list[lis
     rows = []
     every = [FULL, *variants]
     with tqdm(total=len(requests) * len(every) * requests[0].steps, desc="steps", file=sys.stderr) as bar:
-        # What a process sets up once at a new size would be charged to full attention, which comes first.
-        sample(model, replace(requests[0], steps=1))
-        for request in requests:
+        for number, request in enumerate(requests):
             row: list[dict] = []
+            if not number or request.width != requests[number - 1].width:
+                # What a process sets up once at a new size would be charged to full attention, which comes first.
+                sample(model, replace(request, steps=1))
             for variant in every:
                 said: list[str] = []
                 start = time.perf_counter()

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from lib_attn.lab import bench, cli, docs, options, pictures
-from lib_attn.lab.compare import compare
+from lib_attn.lab.compare import compare, requests_of
 from lib_attn.lab.errors import LabError
 from lib_attn.lab.sampling import Request
 from lib_attn.lab.variants import preset_variants, technique_variants
@@ -90,6 +90,31 @@ def test_generate_writes_a_picture_that_can_be_read_back(tiny, tmp_path, capsys)
 def test_compare_writes_grid_and_table(tiny, tmp_path, capsys):
     words = ["--checkpoint", str(tiny), "--prompt", "a", "--steps", "2", "--width", "128", "--height", "64"]
     assert cli.main(["compare", *words, "--setting", "x: tile=8 blocks=all", "--out", str(tmp_path)]) == 0
+    assert (tmp_path / "compare.png").is_file() and "| x |" in (tmp_path / "compare.md").read_text()
+
+
+@pytest.mark.parametrize(
+    "words, sizes",
+    [
+        ([], [256, 256, 256, 512]),
+        (["--prompt", "a"], [256]),
+        (["--width", "384", "--height", "384"], [384] * 3),
+        (["--checkpoint", "x", "--prompt", "a"], [512]),
+    ],
+)
+def test_sizes_that_compare_draws(words, sizes):
+    """The embedded model at its own size; without further words once larger too."""
+    args = cli.build_parser().parse_args(["compare", *words])
+    assert [(r.width, r.height) for r in requests_of(args)] == [(side, side) for side in sizes]
+
+
+def test_pictures_of_two_sizes_make_one_grid(tiny, tmp_path, monkeypatch):
+    from lib_attn.lab import compare as module
+
+    for name, value in {"EMBEDDED_SIZE": 64, "LARGE_SIZE": 128, "PROMPTS": ("a", "b")}.items():
+        monkeypatch.setattr(module, name, value)
+    monkeypatch.setattr("lib_attn.lab.embedded.EMBEDDED", tiny)
+    assert cli.main(["compare", "--steps", "1", "--setting", "x: tile=8", "--out", str(tmp_path)]) == 0
     assert (tmp_path / "compare.png").is_file() and "| x |" in (tmp_path / "compare.md").read_text()
 
 

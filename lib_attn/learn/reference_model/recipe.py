@@ -74,9 +74,13 @@ class UNetPhase:
     blend_with: str = ""
 
 
+#: Noise for pictures of 256 px, see `UNetPhase.noise`.
+LARGE = NoiseConfig(late=0.8, late_from=550, cap=24.0)
+
+
 @dataclass(frozen=True)
 class Recipe:
-    """The run that made the shipped model; `small()` is the same in seconds, for tests."""
+    """The two runs that made the shipped model, as one; `small()` is the same in seconds, for tests."""
 
     seed: int = 1
     scenes: int = 14000
@@ -93,7 +97,11 @@ class Recipe:
         UNetPhase("128-single", 128, 4000, 264, 64, 1e-3, warmup=15, decay=0.0, ema=0.99, focus=0.6),
         UNetPhase("128-pair", 128, 4000, 136, 64, 1e-3, warmup=15, decay=0.0, ema=0.99, focus=0.65, focus_on="pair"),
         UNetPhase("256", 256, 500, 600, 16, 8e-4, warmup=10, decay=0.35, ema=0.98, focus=0.25,
-                  noise=NoiseConfig(late=0.8, late_from=550, cap=24.0)),
+                  noise=LARGE),
+        UNetPhase("128-gaze", 128, 6000, 900, 64, 1e-3, warmup=30, decay=0.2, ema=0.995, focus=0.4, focus_on="pair",
+                  text=TextStage(steps=1500), train_text=False, gaze=0.1),
+        UNetPhase("256-gaze", 256, 3000, 1450, 16, 8e-4, warmup=30, decay=0.4, ema=0.995, focus=0.4, focus_on="pair",
+                  noise=LARGE, train_text=False, gaze=0.1, blend=0.4, blend_with="256"),
     )
     polish: PolishStage = field(default_factory=PolishStage)
     caption_dropout: float = 0.1

@@ -62,7 +62,8 @@ def load(folder: Path, text: TextConfig | None = None):
 
     if not (folder / "vocab.json").exists():
         write_folder(folder, text or TextConfig())
-    return CLIPTokenizer.from_pretrained(str(folder))
+    # Only for decoding, which nobody does here; unsaid, transformers warns of a coming default.
+    return CLIPTokenizer.from_pretrained(str(folder), clean_up_tokenization_spaces=True)
 
 
 def encode(tokenizer, captions: list[str]):
