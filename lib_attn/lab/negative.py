@@ -64,6 +64,10 @@ PENALTIES: dict[str, tuple[str, dict]] = {
 }
 
 
+#: Strengths above those of the presets.
+STRONGER = {"NAG": 4.0, "VSF": 3.0}
+
+
 def penalty(short: str, **changes) -> Variant:
     """Negative skip with a penalty as its preset has it. changes: by name without the technique."""
     name, own = PENALTIES[short]
@@ -128,7 +132,11 @@ def effect_cases() -> list[Effect]:
         variant = penalty(short, penalty_when="skipped steps")
         cases.append(Effect(f"CFG 5, every 3: estimate, {short} between", variant))
     cases += [Effect(f"CFG 5, contrast: {operator}", contrast(operator)) for operator in CONTRASTS]
+    # Weak guidance leaves contrast something to add.
+    weak = {"cfg": 2.0, "base": 2.0}
+    cases += [Effect("CFG 2", **weak), *(Effect(f"CFG 2, contrast: {o}", contrast(o), **weak) for o in CONTRASTS)]
     cases += [Effect(f"CFG 1, {short}", penalty(short), **one) for short in PENALTIES]
+    cases += [Effect(f"CFG 1, {short} {s:g}", penalty(short, strength=s), **one) for short, s in STRONGER.items()]
     return cases
 
 
