@@ -68,14 +68,13 @@ def run(args: argparse.Namespace) -> int:
 
 def requests_of(args: argparse.Namespace) -> Iterator[Request]:
     """One picture for each prompt, and the larger one unless something else is asked for."""
-    larger = not (args.prompt or args.width or args.height or args.checkpoint)
     side = CHECKPOINT_SIZE if args.checkpoint else EMBEDDED_SIZE
-    asked, args.width, args.height = args.prompt or PROMPTS, args.width or side, args.height or side
-    for args.prompt in asked:
-        yield request_of(args, 1)
-    if larger:
-        args.prompt, args.width, args.height = LARGE_PROMPT, LARGE_SIZE, LARGE_SIZE
-        yield request_of(args, 1)
+    asked = [(prompt, args.width or side, args.height or side) for prompt in args.prompt or PROMPTS]
+    if not (args.prompt or args.width or args.height or args.checkpoint):
+        asked.append((LARGE_PROMPT, LARGE_SIZE, LARGE_SIZE))
+    for prompt, width, height in asked:
+        one = vars(args) | {"prompt": prompt, "width": width, "height": height}
+        yield request_of(argparse.Namespace(**one), 1)
 
 
 def compare(model, variants: list[Variant], requests: list[Request]) -> list[list[dict]]:

@@ -140,16 +140,16 @@ def effect_cases() -> list[Effect]:
     return cases
 
 
+def mix_presets() -> list[Case]:
+    """The presets that take from the first picture of a batch, after a case without any."""
+    names = ("Layout only", "Same style (StyleAligned)", "Same subject (MasaCtrl)")
+    return [Case("off"), *(Case(name, preset(name)) for name in names)]
+
+
 def mix_cases() -> list[Case]:
-    """Ways to take from the first picture of a batch."""
-    return [
-        Case("off"),
-        Case("Layout only", preset("Layout only")),
-        Case("Same style (StyleAligned)", preset("Same style (StyleAligned)")),
-        Case("Same subject (MasaCtrl)", preset("Same subject (MasaCtrl)")),
-        # What self-attention carries at all: no setting can move more.
-        Case("all of Q, K and V", setting("", "key_mix.amount=1; query_amount=1; values=follow; key_mix.blocks=all")),
-    ]
+    """The presets, and self-attention taken over whole: how much it carries in this model at all."""
+    whole = "key_mix.amount=1; query_amount=1; values=follow; key_mix.blocks=all"
+    return [*mix_presets(), Case("all of Q, K and V", setting("", whole))]
 
 
 # ------------------------------------------------------------------------------------------- measurements
@@ -541,7 +541,7 @@ def picture_rows(model, judge: Judge, how: How, progress: Progress) -> tuple[lis
     compared = [skip[1], *((f"contrast: {name}", one(word, 5.0, contrast(name))) for name in CONTRASTS)]
     progress(PARTS_OF_GRID[2])
     prompts = mix_prompts(2)[1][1][:2]
-    mixed = {case.name: draw_group(model, how, prompts, 1, case.variant) for case in mix_cases()[:4]}
+    mixed = {case.name: draw_group(model, how, prompts, 1, case.variant) for case in mix_presets()}
     taken = [("source", mixed["off"][0]), *((name, group[1]) for name, group in mixed.items())]
     rows = [skip, compared, taken]
     left = [f"{PARTS_OF_GRID[0]}: {prompt}", f"{PARTS_OF_GRID[1]}: {prompt}, negative: {word}",

@@ -231,9 +231,9 @@ class KeyMixRuntime:
             q[places] = mix(q[places], adain(q[places], sq), amount, "blend")
             k[places] = mix(k[places], adain(k[places], sk), amount, "blend")
         if s.operator != "concatenate":
-            sq, sk, sv = (resize(t, grid, call.grid) for t in (sq, sk, sv))
+            sk, sv = resize(sk, grid, call.grid), resize(sv, grid, call.grid)
             if s.query_amount:
-                q[places] = mix(q[places], sq, s.query_amount, s.operator)
+                q[places] = mix(q[places], resize(sq, grid, call.grid), s.query_amount, s.operator)
             k[places] = mix(k[places], sk, s.amount, s.operator)
             v[places] = mix_values(v[places], sv, s)
             return q, k, v, None
