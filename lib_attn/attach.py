@@ -97,7 +97,10 @@ class Attachment:
         widths = [(layer.name, getattr(layer.attn1.to_q, "in_features", 0)) for layer in self.layers]
         for runtime in self._runtimes:
             if hasattr(runtime, "bind"):
-                runtime.bind(prediction=prediction, hooks=self._hooks, references=references, layout=tuple(widths))
+                runtime.bind(
+                    prediction=prediction, hooks=self._hooks, references=references, layout=tuple(widths),
+                    blocks=tuple(find_blocks(self._unet)),
+                )  # fmt: skip
         self._constant_rows = constant_rows or (lambda: False)
         self._editors = [r for r in self._runtimes if hasattr(r, "edit")]
         self._boundary = Boundary(self._runtimes, self._note)

@@ -8,6 +8,7 @@ latent: ``d0`` is the full latent, ``d1`` half of it.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,13 +44,17 @@ class Layer:
 
 @dataclass(frozen=True)
 class Block:
-    """One block of the U-Net (a resolution step with its attention). Fields as in `Layer`; module: what is called."""
+    """One block of the U-Net (a resolution step with its attention). Fields as in `Layer`; module: what is called.
+
+    handed: depth of what it hands on, less than its own where it ends with an upsampling.
+    """
 
     name: str
     section: str
     number: int
     depth: int
     module: Any = field(repr=False, compare=False)
+    handed: int = 0
 
 
 @dataclass(frozen=True)
@@ -133,7 +138,10 @@ def find_blocks(model: Any) -> list[Block]:
     # Output block j takes the skip of input block n-1-j, so it runs at that block's size.
     sections += [("out", j, block, depths[len(depths) - 1 - j]) for j, block in enumerate(unet.output_blocks)]
     return [
-        Block("M00" if section == "mid" else f"{section.upper()}{number:02d}", section, number, depth, block)
+        Block(
+            "M00" if section == "mid" else f"{section.upper()}{number:02d}", section, number, depth, block,
+            depth - any(map(_doubles, _parts(block))),
+        )
         for section, number, block, depth in sections
     ]
 
@@ -146,7 +154,7 @@ def find_layers(model: Any) -> list[Layer]:
     """
     layers: list[Layer] = []
     for block in find_blocks(model):
-        for part in block.module if hasattr(block.module, "__iter__") else [block.module]:
+        for part in _parts(block.module):
             for inner in getattr(part, "transformer_blocks", ()):
                 if hasattr(inner, "attn1"):
                     place = block.name, block.section, block.number, block.depth
@@ -154,8 +162,18 @@ def find_layers(model: Any) -> list[Layer]:
     return layers
 
 
+def _parts(block: Any) -> Iterable[Any]:
+    return block if hasattr(block, "__iter__") else [block]
+
+
 def _halves(part: Any) -> bool:
-    if type(part).__name__ == "Downsample":
-        return True
-    # A ResBlock built with down=True (resblock_updown) holds its own Downsample.
-    return type(getattr(part, "h_upd", None)).__name__ == "Downsample"
+    return _is(part, "Downsample")
+
+
+def _doubles(part: Any) -> bool:
+    return _is(part, "Upsample")
+
+
+def _is(part: Any, name: str) -> bool:
+    # A ResBlock built with down=True or up=True (resblock_updown) holds its own.
+    return name in (type(part).__name__, type(getattr(part, "h_upd", None)).__name__)

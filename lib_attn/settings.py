@@ -305,7 +305,7 @@ _MIX = _shared("Where self-attention is mixed: auto (out), all, in, mid, out, in
 
 @dataclass(frozen=True)
 class KeyMix(Group):
-    """Keys, and if wanted values and queries, of self-attention mixed with those of another source."""
+    """Keys, and if wanted values, queries and features of blocks, mixed with those of another source."""
 
     name: ClassVar[str] = "key_mix"
     label: ClassVar[str] = "Key mix"
@@ -321,14 +321,17 @@ class KeyMix(Group):
     values: str = param("own", "Values", "Own: the picture keeps its colours. Follow: values are mixed as well. AdaIN: own values with the source's mean and spread.", choices=("own", "follow", "AdaIN"), since=2)
     value_amount: float = param(1.0, "Value amount", "How far values follow, where they do.", 0.0, 2.0, 0.05, since=2)
     query_amount: float = param(0.0, "Query amount", "Blend and contrast: how far queries follow. Queries and keys together bring the source's layout, own values keep the picture's look (as Plug-and-Play does).", 0.0, 2.0, 0.05, since=2)
+    features: str = param("own", "Features", "What a block hands on. Follow: it becomes the source's, which brings its layout (as in Plug-and-Play). AdaIN: it takes the source's mean and spread, which brings its look.", choices=("own", "follow", "AdaIN"), since=2)
+    feature_amount: float = param(1.0, "Feature amount", "How far features follow, where they do.", 0.0, 2.0, 0.05, since=2)
+    feature_blocks: str = param("auto", "Feature blocks", "Behind which blocks: auto (the one that holds the layout: out4), all, in, mid, out, in4, out6-11, d0, d1-2, !mid; separated by commas. Later blocks bring colours too.", blocks=True, advanced=True, since=2)
     bias: float = param(0.0, "Source bias", "Concatenate: added to the logits of the source's keys; below 0 the source counts less.", -8.0, 8.0, 0.1, advanced=True, since=2)
     match_queries: bool = param(False, "Match queries and keys", "Gives queries and keys the source's mean and spread first (AdaIN, as StyleAligned does).", advanced=True, since=2)
     blur: float = param(8.0, "Blur", "Source blurred: spread of the blur.", 0.0, 256.0, 0.5, unit="latent pixels (8 px)", advanced=True, since=2)
     shift_x: int = param(8, "Shift to the right", "Source shifted: by how much; what leaves on one side comes in on the other.", -256, 256, unit="latent pixels (8 px)", advanced=True, since=2)
     shift_y: int = param(0, "Shift down", "Source shifted: the same downwards.", -256, 256, unit="latent pixels (8 px)", advanced=True, since=2)
     side: str = param("both", "Rows", "Whether positive, negative or both are mixed.", choices=("both", "positive", "negative"), advanced=True, since=2)
-    record: bool = param(False, "Record this run", "Keeps the first image's self-attention in memory as the recorded run, until the next recording or until the webui ends. With hires. fix the last pass is kept.", since=2)
-    memory: int = param(1024, "Mix memory", "Most memory that a recorded run or the previous step may take; layers beyond it are not mixed.", 0, 65536, 64, unit="MiB", advanced=True, since=2)
+    record: bool = param(False, "Record this run", "Keeps the first image's self-attention, and what its Feature blocks hand on, in memory as the recorded run, until the next recording or until the webui ends. With hires. fix the last pass is kept.", since=2)
+    memory: int = param(1024, "Mix memory", "Most memory that a recorded run or the previous step may take; what is beyond it is not mixed.", 0, 65536, 64, unit="MiB", advanced=True, since=2)
     blocks: str = _MIX["blocks"]
     start: float = _MIX["start"]
     end: float = _MIX["end"]

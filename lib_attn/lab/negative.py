@@ -5,17 +5,15 @@ Parts, each of which writes a result file of its own:
 - *cost*: time and arithmetic of a full-size SD 1.5 U-Net with random weights, against guidance with two rows.
 - *estimate*: how far the final latents move from full guidance when the negative is left out of most steps.
 - *effect*: prompts that leave the colour open. What colour a picture has without a negative is what its negative then
-  names: how many pictures keep it, and how many still show what the prompt asks for?
-- *mix*: batches of pictures that take keys or values from their first one: do silhouettes and colours come closer to
-  that one's, and not to those of another batch?
+  names: how many pictures keep it, on how much of the object, and how many still show what the prompt asks for?
+- *mix*: batches of pictures that take keys, values or features from their first one: do silhouettes and colours come
+  closer to that one's, and not to those of another batch (`lib_attn.lab.mixing`)?
 - *pictures*: a labelled grid.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
 import statistics
 import sys
 from collections import Counter
@@ -29,28 +27,15 @@ from lib_attn.lab import cost, scenebench
 from lib_attn.lab.cost import ONE_ROW, Case
 from lib_attn.lab.deviation import file_hash, relative_l2
 from lib_attn.lab.errors import LabError
-from lib_attn.lab.sampling import SAMPLERS, Request, decode, sample
-from lib_attn.lab.scenebench import BACKGROUNDS, COLOURS, SHAPES, Judge, Verdict
-from lib_attn.lab.variants import FULL, Variant, load_presets, ours, parse_setting
+from lib_attn.lab.judged import How, colour_shares, draw, draw_batch, mean_and_error, object_pixels, seen_colour, shows
+from lib_attn.lab.mixing import GROUP, KINDS, draw_group, measure_mix, mix_cases, mix_presets, mix_prompts
+from lib_attn.lab.sampling import SAMPLERS, sample
+from lib_attn.lab.scenebench import BACKGROUNDS, COLOURS, SHAPES, Judge
+from lib_attn.lab.variants import FULL, Variant, parse_setting, preset, setting
 from lib_attn.learn.scenes.vocabulary import article
 
 PARTS = ("cost", "estimate", "effect", "mix", "pictures")
-GROUP = 4  # pictures that are mixed with each other, the first being the source
-
 Progress = Callable[[str], None]
-
-
-def setting(name: str, text: str) -> Variant:
-    """A variant from ``parameter=value; parameter=value``."""
-    return parse_setting(f"{name}: {text};")
-
-
-def preset(name: str, **changes) -> Variant:
-    """A shipped preset, with changes by dotted name, as a variant."""
-    from lib_attn.lab.variants import read_settings
-
-    values = load_presets()[name].flat() | changes
-    return ours(name, name, read_settings(values))
 
 
 # ------------------------------------------------------------------------------------------- what is compared
@@ -140,68 +125,7 @@ def effect_cases() -> list[Effect]:
     return cases
 
 
-def mix_presets() -> list[Case]:
-    """The presets that take from the first picture of a batch, after a case without any."""
-    names = ("Layout only", "Same style (StyleAligned)", "Same subject (MasaCtrl)")
-    return [Case("off"), *(Case(name, preset(name)) for name in names)]
-
-
-def mix_cases() -> list[Case]:
-    """The presets, and self-attention taken over whole: how much it carries in this model at all."""
-    whole = "key_mix.amount=1; query_amount=1; values=follow; key_mix.blocks=all"
-    return [*mix_presets(), Case("all of Q, K and V", setting("", whole))]
-
-
 # ------------------------------------------------------------------------------------------- measurements
-
-
-@dataclass(frozen=True)
-class How:
-    """How pictures are drawn. batch: at once; it does not change them. model: print of the model's file.
-
-    cache: folder where pictures are kept, so that a run that was stopped goes on; None: nowhere.
-    """
-
-    size: int = 256
-    steps: int = 20
-    sampler: str = "DDIM"
-    seed: int = 1
-    batch: int = 8
-    model: str = ""
-    cache: Path | None = None
-
-    def request(self, prompts: Sequence[str], seeds: Sequence[int], negative: str, cfg: float) -> Request:
-        return Request(tuple(prompts), tuple(seeds), negative, self.size, self.size, self.steps, self.sampler, cfg)
-
-
-def draw(model, how: How, prompts, negatives, seeds, cfg: float, variant: Variant = FULL) -> np.ndarray:
-    """Pictures uint8 ``[n, H, W, 3]``, in the order asked for; those with the same negative share a batch."""
-    out: list = [None] * len(prompts)
-    for word in dict.fromkeys(negatives):
-        places = [i for i, negative in enumerate(negatives) if negative == word]
-        for first in range(0, len(places), how.batch):
-            part = places[first : first + how.batch]
-            request = how.request([prompts[i] for i in part], [seeds[i] for i in part], word, cfg)
-            for i, picture in zip(part, draw_batch(model, how, request, variant), strict=True):
-                out[i] = picture
-    return np.stack(out)
-
-
-def draw_batch(model, how: How, request: Request, variant: Variant) -> np.ndarray:
-    """Pictures uint8 ``[n, H, W, 3]`` of one request, out of the cache when they are there."""
-    file = None
-    if how.cache is not None:
-        settings = variant.settings.flat() if variant.settings is not None else None
-        known = json.dumps([how.model, model.precision, repr(request), settings], sort_keys=True)
-        file = how.cache / f"{hashlib.sha256(known.encode()).hexdigest()[:24]}.npy"
-        if file.is_file():
-            return np.load(file)
-    pictures = np.stack([np.asarray(picture) for picture in decode(model, sample(model, request, variant))])
-    if file is not None:
-        how.cache.mkdir(parents=True, exist_ok=True)
-        np.save(file.with_suffix(".tmp.npy"), pictures)
-        file.with_suffix(".tmp.npy").replace(file)
-    return pictures
 
 
 def measure_estimate(model, cases: Sequence[Case], how: How, images: int, progress: Progress) -> list[dict]:
@@ -248,117 +172,53 @@ def open_prompts(count: int) -> list[tuple[str, str, str]]:
     return [(f"{article(shape)}, {background} background", shape, background) for shape, background in pairs]
 
 
-def seen_colour(verdict: Verdict, fallback: str) -> str:
-    return verdict.objects[0][0] if verdict.objects else fallback
-
-
-def shows(verdict: Verdict, shape: str) -> bool:
-    """One object, of this shape."""
-    return len(verdict.objects) == 1 and verdict.objects[0][1] == shape
-
-
 def measure_effect(model, judge: Judge, cases, how: How, images: int, progress: Progress) -> list[dict]:
-    """How often what the negative names is seen, and how often what the prompt asks for.
+    """How much of what the negative names is seen, and how often what the prompt asks for.
 
     Returns:
         one dictionary per case, and one per base without a negative: pictures, named (share in which the named colour
-        is seen), control (the same colour, the negative naming another one), shape (one object of the right shape),
-        background, prompt (both), seen (what the judge says).
+        is seen), control (the same colour, the negative naming another one), area and area_control (mean share of the
+        object's pixels that have that colour, see `judged.colour_shares`), areas (picture by picture), shape (one
+        object of the right shape), background, prompt (both), seen (what the judge says).
     """
     asked = open_prompts(images)
     prompts, seeds = [a[0] for a in asked], [how.seed + 5000 + i for i in range(images)]
-    out, names = [], {}
+    out = []
+
+    def look(words, cfg, variant=FULL):
+        pictures = draw(model, how, prompts, words, seeds, cfg, variant)
+        return (*judge.look(pictures), pictures)
+
     for base in dict.fromkeys(case.base for case in cases):
         progress(f"CFG {base:g}, no negative")
-        verdicts, _ = judge.look(draw(model, how, prompts, [""] * images, seeds, base))
-        common = Counter(o[0] for v in verdicts for o in v.objects).most_common(1)
-        names[base] = [seen_colour(v, common[0][0] if common else COLOURS[0]) for v in verdicts]
-        row = _effect_row(f"CFG {base:g}, no negative", base, verdicts, names[base], asked)
-        out.append(row | {"control": row["named"], "settings": {}})
-        others = [COLOURS[(COLOURS.index(name) + 3) % len(COLOURS)] for name in names[base]]
+        plain = look([""] * images, base)
+        common = Counter(o[0] for v in plain[0] for o in v.objects).most_common(1)
+        names = [seen_colour(v, common[0][0] if common else COLOURS[0]) for v in plain[0]]
+        row = _effect_row(plain, names, asked)
+        row |= {"control": row["named"], "area_control": row["area"], "settings": {}}
+        out.append({"name": f"CFG {base:g}, no negative", "base": base, "cfg": base} | row)
+        others = [COLOURS[(COLOURS.index(name) + 3) % len(COLOURS)] for name in names]
         for case in (c for c in cases if c.base == base):
             progress(case.name)
-            looks = [judge.look(draw(model, how, prompts, words, seeds, case.cfg, case.variant))[0]
-                     for words in (names[base], others)]  # fmt: skip
-            row = _effect_row(case.name, base, looks[0], names[base], asked)
-            control = float(np.mean(_named(looks[1], names[base])))
-            out.append(row | {"control": control, "settings": settings_of(case.variant)})
+            named, control = (look(words, case.cfg, case.variant) for words in (names, others))
+            row = _effect_row(named, names, asked)
+            other = _effect_row(control, names, asked)
+            row |= {"control": other["named"], "area_control": other["area"], "settings": settings_of(case.variant)}
+            out.append({"name": case.name, "base": base, "cfg": case.cfg} | row)
     return out
 
 
-def _named(verdicts, names) -> list[bool]:
-    return [word in [o[0] for o in v.objects] for v, word in zip(verdicts, names, strict=True)]
-
-
-def _effect_row(name: str, base: float, verdicts, names, asked) -> dict:
-    named = _named(verdicts, names)
+def _effect_row(looks, names, asked) -> dict:
+    verdicts, masks, pictures = looks
+    area = [float(colour_shares(object_pixels(picture, mask))[COLOURS.index(name)])
+            for picture, mask, name in zip(pictures, masks, names, strict=True)]  # fmt: skip
     shape = [shows(v, a[1]) for v, a in zip(verdicts, asked, strict=True)]
     ground = [v.background == a[2] for v, a in zip(verdicts, asked, strict=True)]
+    named = [word in [o[0] for o in v.objects] for v, word in zip(verdicts, names, strict=True)]
     mean = {"named": named, "shape": shape, "background": ground, "prompt": np.logical_and(shape, ground)}
     seen = [" + ".join(" ".join(o) for o in v.objects) + f", {v.background}" for v in verdicts]
-    return {"name": name, "base": base, "pictures": len(verdicts), "seen": seen,
+    return {"pictures": len(verdicts), "seen": seen, "areas": area, "area": mean_and_error(area)[0],
             **{key: float(np.mean(values)) for key, values in mean.items()}}  # fmt: skip
-
-
-def mix_prompts(groups: int) -> tuple[list[list[Verdict]], list[list[str]], list[list[str]]]:
-    """For each group of `GROUP` pictures: what is asked for, prompts with colours, and prompts without."""
-    wanted = []
-    for g in range(groups):
-        ground = BACKGROUNDS[g % len(BACKGROUNDS)]
-        # Shapes differ within a group and colours too, so that neither agrees by itself.
-        wanted.append([Verdict(((COLOURS[(3 * g + 2 * i) % len(COLOURS)], SHAPES[(g + i) % len(SHAPES)]),), ground)
-                       for i in range(GROUP)])  # fmt: skip
-    full = [[f"{article(' '.join(v.objects[0]))}, {v.background} background" for v in group] for group in wanted]
-    plain = [[f"{article(v.objects[0][1])}, {v.background} background" for v in group] for group in wanted]
-    return wanted, full, plain
-
-
-def measure_mix(model, judge: Judge, cases, how: How, groups: int, progress: Progress) -> list[dict]:
-    """What pictures take from the first of their batch. The control is the first picture of the next batch.
-
-    Returns:
-        one dictionary per case: of prompts with colours: overlap, overlap_control (silhouettes, intersection over
-        union), colour, shape (as asked for); of prompts without: agree, agree_control (the same colour as the
-        source), open_shape (as asked for); pictures (the sources not counted).
-    """
-    if groups < 2:
-        raise LabError("Mixed pictures need two groups at least, for the control.")
-    wanted, full, plain = mix_prompts(groups)
-    out = []
-    for case in cases:
-        looks = {}
-        for kind, prompts in (("full", full), ("plain", plain)):
-            progress(f"{case.name}, colours {'named' if kind == 'full' else 'open'}")
-            looks[kind] = [judge.look(draw_group(model, how, prompts[g], g, case.variant)) for g in range(groups)]
-        out.append({"name": case.name, "settings": settings_of(case.variant), "pictures": groups * (GROUP - 1),
-                    **_mix_row(looks["full"], looks["plain"], wanted)})  # fmt: skip
-    return out
-
-
-def draw_group(model, how: How, prompts: Sequence[str], group: int, variant: Variant, cfg: float = 5.0) -> np.ndarray:
-    seeds = [how.seed + 9000 + 100 * group + i for i in range(len(prompts))]
-    return draw_batch(model, how, how.request(prompts, seeds, "", cfg), variant)
-
-
-def _mix_row(full, plain, wanted) -> dict:
-    found: dict[str, list[float]] = {}
-
-    def note(name: str, value) -> None:
-        found.setdefault(name, []).append(float(value))
-
-    for g in range(len(full)):
-        other = (g + 1) % len(full)
-        (verdicts, masks), (_, masks_of_other) = full[g], full[other]
-        for i in range(1, GROUP):
-            note("overlap", scenebench.silhouette_overlap(masks[i : i + 1], masks[:1]))
-            note("overlap_control", scenebench.silhouette_overlap(masks[i : i + 1], masks_of_other[:1]))
-            note("colour", seen_colour(verdicts[i], "") == wanted[g][i].objects[0][0])
-            note("shape", shows(verdicts[i], wanted[g][i].objects[0][1]))
-            own = plain[g][0]
-            note("agree", seen_colour(own[i], "") == seen_colour(own[0], "none"))
-            note("agree_control", seen_colour(own[i], "") == seen_colour(plain[other][0][0], "none"))
-            note("open_shape", shows(own[i], wanted[g][i].objects[0][1]))
-    return {name: statistics.fmean(values) for name, values in found.items()}
 
 
 # ------------------------------------------------------------------------------------------- the command
@@ -500,10 +360,14 @@ def run_effect(args, loaded: dict) -> dict:
 def run_mix(args, loaded: dict) -> dict:
     model, judge, how, head = _drawing(args, "mix", loaded)
     cases = [Case("off"), *(Case(v.label, v) for v in _own(args))] if args.setting else mix_cases()
-    bar, progress = _bar(2 * len(cases))
+    bar, progress = _bar(len(KINDS) * len(cases))
     with bar:
-        groups = max(2, args.images // (GROUP - 1))
-        return head | {"results": measure_mix(model, judge, cases, how, groups, progress)}
+        # Two groups at least, and always an even number: each is the other's control.
+        groups = max(2, args.images // (2 * (GROUP - 1)) * 2)
+        results = measure_mix(model, judge, cases, how, groups, progress)
+    for row, case in zip(results, cases, strict=True):
+        row["settings"] = settings_of(case.variant)
+    return head | {"results": results}
 
 
 def run_pictures(args, loaded: dict) -> None:
@@ -540,8 +404,8 @@ def picture_rows(model, judge: Judge, how: How, progress: Progress) -> tuple[lis
     progress(PARTS_OF_GRID[1])
     compared = [skip[1], *((f"contrast: {name}", one(word, 5.0, contrast(name))) for name in CONTRASTS)]
     progress(PARTS_OF_GRID[2])
-    prompts = mix_prompts(2)[1][1][:2]
-    mixed = {case.name: draw_group(model, how, prompts, 1, case.variant) for case in mix_presets()}
+    prompts = mix_prompts(4)[1]["coloured"][3][:2]
+    mixed = {case.name: draw_group(model, how, prompts, 3, case.variant) for case in mix_presets()}
     taken = [("source", mixed["off"][0]), *((name, group[1]) for name, group in mixed.items())]
     rows = [skip, compared, taken]
     left = [f"{PARTS_OF_GRID[0]}: {prompt}", f"{PARTS_OF_GRID[1]}: {prompt}, negative: {word}",

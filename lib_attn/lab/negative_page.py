@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from lib_attn.lab.judged import mean_and_error
+from lib_attn.lab.mixing import GROUP
 from lib_attn.lab.report import read_result
 
 PAGE = "negative-benchmark.md"
@@ -47,22 +49,63 @@ def estimate_table(result: dict) -> str:
 
 
 def effect_table(result: dict) -> str:
-    """How often the named colour and the prompt are seen."""
-    shares = ("named", "control", "prompt", "shape", "background")
-    rows = [[r["name"], *(_percent(r[share]) for share in shares)] for r in result["results"]]
-    head = ("case", "named colour seen", "seen, another named", "prompt right", "shape", "background")
+    """How much of the named colour and how often the prompt is seen."""
+    rows, plain = [], {}
+    for r in result["results"]:
+        # A technique is compared with the same guidance without it, which comes before it.
+        reference = plain.get(r["cfg"], plain.get(r["base"]))
+        change = "-"
+        if reference is not None:
+            pairs = zip(r["areas"], reference["areas"], strict=True)
+            change = _change([100 * (own - other) for own, other in pairs], 1, " points")
+        if not r["settings"]:
+            plain[r["cfg"]] = r
+        rows.append([r["name"], *(_percent(r[share]) for share in ("named", "control")), f"{100 * r['area']:.1f} %",
+                     f"{100 * r['area_control']:.1f} %", change,
+                     *(_percent(r[share]) for share in ("prompt", "shape", "background"))])  # fmt: skip
+    head = ("case", "named colour seen", "seen, another named", "area of it", "area, another named", "area, change",
+            "prompt right", "shape", "background")  # fmt: skip
     return _lines(head, rows)
 
 
+def _change(differences: Sequence[float], digits: int, unit: str = "") -> str:
+    """Mean of differences with its standard error."""
+    mean, error = mean_and_error(differences)
+    return f"{mean:+.{digits}f} ± {error:.{digits}f}{unit}"
+
+
+def _closer(row: dict, first: dict, name: str, digits: int) -> str:
+    """How much more than in `first` a figure with the own source differs from that with another source.
+
+    Pictures with the same source are no independent ones, so the error is that of the groups' means.
+    """
+    gains = [[a - b for a, b in zip(r["all"][name], r["all"][f"{name}_control"], strict=True)] for r in (row, first)]
+    change = [a - b for a, b in zip(*gains, strict=True)]
+    groups = [change[i : i + GROUP - 1] for i in range(0, len(change), GROUP - 1)]
+    return _change([mean_and_error(group)[0] for group in groups], digits)
+
+
 def mix_table(result: dict) -> str:
-    """What pictures take from the first of their batch."""
-    shares = ("colour", "shape", "agree", "agree_control", "open_shape")
-    rows = [
-        [r["name"], f"{r['overlap']:.3f}", f"{r['overlap_control']:.3f}", *(_percent(r[name]) for name in shares)]
-        for r in result["results"]
-    ]
-    return _lines(("case", "overlap with source", "with another", "colour right", "shape right", "colour as source",
-                   "as another", "shape right, colour open"), rows)  # fmt: skip
+    """What pictures take from the first of their batch: layout, then look."""
+    first, layout, look = result["results"][0], [], []
+    for r in result["results"]:
+
+        def closer(name, digits, r=r):
+            return "-" if r is first else _closer(r, first, name, digits)
+
+        right = [_percent(r[name]) for name in ("colour", "shape", "other_colour", "other_shape")]
+        overlaps = [f"{r[name]:.3f}" for name in ("overlap", "overlap_control")]
+        layout.append([r["name"], *overlaps, closer("overlap", 3), *right])
+        seen = [_percent(r[name]) for name in ("agree", "agree_control")]
+        distances = [f"{r[name]:.0f}" for name in ("distance", "distance_control")]
+        look.append([r["name"], *seen, *distances, closer("distance", 0), _percent(r["open_shape"])])
+    head = ("case", "overlap with source", "with another", "nearer than off", "colour right", "shape right",
+            "colour right, shapes differ", "shape right, shapes differ")  # fmt: skip
+    second = ("case", "colour as source", "as another", "distance to source", "to another", "nearer than off",
+              "shape right")  # fmt: skip
+    parts = ["Layout; colours are named and differ within a batch:", _lines(head, layout),
+             "Look; colours are left open:", _lines(second, look)]  # fmt: skip
+    return "\n\n".join(parts)
 
 
 TABLES = {"cost": cost_table, "estimate": estimate_table, "effect": effect_table, "mix": mix_table}
@@ -90,11 +133,15 @@ ABOUT = {
     "the positive (as the webui's NGMS fills in) with as many rows.",
     "effect": 'Prompts leave the colour open ("a cube, grey background"). The first row of each guidance scale is '
     "drawn without a negative; the colour the judge sees there is what the picture's negative names in all rows below, "
-    "same seed. The control: how often that colour is seen when the negative names another one; what is lost there as "
-    "well is disturbance. Prompt right: one object of the right shape before the right background.",
-    "mix": "Batches of 4, the first picture being the source, guidance scale 5. Overlap: intersection over union of "
-    "the judge's silhouettes. The controls are the source of another batch. Colours are named in the prompts of the "
-    "first four columns and left open in those of the others.",
+    "same seed. Another named: the same colour when the negative names another one; what is lost there as well is "
+    "disturbance. Area: share of the object's pixels that have that colour, where the judge sees an object. Change: "
+    "against the same guidance scale without a technique, picture by picture, ± one standard error. Prompt right: one "
+    "object of the right shape before the right background.",
+    "mix": "Batches of 4 pictures of one shape, the first being the source, guidance scale 5. Another: the source of "
+    "another batch of the same shape and background, which was not used. Overlap: intersection over union of the "
+    "judge's silhouettes. Distance: of the objects' mean colours in RGB (0 … 441). Nearer than off: (own - another) "
+    "less the same without a technique, mean of the batches ± one standard error; for a distance below 0 is nearer. "
+    "Shapes differ: each picture of the batch is asked for another shape.",
 }
 
 
@@ -121,7 +168,7 @@ def _about(result: dict, part: str) -> list[str]:
         model = "" if result["model"] == "sd15" else " This is a toy U-Net."
         return [f"{text} {result['precision']}, torch {machine['torch']}.{model}"]
     if part == "effect" and any(r["name"] in ("CFG 3", "CFG 8") for r in result["results"]):
-        text += " CFG 3 and 8 are compared with the pictures at CFG 5."
+        text += " CFG 3 and 8 have the pictures of CFG 5 without a negative as theirs."
     pictures = first.get("pictures", result["images"])
     drawn = f"{result['steps']} steps {result['sampler']}, seeds from {result['seed']}, {result['precision']}"
     model = f"model {result['checkpoint']}, SHA-256 {result['sha256']}…"

@@ -101,6 +101,16 @@ def load_presets() -> dict[str, Settings]:
     return {name: read_settings(values) for name, values in presets.shipped().items()}
 
 
+def preset(name: str, **changes) -> Variant:
+    """A shipped preset, with changes by dotted name, as a variant."""
+    return ours(name, name, read_settings(load_presets()[name].flat() | changes))
+
+
+def setting(name: str, text: str) -> Variant:
+    """A variant from ``parameter=value; parameter=value``."""
+    return parse_setting(f"{name}: {text};")
+
+
 def parse_setting(text: str) -> Variant:
     """Read ``name: tile=16 pool=4 exact_every=3`` as a variant of ours; the name may be left out.
 

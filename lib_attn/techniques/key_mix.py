@@ -12,7 +12,10 @@ With K and V of a source S, of the same size as the picture's own:
   e^b. With matched queries and keys this is StyleAligned (arXiv 2312.02133); keys and values replaced are MasaCtrl
   (arXiv 2304.08465).
 
-All tensors are ``[B, N, H, d]``: rows, tokens, heads, width.
+Attention decides what looks alike; where things stand is also in what a block hands to the next. So the output of
+chosen blocks may follow the source, as Plug-and-Play has it for one block, or take its mean and spread.
+
+Tensors of attention are ``[B, N, H, d]``: rows, tokens, heads, width; features are treated as one head.
 """
 
 from __future__ import annotations
@@ -28,6 +31,8 @@ from lib_attn.techniques.contrast import partners, why_alone
 from lib_attn.techniques.reference import Recording
 
 AUTO = parse_selector("out")
+#: Sources whose tensors come from an earlier call.
+RECORDED = ("recorded run", "previous step")
 
 
 def adain(x: torch.Tensor, to: torch.Tensor) -> torch.Tensor:
@@ -96,6 +101,20 @@ def appended_values(own: torch.Tensor, source: torch.Tensor, settings) -> torch.
     return mix(kept, source, settings.value_amount, "blend") if settings.values == "follow" else kept
 
 
+def layout_block(blocks) -> str | None:
+    """Name of the block that Plug-and-Play takes features of, found by where it stands: the middle one of the second
+    level from below on the way out (OUT04 of SD 1.x, which the paper names, and of SDXL). None without blocks."""
+    out = [block for block in blocks if block.section == "out"]
+    deepest = max((block.depth for block in out), default=0)
+    level = [block for block in out if block.depth == deepest - 1] or out
+    return level[(len(level) - 1) // 2].name if level else None
+
+
+def tokens(h: torch.Tensor) -> torch.Tensor:
+    """Features ``[B, C, h, w]`` as ``[B, N, 1, C]``."""
+    return h.flatten(2).transpose(1, 2).unsqueeze(2)
+
+
 class KeyMixRuntime:
     """Mixed keys over one sampling pass; remembers the step before where that is the source."""
 
@@ -107,11 +126,20 @@ class KeyMixRuntime:
         self._now, self._before = (-1, Recording(0)), Recording(0)
         self._store, self._layout = None, ()
         self._recording: Recording | None = None
+        self._blocks: frozenset[str] = frozenset()
         self.extends = settings.operator == "concatenate"
-        self.compares = settings.source == "negative" and self._mixes
+        positives = settings.source == "negative" and settings.side != "negative"
+        self.compares = positives and (self._mixes or self._features)
 
-    def bind(self, references=None, layout=(), **_):
+    def bind(self, references=None, layout=(), blocks=(), **_):
         self._store, self._layout = references, layout
+        chosen = parse_selector(self._settings.feature_blocks)
+        if chosen.auto:
+            self._blocks = frozenset({layout_block(blocks)})
+        else:
+            self._blocks = frozenset(block.name for block in blocks if chosen.matches(block))
+            if self._features and not self._blocks:
+                self._say(f"Key mix left features alone: this model has no blocks {chosen.text}.")
 
     def wants(self, layer) -> bool:
         return self._selector.matches(layer)
@@ -122,20 +150,54 @@ class KeyMixRuntime:
         follows = s.operator != "concatenate" and (s.query_amount or (s.values != "own" and s.value_amount))
         return bool(s.amount or follows)
 
+    @property
+    def _features(self) -> bool:
+        return self._settings.features != "own" and bool(self._settings.feature_amount)
+
     def edits(self, call) -> bool:
         """Whether something is mixed into this call; takes notes for later calls on the way."""
         s = self._settings
-        if s.record:
-            self._record(call)
-        if s.source == "previous step":
-            self._remember(call)
-        return call.moment.within(s.start, s.end) and self._mixes and bool(self._chosen(call))
+        self._note(call, call.layer.index, call.x, call.grid, self._mixes)
+        return call.moment.within(s.start, s.end) and self._mixes and bool(self._chosen(call, call.layer.index))
+
+    def wants_features(self, block) -> bool:
+        return block.name in self._blocks and (self._features or self._settings.record)
+
+    def features(self, call):
+        """The block's output ``[B, C, h, w]`` with the source's mixed in, None when there is nothing to do."""
+        s, own, grid = self._settings, tokens(call.h), tuple(call.h.shape[-2:])
+        self._note(call, call.block.name, own[:, :, 0], grid, self._features)
+        if not (self._features and call.moment.within(s.start, s.end)):
+            return None
+        chosen = self._chosen(call, call.block.name)
+        if not chosen:
+            return None
+        self._tell_of_batch()
+        places = list(chosen)
+        if s.source in RECORDED:
+            found = torch.stack([x.to(own.device, own.dtype) for x, _ in chosen.values()]).unsqueeze(2)
+            source = resize(found, next(iter(chosen.values()))[1], grid)
+        else:
+            source = self._elsewhere(own, chosen, grid, call.block.handed)
+        if s.features == "AdaIN":
+            source = adain(own[places], source)
+        operator = "contrast" if s.operator == "contrast" else "blend"
+        out = call.h.clone()
+        out[places] = mix(own[places], source, s.feature_amount, operator)[:, :, 0].transpose(1, 2).unflatten(2, grid)
+        return out
+
+    def _note(self, call, where, x, grid, mixes: bool) -> None:
+        """Keep what this call saw for later: x ``[B, N, C]`` of a layer (its index) or behind a block (its name)."""
+        if self._settings.record:
+            self._record(call, where, x, grid)
+        if mixes and self._settings.source == "previous step":
+            self._remember(call, where, x, grid)
 
     def _wanted(self, row) -> bool:
         side = self._settings.side
         return side == "both" or (side == "positive") == (row.sign == POSITIVE)
 
-    def _chosen(self, call) -> dict[int, object]:
+    def _chosen(self, call, where) -> dict[int, object]:
         """Rows to be mixed, each with where its source is found: a row, a list of rows, a recorded input, or None."""
         s, rows = self._settings, call.rows
         mine = [i for i, row in enumerate(rows) if self._wanted(row)]
@@ -146,7 +208,8 @@ class KeyMixRuntime:
         if s.source == "first image":
             first = {(row.sign, row.part): i for i, row in enumerate(rows) if row.image == 0}
             at = {i: first.get((rows[i].sign, rows[i].part), first.get((rows[i].sign, 0))) for i in mine}
-            if any(other is None and rows[i].image != 0 for i, other in at.items()):
+            # Where a single row of the first image is missing, its negative is left out in this step.
+            if mine and not any(row.image == 0 for row in rows):
                 self._say(
                     "Key mix did nothing where the first image is computed apart from the others: switch on 'Batch "
                     "cond/uncond' in the webui's settings."
@@ -155,12 +218,12 @@ class KeyMixRuntime:
         if s.source == "batch mean":
             groups = {i: [j for j, row in enumerate(rows) if row.sign == rows[i].sign] for i in mine}
             return {i: group for i, group in groups.items() if len({rows[j].image for j in group}) > 1}
-        found = {i: self._recorded(call, rows[i]) for i in mine}
+        found = {i: self._recorded(call, where, rows[i]) for i in mine}
         return {i: item for i, item in found.items() if item is not None}
 
-    def _recorded(self, call, row):
+    def _recorded(self, call, where, row):
         if self._settings.source == "previous step":
-            return self._before.get_row(call.layer.index, row)
+            return self._before.get_row(where, row)
         if self._settings.record:
             self._say("Key mix did nothing: a run that is being recorded cannot follow a recorded run.")
             return None
@@ -171,45 +234,57 @@ class KeyMixRuntime:
         if recording.layout != self._layout:
             self._say("Key mix did nothing: the recorded run is of another kind of model.")
             return None
-        sign = NEGATIVE if row.sign == NEGATIVE else POSITIVE
-        return recording.get(call.layer.index, sign, call.moment.time)
+        found = recording.get(where, NEGATIVE if row.sign == NEGATIVE else POSITIVE, call.moment.time)
+        if found is None and where in self._blocks:
+            self._say(
+                f"Key mix left features behind {where} alone: the recorded run has none of them (Feature blocks, Mix "
+                "memory)."
+            )
+        return found
 
-    def _record(self, call) -> None:
+    def _record(self, call, where, inputs, grid) -> None:
         if self._store is None:
             return
         if self._recording is None:
             self._recording = self._store.recording = Recording(self._limit, layout=self._layout)
             self._say("Key mix: this run is recorded for later pictures.")
-        for row, x in zip(call.rows, call.x, strict=True):
+        for row, x in zip(call.rows, inputs, strict=True):
             if row.image == 0 and row.part == 0:
                 sign = NEGATIVE if row.sign == NEGATIVE else POSITIVE
-                if not self._recording.store(call.layer.index, sign, call.moment.time, x, call.grid):
-                    self._say("Key mix: Mix memory is too small for the recording; some layers are left out.")
+                if not self._recording.store(where, sign, call.moment.time, x, grid):
+                    self._say("Key mix: Mix memory is too small for the recording; some of it is left out.")
 
-    def _remember(self, call) -> None:
+    def _remember(self, call, where, inputs, grid) -> None:
         """Keep this evaluation's inputs; those of the one before become the source."""
         if call.moment.step != self._now[0]:
             self._before, self._now = self._now[1], (call.moment.step, Recording(self._limit // 2, None))
-        for row, x in zip(call.rows, call.x, strict=True):
-            if self._wanted(row) and not self._now[1].store_row(call.layer.index, row, x, call.grid):
-                self._say("Key mix: Mix memory is too small for the previous step; some layers are not mixed.")
+        for row, x in zip(call.rows, inputs, strict=True):
+            if self._wanted(row) and not self._now[1].store_row(where, row, x, grid):
+                self._say("Key mix: Mix memory is too small for the previous step; some of it is not mixed.")
 
     def _sources(self, call, q, k, v, chosen):
         """q, k, v ``[n, M, H, d]`` of the sources of the chosen rows, and their grid."""
-        s, places = self._settings, list(chosen)
-        if s.source in ("recorded run", "previous step"):
+        if self._settings.source in RECORDED:
             # Converted one by one: autocast's own types of stack do not include all that may be stored.
             inputs = torch.stack([x.to(call.x.device, call.x.dtype) for x, _ in chosen.values()])
             return (*call.project_input(inputs), next(iter(chosen.values()))[1])
+        return (*(self._elsewhere(t, chosen, call.grid, call.layer.depth) for t in (q, k, v)), call.grid)
+
+    def _elsewhere(self, x, chosen, grid, depth):
+        """What a source inside this call has in place of the chosen rows of x ``[B, N, H, d]``."""
+        s, places = self._settings, list(chosen)
         if s.source == "blurred":
-            sigma = s.blur / 2**call.layer.depth
-            return (*(blur(t[places], call.grid, sigma) for t in (q, k, v)), call.grid)
+            return blur(x[places], grid, s.blur / 2**depth)
         if s.source == "shifted":
-            down, right = (round(d / 2**call.layer.depth) for d in (s.shift_y, s.shift_x))
-            return (*(shift(t[places], call.grid, down, right) for t in (q, k, v)), call.grid)
+            return shift(x[places], grid, *(round(d / 2**depth) for d in (s.shift_y, s.shift_x)))
         if s.source == "batch mean":
-            return (*(torch.stack([t[group].mean(0) for group in chosen.values()]) for t in (q, k, v)), call.grid)
-        return (*(t[list(chosen.values())] for t in (q, k, v)), call.grid)
+            return torch.stack([x[group].mean(0) for group in chosen.values()])
+        return x[list(chosen.values())]
+
+    def _tell_of_batch(self) -> None:
+        source = self._settings.source
+        if source in ("first image", "batch mean"):
+            self._say(f"Key mix: with the {source} as source, a picture needs its batch to be made again.")
 
     def leave(self, call, output):
         """Say why there was no negative to mix with, where there was none."""
@@ -220,9 +295,8 @@ class KeyMixRuntime:
 
     def edit(self, call, q, k, v):
         """q, k, v with the source mixed in, and the bias ``[B, 1, 1, keys]`` of the keys where some were added."""
-        s, chosen = self._settings, self._chosen(call)
-        if s.source in ("first image", "batch mean"):
-            self._say(f"Key mix: with the {s.source} as source, a picture needs its batch to be made again.")
+        s, chosen = self._settings, self._chosen(call, call.layer.index)
+        self._tell_of_batch()
         places = list(chosen)
         sq, sk, sv, grid = self._sources(call, q, k, v, chosen)
         q, k, v = q.clone(), k.clone(), v.clone()

@@ -162,7 +162,8 @@ def test_negative_stream_generate_and_paste_back(txt2img, webui, keep):
 MOVED = {
     "negative_skip": {"key_every": 2, "fill": "copy", "strength": 3, "penalty": "NASA", "blocks": "out"},
     "contrast": {"feature": 0.7, "keys": 0.4, "map_strength": 0.5, "tau": 2, "blocks": "mid"},
-    "key_mix": {"source": "blurred", "operator": "concatenate", "amount": 0.8, "values": "AdaIN", "blur": 4},
+    "key_mix": {"source": "blurred", "operator": "concatenate", "amount": 0.8, "values": "AdaIN", "blur": 4,
+                "features": "follow", "feature_amount": 0.6},  # fmt: skip
 }
 
 

@@ -55,6 +55,10 @@ MODES = {
     "negative rows": (mix("blurred", side="negative"), FULL),
     "queries": (mix("shifted", query_amount=1.0), FULL),
     "matched queries": (mix("shifted", match_queries=True), FULL),
+    "features": (mix("shifted", amount=0.0, features="follow", feature_amount=0.8), FULL),
+    "features, AdaIN": (mix("negative", amount=0.0, features="AdaIN", feature_blocks="out"), FULL),
+    "features of the step before": (mix("previous step", amount=0.0, features="follow"), FULL),
+    "features of the first image": (mix("first image", amount=0.0, features="follow"), FULL),
     **{
         f"{operator}, {values}": (mix("blurred", operator=operator, values=values, bias=-0.5), FULL)
         for operator in ("blend", "contrast", "concatenate")
@@ -80,12 +84,12 @@ def plain(webui):
 @pytest.mark.parametrize("name", MODES)
 def test_every_mode_acts_and_its_text_brings_it_back(webui, plain, name):
     settings, expected = MODES[name]
-    needs_batch = name in ("first image", "batch mean")
+    needs_batch = any(name.endswith(source) for source in ("first image", "batch mean"))
     on, state = made(webui, settings, **BATCH, comments=[NEEDS] if needs_batch else [])
     assert rows(state) == expected
     changed = differences(on, plain(**BATCH))[-2:]
     # The first image is its own source: it changes by rounding only.
-    assert changed[1] > 0.01 and (changed[0] > 0.01) == (name != "first image")
+    assert changed[1] > 0.01 and (changed[0] > 0.01) == (not name.endswith("first image"))
     again = webui.picture(infotext=on.texts[0], **FIELDS | BATCH)
     assert again.pixels == on.pixels and again.texts == on.texts
     parsed = webui.call("/sdapi/v1/png-info", {"image": on.encoded[-1]})["parameters"]
@@ -119,6 +123,8 @@ def rows_of(webui, fields):
         {"key_mix": {"enabled": True, "amount": 0.0, "blocks": "all", "record": True}},
         mix("negative", amount=0.0, values="follow", value_amount=0.0),
         mix("shifted", amount=0.0, match_queries=True),
+        mix("shifted", amount=0.0, features="follow", feature_amount=0.0),
+        mix("shifted", amount=0.0, features="AdaIN", feature_blocks="in99"),
         mix("first image"),
         mix("shifted", start=0.4, end=0.4),
         contrast(feature=0.5, orthogonal=0.5, blend=0.0),
@@ -299,6 +305,9 @@ def test_recorded_run(webui, plain):
     image = plain().encoded[0]
     made(webui, on, path="img2img", init_images=[image], denoising_strength=0.6)
     made(webui, {"key_mix": {**on["key_mix"], "operator": "concatenate"}}, width=192, height=64)
+    features, _ = made(webui, mix("recorded run", amount=0.0, features="follow"))
+    assert differences(features, plain())[0] > 1 and features.pixels != first.pixels
+    made(webui, mix("recorded run", amount=0.0, features="AdaIN"), width=192, height=64)
     webui.picture(record(), **FIELDS, seed=98)
     assert made(webui, on)[0].pixels != first.pixels
 
@@ -387,6 +396,7 @@ AXES = [
     ("Contrast: Feature push", "0.2,0.8", "Contrast: Blocks", "mid,out", contrast()),
     ("Key mix: Source", "blurred,shifted", "Key mix: Operator", "blend,concatenate", mix("blurred")),
     ("Key mix: Values", "own,AdaIN", "Key mix: Key amount", "0.3,0.9", mix("blurred")),
+    ("Key mix: Features", "follow,AdaIN", "Key mix: Feature blocks", "auto,out", mix("negative")),
 ]
 
 

@@ -9,12 +9,13 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from lib_attn.lab import cost, negative, negative_page, speed, unet
+from lib_attn.lab import cost, judged, mixing, negative, negative_page, speed, unet
 from lib_attn.lab.cli import main
 from lib_attn.lab.cost import Case
 from lib_attn.lab.errors import LabError
 from lib_attn.lab.scenebench import BACKGROUNDS, COLOURS, SHAPES, Verdict
 from lib_attn.lab.variants import FULL, parse_setting
+from lib_attn.learn.scenes import vocabulary
 from tests.lab.conftest import UNET
 
 HOW = negative.How(size=64, steps=2, batch=2)
@@ -59,9 +60,9 @@ def test_pictures_come_in_order_and_out_of_the_cache(model, tmp_path, monkeypatc
     for i in range(3):
         alone = negative.draw(model, HOW, *([part[i]] for part in asked), 5.0)[0]
         assert np.abs(pictures[i].astype(int) - alone).max() <= 1
-    monkeypatch.setattr(negative, "sample", lambda *a: pytest.fail("drawn again"))
+    monkeypatch.setattr(judged, "sample", lambda *a: pytest.fail("drawn again"))
     assert np.array_equal(negative.draw(model, how, *asked, 5.0), pictures)
-    monkeypatch.setattr(negative, "sample", lambda model, request, variant: torch.zeros(len(request.seeds), 4, 8, 8))
+    monkeypatch.setattr(judged, "sample", lambda model, request, variant: torch.zeros(len(request.seeds), 4, 8, 8))
     for other in (how, negative.How(size=64, steps=2, batch=2, cache=tmp_path, model="y")):
         variant = FULL if other.model == "y" else parse_setting("key_every=2")
         assert not np.array_equal(negative.draw(model, other, *asked, 5.0, variant), pictures)
@@ -92,45 +93,125 @@ class Scripted:
         return said, masks
 
 
+def paint(*names):
+    """Pictures ``[n, 64, 64, 3]`` all over in one colour each, half of it in the shade."""
+    colours = [[round(255 * c) for c in vocabulary.COLOURS[name]] for name in names]
+    pictures = np.stack([np.full((64, 64, 3), colour, np.uint8) for colour in colours])
+    pictures[:, 32:] //= 2
+    return pictures
+
+
 def see(*objects, background=BACKGROUNDS[0]):
     return Verdict(tuple(tuple(o.split()) for o in objects), background)
 
 
 def test_effect_counts_what_the_negative_names(monkeypatch):
     drawn = []
-    monkeypatch.setattr(negative, "draw", lambda model, how, prompts, negatives, *rest: drawn.append((negatives, rest)))
+
+    def draw(model, how, prompts, negatives, *rest):
+        drawn.append((negatives, rest))
+        return paint("red", "green") if len(drawn) == 2 else paint("red", "blue")
+
+    monkeypatch.setattr(negative, "draw", draw)
     first, second = SHAPES[:2]
+    rest = [see(f"red {first}"), see(f"blue {first}")]
     judge = Scripted([see(f"red {first}"), see(f"blue {second}")], [see(f"green {first}"), see(f"blue {first}")],
                      [see(f"red {first}"), see(f"pink {first}")],
                      [see(f"red {first}", f"red {first}"), see(f"pink {second}", background="white")],
-                     [see(f"red {first}"), see(f"blue {first}")])  # fmt: skip
-    cases = [negative.Effect("a"), negative.Effect("b", cfg=3.0)]
-    base, a, b = negative.measure_effect(None, judge, cases, HOW, 2, quiet)
+                     *[rest] * 5)  # fmt: skip
+    cases = [negative.Effect("a"), negative.Effect("b", cfg=3.0), negative.Effect("c", cfg=8.0)]
+    cases.append(negative.Effect("d", parse_setting("feature=0.4")))
+    base, a, b, c, d = negative.measure_effect(None, judge, cases, HOW, 2, quiet)
     assert [d[0] for d in drawn[:2] + drawn[3:4]] == [["", ""], ["red", "blue"], ["red", "blue"]]
     assert drawn[2][0] == drawn[4][0] and not set(drawn[2][0]) & {"red", "blue"}
-    assert [d[1][1] for d in drawn] == [5.0, 5.0, 5.0, 3.0, 3.0]
+    assert [d[1][1] for d in drawn] == [5.0, 5.0, 5.0, 3.0, 3.0, 8.0, 8.0, 5.0, 5.0]
     assert (base["control"], a["control"], b["control"]) == (1, 0.5, 1)
     assert (base["named"], base["prompt"]) == (1, 1) and (a["named"], a["shape"], a["prompt"]) == (0.5, 0.5, 0.5)
     assert (b["named"], b["shape"], b["background"], b["prompt"]) == (0.5, 0.5, 0.5, 0)
-    assert "| a | 50 % | 50 % | 50 % |" in negative_page.effect_table({"results": [base, a, b]})
+    assert base["area"] == b["area"] == 1 and a["areas"] == [1, 0] and a["area_control"] == 1
+    table = negative_page.effect_table({"results": [base, a, b, c, d]})
+    assert "| a | 50 % | 50 % | 50.0 % | 100.0 % | -50.0 ± 50.0 points | 50 % |" in table
+    # All three are compared with a: the plain case of their guidance scale, or of their base where there is none.
+    assert "| b | 50 % | 100 % | 100.0 % | 100.0 % | +50.0 ± 50.0 points | 0 % |" in table
+    assert table.count("+50.0 ± 50.0") == 3
+
+
+def test_what_is_read_off_a_picture():
+    picture = paint("orange")[0]
+    mask = np.zeros((32, 32), bool)
+    mask[10:20, 10:20] = True
+    picture[20:22] = (128, 128, 128)  # a rim of background
+    pixels = judged.object_pixels(picture, mask)
+    assert len(pixels) == 4 * 64 and judged.colour_shares(pixels)[COLOURS.index("orange")] == 1
+    picture[30:32] = [(240, 240, 240)] * 32 + [(10, 0, 0)] * 32
+    assert judged.colour_shares(judged.object_pixels(picture, mask)).sum() == pytest.approx(7 / 8)
+    assert len(judged.object_pixels(picture[:60, :60], mask)) > 0, "a size that no multiple of the mask's"
+    mask[:], mask[5, 5] = False, True
+    assert len(judged.object_pixels(picture, mask)) == 4, "an object that is all rim is kept"
+    none = judged.object_pixels(picture, np.zeros((32, 32), bool))
+    assert np.isnan(judged.colour_shares(none)).all() and np.isnan(judged.colour_distance(none, pixels))
+    assert judged.colour_distance(np.array([[0, 0, 0], [6, 8, 0]]), np.array([[3, 4, 5]])) == 5
+    for name in COLOURS:
+        assert judged.colour_shares(paint(name)[0].reshape(-1, 3))[COLOURS.index(name)] == 1
+    assert judged.mean_and_error([1.0, 3.0, float("nan")]) == (2.0, 1.0)
+    assert np.isnan(judged.mean_and_error([4.0])[1]) and np.isnan(judged.mean_and_error([])[0])
+
+
+def test_groups_of_mixed_pictures_come_in_pairs_with_the_same_prompts():
+    wanted, prompts = mixing.mix_prompts(4)
+    assert {len(group) for kind in mixing.KINDS for group in prompts[kind]} == {mixing.GROUP}
+    for g in range(4):
+        assert prompts["open"][g] == prompts["open"][g ^ 1] and len(set(prompts["open"][g])) == 1
+        assert len({v.objects[0][0] for v in wanted[g]}) == len({v.objects[0][1] for v in wanted[g]}) == mixing.GROUP
+        assert len({text.split(",")[0].split()[-1] for text in prompts["coloured"][g]}) == 1
+        assert not any(colour in prompts["open"][g][0].split(",")[0] for colour in COLOURS)
+    assert prompts["open"][0] != prompts["open"][2]
+    for groups in (0, 1, 3):
+        with pytest.raises(LabError, match="even number"):
+            mixing.measure_mix(None, None, [], HOW, groups, quiet)
 
 
 def test_mix_compares_with_the_own_source_and_with_another(monkeypatch):
-    monkeypatch.setattr(negative, "draw_group", lambda *a: None)
-    wanted, full, plain = negative.mix_prompts(2)
-    assert len({p for group in full for p in group}) == 2 * negative.GROUP
-    for group in wanted:
-        assert len({v.objects[0][0] for v in group}) == len({v.objects[0][1] for v in group}) == negative.GROUP
-    assert not any(colour in text.split(",")[0] for group in plain for text in group for colour in COLOURS)
-    same = [[see("red sphere")] * negative.GROUP, [see("blue cube")] * negative.GROUP]
-    (row,) = negative.measure_mix(None, Scripted(*wanted, *same), [Case("x")], HOW, 2, quiet)
-    assert row["colour"] == row["shape"] == row["agree"] == 1 and row["agree_control"] == 0
+    drawn = []
+
+    def draw_group(model, how, prompts, group, variant):
+        drawn.append(prompts)
+        return paint(*(["red"] * 4 if group == 0 else ["blue"] * 4))
+
+    monkeypatch.setattr(mixing, "draw_group", draw_group)
+    wanted, prompts = mixing.mix_prompts(2)
+    same = [[see("red sphere")] * mixing.GROUP, [see("blue cube")] * mixing.GROUP]
+    (row,) = mixing.measure_mix(None, Scripted(*wanted, *same, *wanted), [Case("x")], HOW, 2, quiet)
+    assert drawn == [group for kind in mixing.KINDS for group in prompts[kind]]
+    assert row["colour"] == row["other_colour"] == row["other_shape"] == row["agree"] == 1 and row["shape"] == 0
+    assert row["agree_control"] == 0 and row["open_shape"] == 0.5 and row["pictures"] == 6
+    assert row["distance"] == 0 and row["distance_control"] > 100
     # Silhouettes are stripes whose width goes with the shape.
     width = [1 + SHAPES.index(v.objects[0][1]) % 4 for v in wanted[0] + wanted[1]]
     share = lambda a, b: min(a, b) / max(a, b)  # noqa: E731
     for name, source in (("overlap", (0, 4)), ("overlap_control", (4, 0))):
         expected = [share(width[g * 4 + i], width[source[g]]) for g in range(2) for i in range(1, 4)]
-        assert row[name] == pytest.approx(np.mean(expected))
+        assert row[name] == pytest.approx(np.mean(expected)) and row["all"][name] == pytest.approx(expected)
+    # Errors are those of the batches' means: 10 and 14 more in the two batches.
+    other = row | {"name": "y", "all": row["all"] | {"distance": [9.0, 10.0, 11.0, 14.0, 14.0, 14.0]}}
+    table = negative_page.mix_table({"results": [row, other]})
+    control = f"{row['distance_control']:.0f}"
+    assert f"| x | 100 % | 0 % | 0 | {control} | - |" in table
+    assert f"| y | 100 % | 0 % | 0 | {control} | +12 ± 2 |" in table
+
+
+def test_pictures_without_an_object_are_left_out(monkeypatch):
+    class Blind(Scripted):
+        def look(self, pictures):
+            said, masks = super().look(pictures)
+            masks[1] = False
+            return said, masks
+
+    monkeypatch.setattr(mixing, "draw_group", lambda *a: paint(*["red"] * 4))
+    wanted, _ = mixing.mix_prompts(2)
+    (row,) = mixing.measure_mix(None, Blind(*wanted, *wanted, *wanted), [Case("x")], HOW, 2, quiet)
+    for name in ("overlap", "distance", "overlap_control", "distance_control"):
+        assert np.isnan(row["all"][name]).tolist() == [True, False, False] * 2 and np.isfinite(row[name])
 
 
 def test_the_command_writes_results_and_page(tiny, tmp_path, capsys, monkeypatch):
@@ -139,7 +220,7 @@ def test_the_command_writes_results_and_page(tiny, tmp_path, capsys, monkeypatch
     drawing = ["--checkpoint", str(tiny), "--size", "64", "--steps", "2", "--images", "2", "--cfg", "1"]
     only, fp32 = f"{cost.ONE_ROW}; CFG 1, NAG", ["--precision", "fp32"]
     own = ["--setting", "mine: negative_skip.penalty=value sign flip; negative_skip.strength=3"]
-    assert main([*common, "effect", "estimate", *drawing, *own]) == 0
+    assert main([*common, "effect", "estimate", "mix", *drawing, *own]) == 0
     assert main([*common, "cost", "--model", "toy", "--cost-sizes", "64", "--repeats", "1", "--only", only, *fp32]) == 0
     page = (tmp_path / "d" / negative_page.PAGE).read_text()
     digest = negative.file_hash(tiny)

@@ -6,10 +6,22 @@ import pytest
 import torch
 
 from lib_attn.attach import attach
-from lib_attn.layers import find_layers
-from lib_attn.rows import plan_rows
+from lib_attn.lab.unet import SD15, TOY, build_unet
+from lib_attn.layers import find_blocks, find_layers
+from lib_attn.rows import NEGATIVE, POSITIVE, Row, plan_rows
 from lib_attn.settings import KeyMix, NearSighted
-from lib_attn.techniques.key_mix import adain, appended_values, blur, mix, mix_values, resize, shift
+from lib_attn.techniques.key_mix import (
+    KeyMixRuntime,
+    adain,
+    appended_values,
+    blur,
+    layout_block,
+    mix,
+    mix_values,
+    resize,
+    shift,
+    tokens,
+)
 from lib_attn.techniques.reference import Recording, Store
 from tests.unets import tiny_unet, unet_input
 
@@ -210,6 +222,137 @@ def test_recipes_against_loops(unet, name):
     torch.testing.assert_close(seen["out"], naive_layer(layer.attn1, seen["x"], edit), atol=1e-5, rtol=1e-4)
 
 
+def test_the_block_that_holds_the_layout():
+    """The paper's block 4 of SD 1.x's decoder; in a smaller model the one at the same place."""
+    assert layout_block(find_blocks(build_unet(SD15, meta=True))) == "OUT04"
+    assert layout_block(find_blocks(build_unet(TOY, meta=True))) == "OUT02"
+    assert layout_block(()) is None
+
+
+def behind(unet, name, techniques, **options):
+    """Output of a block before and after `techniques`, one evaluation of three images."""
+    seen = []
+    block = next(block for block in find_blocks(unet) if block.name == name)
+    first = block.module.register_forward_hook(lambda m, a, out: seen.append(out.clone()))
+    try:
+        with attach(unet, techniques, **options) as attachment:
+            last = block.module.register_forward_hook(lambda m, a, out: seen.append(out.clone()))
+            attachment.begin_step(plan_rows([[1.0]] * 3), 0, 1, cfg=5.0)
+            x, context = unet_input(3, 16, 16)[0][[0, 1, 2, 0, 1, 2]], unet_input(6, 16, 16, seed=3)[1]
+            unet(x, torch.full((6,), 900.0), context=context)
+            last.remove()
+    finally:
+        first.remove()
+    return seen
+
+
+def test_features_against_loops(unet):
+    """Behind the block the first image's features stand in for, or lend their statistics to, those of the others."""
+    for features, amount, operator in (("follow", 0.7, "blend"), ("AdaIN", 1.0, "blend"), ("follow", 0.5, "contrast")):
+        settings = replace(amount=0.0, features=features, feature_amount=amount, operator=operator)
+        before, after = behind(unet, "OUT04", settings)
+        for i in range(6):
+            first = before[0 if i < 3 else 3]
+            if features == "AdaIN":
+                flat, other = before[i].flatten(1), first.flatten(1)
+                own = (flat - flat.mean(1, keepdim=True)) / flat.std(1, keepdim=True, unbiased=False)
+                wanted = own * other.std(1, keepdim=True, unbiased=False) + other.mean(1, keepdim=True)
+                first = wanted.unflatten(1, first.shape[1:])
+            sign = -1 if operator == "contrast" else 1
+            expected = before[i] if i in (0, 3) else before[i] + sign * amount * (first - before[i])
+            torch.testing.assert_close(after[i], expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_features_of_every_source(unet, recorded, source):
+    def run(features, amount, **changes):
+        settings = replace(source=source, amount=0.0, features=features, feature_amount=amount, **changes)
+        return draw(unet, settings, steps=2, references=recorded)
+
+    plain = draw(unet, [], steps=2)
+    assert torch.equal(run("follow", 0.0), plain) and torch.equal(run("own", 1.0), plain)
+    assert torch.equal(run("follow", 1.0, start=1.0), plain)
+    assert torch.equal(run("follow", 1.0, feature_blocks="in99"), plain)
+    # A picture that is only shifted has its own mean and spread.
+    for features in ("follow", "AdaIN") if source != "shifted" else ("follow",):
+        little, out = run(features, 1e-3), run(features, 0.5)
+        assert out.isfinite().all() and 0 < (little - plain).norm() < 0.1 * (out - plain).norm()
+
+
+def test_features_of_a_recorded_run(unet):
+    """As the first image of a batch, up to half precision; another size is resized; both are kept within the limit."""
+    store = Store()
+    changes = {"amount": 0.0, "features": "follow"}
+    batch = draw(unet, replace(**changes))
+    draw(unet, replace(record=True, amount=0.0, blocks="in99"), only=[0], references=store)
+    alone = draw(unet, replace(source="recorded run", **changes), only=[1], references=store)
+    assert 0 < (alone - batch[[1, 3]]).norm() < 0.002 * batch[[1, 3]].norm()
+    x, context = unet_input(2, 24, 16)
+    with attach(unet, replace(source="recorded run", **changes), references=store) as attachment:
+        attachment.begin_step(plan_rows([[1.0]]), 0, 1)
+        assert unet(x, torch.full((2,), 900.0), context=context).isfinite().all()
+    draw(unet, replace(record=True, amount=0.0, blocks="in99", memory=0), only=[0], references=store)
+    assert store.recording.bytes == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_features_beyond_half_precision_are_kept_finite(dtype):
+    recording = Recording(1 << 20)
+    recording.store("OUT02", "positive", 0.1, torch.full((4, 2), -1e6, dtype=dtype), (2, 2))
+    assert (recording.get("OUT02", "positive", 0.1)[0] == torch.finfo(torch.float16).min).all()
+
+
+def test_features_are_shifted_by_latent_pixels_behind_every_block(unet):
+    """Also behind those that hand on a larger grid than they work at."""
+    for name in ("OUT01", "OUT02", "OUT04", "OUT05", "OUT07"):
+        settings = replace(source="shifted", shift_x=4, amount=0.0, features="follow", feature_blocks=name)
+        before, after = behind(unet, name, settings)
+        moved = 4 * before.shape[-1] // 16
+        torch.testing.assert_close(after, before.roll(moved, -1))
+
+
+def test_features_that_cannot_be_found_are_said(unet, recorded):
+    said, plain = [], draw(unet, [])
+    settings = replace(source="recorded run", amount=0.0, features="follow", feature_blocks="out6")
+    assert torch.equal(draw(unet, settings, references=recorded, say=said.append), plain)
+    assert len(said) == 1 and "behind OUT06" in said.pop()
+    settings = replace(source="shifted", amount=0.0, features="follow", feature_blocks="in99")
+    assert torch.equal(draw(unet, settings, say=said.append), plain)
+    assert len(said) == 1 and "no blocks in99" in said[0]
+
+
+@pytest.mark.parametrize("source", ["first image", "previous step", "shifted", "recorded run"])
+def test_features_in_split_batches_and_alone(unet, recorded, source):
+    settings = replace(source=source, amount=0.0, features="follow")
+    both = draw(unet, settings, steps=2, references=recorded)
+    split = draw(unet, settings, steps=2, chunks=2, references=recorded)
+    torch.testing.assert_close(split, both, atol=1e-4, rtol=1e-3)
+    if source != "first image":
+        alone = draw(unet, settings, only=[1], steps=2, references=recorded)
+        torch.testing.assert_close(alone, both[[1, 3]], atol=1e-4, rtol=1e-3)
+
+
+def test_only_positives_that_are_mixed_with_negatives_need_them():
+    for changes, needs in (({}, True), ({"side": "negative"}, False), ({"amount": 0.0}, False),
+                           ({"amount": 0.0, "features": "AdaIN"}, True)):  # fmt: skip
+        runtime = KeyMixRuntime(replace(source="negative", **changes)[0], (), None)
+        assert runtime.compares == needs
+
+
+def test_a_first_image_whose_negative_is_left_out_is_no_reason_to_complain(unet):
+    said, rows = [], [Row(POSITIVE, 0), Row(POSITIVE, 1), Row(NEGATIVE, 1)]
+    x, context = unet_input(3, 16, 16)
+    with attach(unet, replace(amount=1.0), say=said.append) as attachment:
+        attachment.begin_step(rows, 0, 1)
+        unet(x, torch.full((3,), 900.0), context=context)
+    assert len(said) == 1 and "needs its batch" in said[0]
+
+
+def test_tokens():
+    h = torch.arange(24.0).reshape(1, 2, 3, 4)
+    assert tokens(h).shape == (1, 12, 1, 2) and tokens(h)[0, 5, 0].tolist() == [5, 17]
+
+
 def test_sides(unet):
     plain = draw(unet, [])
     for side, same in (("positive", slice(2, 4)), ("negative", slice(0, 2))):
@@ -337,4 +480,7 @@ def test_half_precision_and_upcast(unet):
         for source in ("first image", "blurred", "previous step"):
             for operator in ("blend", "concatenate"):
                 changes = {"source": source, "operator": operator, "values": "AdaIN", "match_queries": True}
+                assert draw(unet, replace(**changes), steps=2).float().isfinite().all()
+            for features in ("follow", "AdaIN"):
+                changes = {"source": source, "features": features}
                 assert draw(unet, replace(**changes), steps=2).float().isfinite().all()
