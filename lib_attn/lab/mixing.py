@@ -34,6 +34,7 @@ def mix_cases() -> list[Case]:
         *mix_presets(),
         Case("Layout only, attention alone", preset("Layout only", **{"key_mix.features": "own"})),
         Case("Layout only, features alone", preset("Layout only", **alone)),
+        Case("Layout only until 0.8", preset("Layout only", **{"key_mix.end": 0.8})),
         Case("StyleAligned without bias", preset(style, **{"key_mix.bias": 0.0})),
         Case("StyleAligned, half AdaIN of features", preset(style, **{"key_mix.bias": 0.0}, **adain)),
         Case("all of Q, K and V", setting("", whole)),

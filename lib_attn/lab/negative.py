@@ -6,6 +6,7 @@ Parts, each of which writes a result file of its own:
 - *estimate*: how far the final latents move from full guidance when the negative is left out of most steps.
 - *effect*: prompts that leave the colour open. What colour a picture has without a negative is what its negative then
   names: how many pictures keep it, on how much of the object, and how many still show what the prompt asks for?
+- *contrast*: the same under weak guidance, for contrast alone.
 - *mix*: batches of pictures that take keys, values or features from their first one: do silhouettes and colours come
   closer to that one's, and not to those of another batch (`lib_attn.lab.mixing`)?
 - *pictures*: a labelled grid.
@@ -34,7 +35,7 @@ from lib_attn.lab.scenebench import BACKGROUNDS, COLOURS, SHAPES, Judge
 from lib_attn.lab.variants import FULL, Variant, parse_setting, preset, setting
 from lib_attn.learn.scenes.vocabulary import article
 
-PARTS = ("cost", "estimate", "effect", "mix", "pictures")
+PARTS = ("cost", "estimate", "effect", "contrast", "mix", "pictures")
 Progress = Callable[[str], None]
 
 
@@ -117,12 +118,17 @@ def effect_cases() -> list[Effect]:
         variant = penalty(short, penalty_when="skipped steps")
         cases.append(Effect(f"CFG 5, every 3: estimate, {short} between", variant))
     cases += [Effect(f"CFG 5, contrast: {operator}", contrast(operator)) for operator in CONTRASTS]
-    # Weak guidance leaves contrast something to add.
-    weak = {"cfg": 2.0, "base": 2.0}
-    cases += [Effect("CFG 2", **weak), *(Effect(f"CFG 2, contrast: {o}", contrast(o), **weak) for o in CONTRASTS)]
     cases += [Effect(f"CFG 1, {short}", penalty(short), **one) for short in PENALTIES]
     cases += [Effect(f"CFG 1, {short} {s:g}", penalty(short, strength=s), **one) for short, s in STRONGER.items()]
     return cases
+
+
+def contrast_cases() -> list[Effect]:
+    """Weak guidance, which leaves contrast something to add; what a little more guidance does stands beside it."""
+    weak = {"cfg": 2.0, "base": 2.0}
+    cases = [Effect("CFG 2", **weak), Effect("CFG 2.5", cfg=2.5, base=2.0)]
+    cases += [Effect(f"CFG 2, contrast: {operator}", contrast(operator), **weak) for operator in CONTRASTS]
+    return [*cases, Effect("CFG 2, contrast: keys at 1", setting("", "feature=0; keys=1"), **weak)]
 
 
 # ------------------------------------------------------------------------------------------- measurements
@@ -179,7 +185,7 @@ def measure_effect(model, judge: Judge, cases, how: How, images: int, progress: 
         one dictionary per case, and one per base without a negative: pictures, named (share in which the named colour
         is seen), control (the same colour, the negative naming another one), area and area_control (mean share of the
         object's pixels that have that colour, see `judged.colour_shares`), areas (picture by picture), shape (one
-        object of the right shape), background, prompt (both), seen (what the judge says).
+        object of the right shape), background, prompt (both), seen (what the judge says), plain (no technique).
     """
     asked = open_prompts(images)
     prompts, seeds = [a[0] for a in asked], [how.seed + 5000 + i for i in range(images)]
@@ -195,7 +201,7 @@ def measure_effect(model, judge: Judge, cases, how: How, images: int, progress: 
         common = Counter(o[0] for v in plain[0] for o in v.objects).most_common(1)
         names = [seen_colour(v, common[0][0] if common else COLOURS[0]) for v in plain[0]]
         row = _effect_row(plain, names, asked)
-        row |= {"control": row["named"], "area_control": row["area"], "settings": {}}
+        row |= {"control": row["named"], "area_control": row["area"], "plain": True, "settings": {}}
         out.append({"name": f"CFG {base:g}, no negative", "base": base, "cfg": base} | row)
         others = [COLOURS[(COLOURS.index(name) + 3) % len(COLOURS)] for name in names]
         for case in (c for c in cases if c.base == base):
@@ -203,7 +209,8 @@ def measure_effect(model, judge: Judge, cases, how: How, images: int, progress: 
             named, control = (look(words, case.cfg, case.variant) for words in (names, others))
             row = _effect_row(named, names, asked)
             other = _effect_row(control, names, asked)
-            row |= {"control": other["named"], "area_control": other["area"], "settings": settings_of(case.variant)}
+            row |= {"control": other["named"], "area_control": other["area"], "plain": case.variant is FULL}
+            row["settings"] = settings_of(case.variant)
             out.append({"name": case.name, "base": base, "cfg": case.cfg} | row)
     return out
 
@@ -238,8 +245,9 @@ def add_commands(inner) -> None:
         options.add_argument(f"--{name}", type=int, default=value, help=f"(default {value})")
     options.add_argument("--sampler", default="DDIM", help=f"{', '.join(SAMPLERS)} (default DDIM)")
     options.add_argument("--setting", action="append", default=[], metavar="'NAME: strength=1; penalty=NASA'",
-                         help="estimate, effect, mix: measure these instead of the built-in ones")  # fmt: skip
-    options.add_argument("--cfg", type=float, default=5.0, help="guidance scale of --setting in effect (default 5)")
+                         help="all but cost: measure these instead of the built-in ones")  # fmt: skip
+    options.add_argument("--cfg", type=float, default=5.0,
+                         help="guidance scale of --setting in effect and contrast (default 5)")  # fmt: skip
     options.add_argument("--judge", type=Path, default=scenebench.JUDGE, help="the judge's file")
     options.add_argument("--cost-sizes", default="512", help="cost: 512,1024 (default 512)")
     options.add_argument("--repeats", type=int, default=3, help="cost: interleaved repeats (default 3)")
@@ -350,8 +358,16 @@ def run_estimate(args, loaded: dict) -> dict:
 
 
 def run_effect(args, loaded: dict) -> dict:
-    model, judge, how, head = _drawing(args, "effect", loaded)
-    cases = [Effect(v.label, v, args.cfg, args.cfg) for v in _own(args)] or effect_cases()
+    return _effect(args, loaded, "effect", effect_cases())
+
+
+def run_contrast(args, loaded: dict) -> dict:
+    return _effect(args, loaded, "contrast", contrast_cases())
+
+
+def _effect(args, loaded: dict, part: str, cases: list[Effect]) -> dict:
+    model, judge, how, head = _drawing(args, part, loaded)
+    cases = [Effect(v.label, v, args.cfg, args.cfg) for v in _own(args)] or cases
     bar, progress = _bar(len(cases) + len({case.base for case in cases}))
     with bar:
         return head | {"results": measure_effect(model, judge, cases, how, args.images, progress)}

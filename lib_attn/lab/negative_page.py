@@ -10,7 +10,7 @@ from lib_attn.lab.mixing import GROUP
 from lib_attn.lab.report import read_result
 
 PAGE = "negative-benchmark.md"
-ORDER = ("cost", "estimate", "effect", "mix")
+ORDER = ("cost", "estimate", "effect", "contrast", "mix")
 
 
 def _lines(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -58,7 +58,7 @@ def effect_table(result: dict) -> str:
         if reference is not None:
             pairs = zip(r["areas"], reference["areas"], strict=True)
             change = _change([100 * (own - other) for own, other in pairs], 1, " points")
-        if not r["settings"]:
+        if r["plain"]:
             plain[r["cfg"]] = r
         rows.append([r["name"], *(_percent(r[share]) for share in ("named", "control")), f"{100 * r['area']:.1f} %",
                      f"{100 * r['area_control']:.1f} %", change,
@@ -71,7 +71,7 @@ def effect_table(result: dict) -> str:
 def _change(differences: Sequence[float], digits: int, unit: str = "") -> str:
     """Mean of differences with its standard error."""
     mean, error = mean_and_error(differences)
-    return f"{mean:+.{digits}f} ± {error:.{digits}f}{unit}"
+    return f"{round(mean, digits) + 0.0:+.{digits}f} ± {error:.{digits}f}{unit}"  # + 0.0: no minus before a nought
 
 
 def _closer(row: dict, first: dict, name: str, digits: int) -> str:
@@ -108,7 +108,8 @@ def mix_table(result: dict) -> str:
     return "\n\n".join(parts)
 
 
-TABLES = {"cost": cost_table, "estimate": estimate_table, "effect": effect_table, "mix": mix_table}
+TABLES = {"cost": cost_table, "estimate": estimate_table, "effect": effect_table, "contrast": effect_table,
+          "mix": mix_table}  # fmt: skip
 
 
 def table(result: dict) -> str:
@@ -120,6 +121,7 @@ TITLES = {
     "cost": "Cost: SD 1.5 U-Net with random weights",
     "estimate": "Leaving the negative out",
     "effect": "What a negative does",
+    "contrast": "What contrast adds under weak guidance",
     "mix": "Key mix",
 }
 
@@ -137,6 +139,8 @@ ABOUT = {
     "disturbance. Area: share of the object's pixels that have that colour, where the judge sees an object. Change: "
     "against the same guidance scale without a technique, picture by picture, ± one standard error. Prompt right: one "
     "object of the right shape before the right background.",
+    "contrast": "As above, under weak guidance. CFG 2.5 has the pictures of CFG 2 without a negative as its own, and "
+    "changes are against CFG 2.",
     "mix": "Batches of 4 pictures of one shape, the first being the source, guidance scale 5. Another: the source of "
     "another batch of the same shape and background, which was not used. Overlap: intersection over union of the "
     "judge's silhouettes. Distance: of the objects' mean colours in RGB (0 … 441). Nearer than off: (own - another) "

@@ -118,22 +118,23 @@ def test_effect_counts_what_the_negative_names(monkeypatch):
     judge = Scripted([see(f"red {first}"), see(f"blue {second}")], [see(f"green {first}"), see(f"blue {first}")],
                      [see(f"red {first}"), see(f"pink {first}")],
                      [see(f"red {first}", f"red {first}"), see(f"pink {second}", background="white")],
-                     *[rest] * 5)  # fmt: skip
+                     *[rest] * 7)  # fmt: skip
     cases = [negative.Effect("a"), negative.Effect("b", cfg=3.0), negative.Effect("c", cfg=8.0)]
-    cases.append(negative.Effect("d", parse_setting("feature=0.4")))
-    base, a, b, c, d = negative.measure_effect(None, judge, cases, HOW, 2, quiet)
+    # A technique at its defaults, two times: none is what another is compared with.
+    cases += [negative.Effect(name, parse_setting("contrast.feature=0.3")) for name in "de"]
+    base, a, b, c, d, e = negative.measure_effect(None, judge, cases, HOW, 2, quiet)
     assert [d[0] for d in drawn[:2] + drawn[3:4]] == [["", ""], ["red", "blue"], ["red", "blue"]]
     assert drawn[2][0] == drawn[4][0] and not set(drawn[2][0]) & {"red", "blue"}
-    assert [d[1][1] for d in drawn] == [5.0, 5.0, 5.0, 3.0, 3.0, 8.0, 8.0, 5.0, 5.0]
+    assert [d[1][1] for d in drawn] == [5.0, 5.0, 5.0, 3.0, 3.0, 8.0, 8.0, 5.0, 5.0, 5.0, 5.0]
     assert (base["control"], a["control"], b["control"]) == (1, 0.5, 1)
     assert (base["named"], base["prompt"]) == (1, 1) and (a["named"], a["shape"], a["prompt"]) == (0.5, 0.5, 0.5)
     assert (b["named"], b["shape"], b["background"], b["prompt"]) == (0.5, 0.5, 0.5, 0)
     assert base["area"] == b["area"] == 1 and a["areas"] == [1, 0] and a["area_control"] == 1
-    table = negative_page.effect_table({"results": [base, a, b, c, d]})
+    table = negative_page.effect_table({"results": [base, a, b, c, d, e]})
     assert "| a | 50 % | 50 % | 50.0 % | 100.0 % | -50.0 ± 50.0 points | 50 % |" in table
-    # All three are compared with a: the plain case of their guidance scale, or of their base where there is none.
+    # All four are compared with a: the plain case of their guidance scale, or of their base where there is none.
     assert "| b | 50 % | 100 % | 100.0 % | 100.0 % | +50.0 ± 50.0 points | 0 % |" in table
-    assert table.count("+50.0 ± 50.0") == 3
+    assert table.count("+50.0 ± 50.0") == 4
 
 
 def test_what_is_read_off_a_picture():
@@ -220,7 +221,7 @@ def test_the_command_writes_results_and_page(tiny, tmp_path, capsys, monkeypatch
     drawing = ["--checkpoint", str(tiny), "--size", "64", "--steps", "2", "--images", "2", "--cfg", "1"]
     only, fp32 = f"{cost.ONE_ROW}; CFG 1, NAG", ["--precision", "fp32"]
     own = ["--setting", "mine: negative_skip.penalty=value sign flip; negative_skip.strength=3"]
-    assert main([*common, "effect", "estimate", "mix", *drawing, *own]) == 0
+    assert main([*common, "effect", "estimate", "contrast", "mix", *drawing, *own]) == 0
     assert main([*common, "cost", "--model", "toy", "--cost-sizes", "64", "--repeats", "1", "--only", only, *fp32]) == 0
     page = (tmp_path / "d" / negative_page.PAGE).read_text()
     digest = negative.file_hash(tiny)
