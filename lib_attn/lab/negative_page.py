@@ -154,9 +154,12 @@ def page(results: Sequence[dict]) -> str:
     lines = ["# Negative skip, contrast and key mix: measurements", ""]
     lines += ["Written by `bench negative`; every figure comes from the commands below.", ""]
     lines += ["```", *dict.fromkeys(r["command"] for r in results), "```"]
+    before = None
     for result in results:
         part = result["kind"].removeprefix("negative ")
-        lines += ["", f"## {TITLES[part]}", "", *_about(result, part), "", table(result)]
+        lines += [] if part == before else ["", f"## {TITLES[part]}"]
+        before = part
+        lines += ["", *_about(result, part), "", table(result)]
         changed = [(r["name"], r["settings"]) for r in result["results"] if r.get("settings")]
         if changed:
             lines += ["", "Parameters that are not at their defaults:", ""]
@@ -180,7 +183,7 @@ def _about(result: dict, part: str) -> list[str]:
 
 
 def write(results: Path, docs: Path) -> Path:
-    """Write the page from the result files of a folder.
+    """Write the page from the result files of a folder: of a part all that begin with its name.
 
     Raises:
         LabError: when there are none, or one is damaged.
@@ -188,7 +191,7 @@ def write(results: Path, docs: Path) -> Path:
     from lib_attn.lab.bench import write_text
     from lib_attn.lab.errors import LabError
 
-    found = [(results / f"{part}.json", part) for part in ORDER if (results / f"{part}.json").is_file()]
+    found = [(path, part) for part in ORDER for path in sorted(results.glob(f"{part}*.json"))]
     if not found:
         raise LabError(f"There are no result files in {results}.")
     read = [read_result(path, f"negative {part}") for path, part in found]

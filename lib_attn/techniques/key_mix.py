@@ -173,31 +173,31 @@ class KeyMixRuntime:
         if not chosen:
             return None
         self._tell_of_batch()
-        places = list(chosen)
+        mixed = list(chosen)
         if s.source in RECORDED:
             found = torch.stack([x.to(own.device, own.dtype) for x, _ in chosen.values()]).unsqueeze(2)
             source = resize(found, next(iter(chosen.values()))[1], grid)
         else:
             source = self._elsewhere(own, chosen, grid, call.block.handed)
         if s.features == "AdaIN":
-            source = adain(own[places], source)
+            source = adain(own[mixed], source)
         operator = "contrast" if s.operator == "contrast" else "blend"
         out = call.h.clone()
-        out[places] = mix(own[places], source, s.feature_amount, operator)[:, :, 0].transpose(1, 2).unflatten(2, grid)
+        out[mixed] = mix(own[mixed], source, s.feature_amount, operator)[:, :, 0].transpose(1, 2).unflatten(2, grid)
         return out
 
-    def _note(self, call, where, x, grid, mixes: bool) -> None:
+    def _note(self, call, place, x, grid, mixes: bool) -> None:
         """Keep what this call saw for later: x ``[B, N, C]`` of a layer (its index) or behind a block (its name)."""
         if self._settings.record:
-            self._record(call, where, x, grid)
+            self._record(call, place, x, grid)
         if mixes and self._settings.source == "previous step":
-            self._remember(call, where, x, grid)
+            self._remember(call, place, x, grid)
 
     def _wanted(self, row) -> bool:
         side = self._settings.side
         return side == "both" or (side == "positive") == (row.sign == POSITIVE)
 
-    def _chosen(self, call, where) -> dict[int, object]:
+    def _chosen(self, call, place) -> dict[int, object]:
         """Rows to be mixed, each with where its source is found: a row, a list of rows, a recorded input, or None."""
         s, rows = self._settings, call.rows
         mine = [i for i, row in enumerate(rows) if self._wanted(row)]
@@ -218,12 +218,12 @@ class KeyMixRuntime:
         if s.source == "batch mean":
             groups = {i: [j for j, row in enumerate(rows) if row.sign == rows[i].sign] for i in mine}
             return {i: group for i, group in groups.items() if len({rows[j].image for j in group}) > 1}
-        found = {i: self._recorded(call, where, rows[i]) for i in mine}
+        found = {i: self._recorded(call, place, rows[i]) for i in mine}
         return {i: item for i, item in found.items() if item is not None}
 
-    def _recorded(self, call, where, row):
+    def _recorded(self, call, place, row):
         if self._settings.source == "previous step":
-            return self._before.get_row(where, row)
+            return self._before.get_row(place, row)
         if self._settings.record:
             self._say("Key mix did nothing: a run that is being recorded cannot follow a recorded run.")
             return None
@@ -234,15 +234,15 @@ class KeyMixRuntime:
         if recording.layout != self._layout:
             self._say("Key mix did nothing: the recorded run is of another kind of model.")
             return None
-        found = recording.get(where, NEGATIVE if row.sign == NEGATIVE else POSITIVE, call.moment.time)
-        if found is None and where in self._blocks:
+        found = recording.get(place, NEGATIVE if row.sign == NEGATIVE else POSITIVE, call.moment.time)
+        if found is None and place in self._blocks:
             self._say(
-                f"Key mix left features behind {where} alone: the recorded run has none of them (Feature blocks, Mix "
+                f"Key mix left features behind {place} alone: the recorded run has none of them (Feature blocks, Mix "
                 "memory)."
             )
         return found
 
-    def _record(self, call, where, inputs, grid) -> None:
+    def _record(self, call, place, inputs, grid) -> None:
         if self._store is None:
             return
         if self._recording is None:
@@ -251,15 +251,15 @@ class KeyMixRuntime:
         for row, x in zip(call.rows, inputs, strict=True):
             if row.image == 0 and row.part == 0:
                 sign = NEGATIVE if row.sign == NEGATIVE else POSITIVE
-                if not self._recording.store(where, sign, call.moment.time, x, grid):
+                if not self._recording.store(place, sign, call.moment.time, x, grid):
                     self._say("Key mix: Mix memory is too small for the recording; some of it is left out.")
 
-    def _remember(self, call, where, inputs, grid) -> None:
+    def _remember(self, call, place, inputs, grid) -> None:
         """Keep this evaluation's inputs; those of the one before become the source."""
         if call.moment.step != self._now[0]:
             self._before, self._now = self._now[1], (call.moment.step, Recording(self._limit // 2, None))
         for row, x in zip(call.rows, inputs, strict=True):
-            if self._wanted(row) and not self._now[1].store_row(where, row, x, grid):
+            if self._wanted(row) and not self._now[1].store_row(place, row, x, grid):
                 self._say("Key mix: Mix memory is too small for the previous step; some of it is not mixed.")
 
     def _sources(self, call, q, k, v, chosen):
@@ -272,11 +272,11 @@ class KeyMixRuntime:
 
     def _elsewhere(self, x, chosen, grid, depth):
         """What a source inside this call has in place of the chosen rows of x ``[B, N, H, d]``."""
-        s, places = self._settings, list(chosen)
+        s, mixed = self._settings, list(chosen)
         if s.source == "blurred":
-            return blur(x[places], grid, s.blur / 2**depth)
+            return blur(x[mixed], grid, s.blur / 2**depth)
         if s.source == "shifted":
-            return shift(x[places], grid, *(round(d / 2**depth) for d in (s.shift_y, s.shift_x)))
+            return shift(x[mixed], grid, *(round(d / 2**depth) for d in (s.shift_y, s.shift_x)))
         if s.source == "batch mean":
             return torch.stack([x[group].mean(0) for group in chosen.values()])
         return x[list(chosen.values())]
@@ -297,25 +297,25 @@ class KeyMixRuntime:
         """q, k, v with the source mixed in, and the bias ``[B, 1, 1, keys]`` of the keys where some were added."""
         s, chosen = self._settings, self._chosen(call, call.layer.index)
         self._tell_of_batch()
-        places = list(chosen)
+        mixed = list(chosen)
         sq, sk, sv, grid = self._sources(call, q, k, v, chosen)
         q, k, v = q.clone(), k.clone(), v.clone()
         if s.match_queries:
             amount = min(s.amount, 1.0)
-            q[places] = mix(q[places], adain(q[places], sq), amount, "blend")
-            k[places] = mix(k[places], adain(k[places], sk), amount, "blend")
+            q[mixed] = mix(q[mixed], adain(q[mixed], sq), amount, "blend")
+            k[mixed] = mix(k[mixed], adain(k[mixed], sk), amount, "blend")
         if s.operator != "concatenate":
             sk, sv = resize(sk, grid, call.grid), resize(sv, grid, call.grid)
             if s.query_amount:
-                q[places] = mix(q[places], resize(sq, grid, call.grid), s.query_amount, s.operator)
-            k[places] = mix(k[places], sk, s.amount, s.operator)
-            v[places] = mix_values(v[places], sv, s)
+                q[mixed] = mix(q[mixed], resize(sq, grid, call.grid), s.query_amount, s.operator)
+            k[mixed] = mix(k[mixed], sk, s.amount, s.operator)
+            v[mixed] = mix_values(v[mixed], sv, s)
             return q, k, v, None
         if not s.amount:
             return q, k, v, None
         more_k, more_v = (t.new_zeros(len(t), sk.shape[1], *t.shape[2:]) for t in (k, v))
-        more_k[places], more_v[places] = sk, appended_values(v[places], sv, s)
+        more_k[mixed], more_v[mixed] = sk, appended_values(v[mixed], sv, s)
         bias = q.new_full((len(q), 1, 1, k.shape[1] + sk.shape[1]), float("-inf"))
         bias[..., : k.shape[1]] = 0.0
-        bias[places, ..., k.shape[1] :] = s.bias + math.log(s.amount)
+        bias[mixed, ..., k.shape[1] :] = s.bias + math.log(s.amount)
         return q, torch.cat([k, more_k], 1), torch.cat([v, more_v], 1), bias
