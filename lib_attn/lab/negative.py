@@ -400,7 +400,8 @@ def run_pictures(args, loaded: dict) -> None:
 
 
 #: Rows of the grid.
-PARTS_OF_GRID = ("Negative skip", "Contrast", "Key mix")
+PARTS_OF_GRID = ("Negative skip", "Contrast", "Key mix, colours named", "Key mix, colours open")
+GRID_GROUP = 7  # of `mix_prompts`: one whose first two pictures stand apart
 CELL = 176  # pixels of a picture in the grid
 
 
@@ -419,13 +420,15 @@ def picture_rows(model, judge: Judge, how: How, progress: Progress) -> tuple[lis
             (f"CFG 1, NAG, negative: {weak_word}", one(weak_word, 1.0, penalty("NAG")))]  # fmt: skip
     progress(PARTS_OF_GRID[1])
     compared = [skip[1], *((f"contrast: {name}", one(word, 5.0, contrast(name))) for name in CONTRASTS)]
-    progress(PARTS_OF_GRID[2])
-    prompts = mix_prompts(4)[1]["coloured"][3][:2]
-    mixed = {case.name: draw_group(model, how, prompts, 3, case.variant) for case in mix_presets()}
-    taken = [("source", mixed["off"][0]), *((name, group[1]) for name, group in mixed.items())]
-    rows = [skip, compared, taken]
+    rows, mixed_left = [skip, compared], []
+    for title, kind in zip(PARTS_OF_GRID[2:], ("coloured", "open"), strict=True):
+        progress(title)
+        prompts = mix_prompts(GRID_GROUP + 1)[1][kind][GRID_GROUP][:2]
+        mixed = {case.name: draw_group(model, how, prompts, GRID_GROUP, case.variant) for case in mix_presets()}
+        rows.append([("source", mixed["off"][0]), *((name, group[1]) for name, group in mixed.items())])
+        mixed_left.append(f"{title}: {prompts[1]}; source: {prompts[0]}")
     left = [f"{PARTS_OF_GRID[0]}: {prompt}", f"{PARTS_OF_GRID[1]}: {prompt}, negative: {word}",
-            f"{PARTS_OF_GRID[2]}: {prompts[1]}; source: {prompts[0]}"]  # fmt: skip
+            *mixed_left]  # fmt: skip
     return [[_cell(p) for _, p in row] for row in rows], left, [[name for name, _ in row] for row in rows]
 
 

@@ -236,7 +236,8 @@ def test_the_command_writes_results_and_page(tiny, tmp_path, capsys, monkeypatch
 def test_grid(model):
     judge = Scripted([see("red cube")], [see("green cube")])
     rows, left, captions = negative.picture_rows(model, judge, HOW, quiet)
-    assert len(rows) == len(left) == 3 and {len(row) for row in rows} == {len(c) for c in captions} == {5}
+    assert len(rows) == len(left) == len(negative.PARTS_OF_GRID)
+    assert {len(row) for row in rows} == {len(c) for c in captions} == {5}
     assert captions[0][1].endswith("red") and captions[0][4].endswith("green")
 
 
