@@ -54,7 +54,7 @@ class Block:
     number: int
     depth: int
     module: Any = field(repr=False, compare=False)
-    handed: int = 0
+    handed: int
 
 
 @dataclass(frozen=True)

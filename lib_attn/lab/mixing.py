@@ -11,7 +11,7 @@ from lib_attn.lab.cost import Case
 from lib_attn.lab.errors import LabError
 from lib_attn.lab.judged import How, mean_and_error, seen_colour, shows
 from lib_attn.lab.scenebench import BACKGROUNDS, COLOURS, SHAPES, Verdict, silhouette_overlap
-from lib_attn.lab.variants import FULL, Variant, preset, setting
+from lib_attn.lab.variants import Variant, preset, setting
 from lib_attn.learn.scenes.vocabulary import article
 
 GROUP = 4  # pictures that are mixed with each other, the first being the source
@@ -62,10 +62,10 @@ def mix_prompts(groups: int) -> tuple[list[list[Verdict]], dict[str, list[list[s
     return wanted, prompts
 
 
-def draw_group(model, how: How, prompts: Sequence[str], group: int, variant: Variant = FULL, cfg: float = 5.0):
+def draw_group(model, how: How, prompts: Sequence[str], group: int, variant: Variant):
     """Pictures uint8 ``[GROUP, H, W, 3]`` of one batch, the source first."""
     seeds = [how.seed + 9000 + 100 * group + i for i in range(len(prompts))]
-    return judged.draw_batch(model, how, how.request(prompts, seeds, "", cfg), variant)
+    return judged.draw_batch(model, how, how.request(prompts, seeds, "", 5.0), variant)
 
 
 def measure_mix(model, judge, cases: Sequence[Case], how: How, groups: int, progress: Callable[[str], None]):

@@ -126,19 +126,19 @@ class KeyMixRuntime:
         self._now, self._before = (-1, Recording(0)), Recording(0)
         self._store, self._layout = None, ()
         self._recording: Recording | None = None
-        self._blocks: frozenset[str] = frozenset()
+        self._feature_blocks: frozenset[str] = frozenset()
         self.extends = settings.operator == "concatenate"
         positives = settings.source == "negative" and settings.side != "negative"
-        self.compares = positives and (self._mixes or self._features)
+        self.compares = positives and (self._mixes or self._mixes_features)
 
     def bind(self, references=None, layout=(), blocks=(), **_):
         self._store, self._layout = references, layout
         chosen = parse_selector(self._settings.feature_blocks)
         if chosen.auto:
-            self._blocks = frozenset({layout_block(blocks)})
+            self._feature_blocks = frozenset({layout_block(blocks)})
         else:
-            self._blocks = frozenset(block.name for block in blocks if chosen.matches(block))
-            if self._features and not self._blocks:
+            self._feature_blocks = frozenset(block.name for block in blocks if chosen.matches(block))
+            if self._mixes_features and not self._feature_blocks:
                 self._say(f"Key mix left features alone: this model has no blocks {chosen.text}.")
 
     def wants(self, layer) -> bool:
@@ -151,7 +151,7 @@ class KeyMixRuntime:
         return bool(s.amount or follows)
 
     @property
-    def _features(self) -> bool:
+    def _mixes_features(self) -> bool:
         return self._settings.features != "own" and bool(self._settings.feature_amount)
 
     def edits(self, call) -> bool:
@@ -161,13 +161,13 @@ class KeyMixRuntime:
         return call.moment.within(s.start, s.end) and self._mixes and bool(self._chosen(call, call.layer.index))
 
     def wants_features(self, block) -> bool:
-        return block.name in self._blocks and (self._features or self._settings.record)
+        return block.name in self._feature_blocks and (self._mixes_features or self._settings.record)
 
     def features(self, call):
         """The block's output ``[B, C, h, w]`` with the source's mixed in, None when there is nothing to do."""
         s, own, grid = self._settings, tokens(call.h), tuple(call.h.shape[-2:])
-        self._note(call, call.block.name, own[:, :, 0], grid, self._features)
-        if not (self._features and call.moment.within(s.start, s.end)):
+        self._note(call, call.block.name, own[:, :, 0], grid, self._mixes_features)
+        if not (self._mixes_features and call.moment.within(s.start, s.end)):
             return None
         chosen = self._chosen(call, call.block.name)
         if not chosen:
@@ -235,7 +235,7 @@ class KeyMixRuntime:
             self._say("Key mix did nothing: the recorded run is of another kind of model.")
             return None
         found = recording.get(place, NEGATIVE if row.sign == NEGATIVE else POSITIVE, call.moment.time)
-        if found is None and place in self._blocks:
+        if found is None and place in self._feature_blocks:
             self._say(
                 f"Key mix left features behind {place} alone: the recorded run has none of them (Feature blocks, Mix "
                 "memory)."

@@ -10,12 +10,12 @@ FIELDS = {"steps": 4, "sampler_name": "Euler a"}
 NEUTRAL = {
     "negative_skip": {"enabled": True, "key_every": 1},
     "contrast": {"enabled": True, "feature": 0.0, "blocks": "all"},
-    "key_mix": {"enabled": True, "amount": 0.0, "blocks": "all"},
+    "key_mix": {"enabled": True, "amount": 0.0, "features": "follow", "feature_amount": 0.0, "blocks": "all"},
 }
 ALL = {
     "negative_skip": {"enabled": True, "key_every": 2, "early": 0.0, "penalty_when": "skipped steps"},
     "contrast": {"enabled": True, "feature": 0.5, "keys": 0.5, "orthogonal": 0.3, "map_strength": 0.5, "blocks": "all"},
-    "key_mix": {"enabled": True, "source": "blurred", "values": "AdaIN", "blocks": "all"},
+    "key_mix": {"enabled": True, "source": "blurred", "values": "AdaIN", "features": "follow", "blocks": "all"},
 }
 
 
