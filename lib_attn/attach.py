@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from lib_attn.attention import Call, HostHooks, Moment
@@ -25,8 +26,10 @@ from lib_attn.features import FeatureSeam
 from lib_attn.layers import Layer, find_blocks, find_layers, find_unet
 from lib_attn.rows import POSITIVE, Cursor, Row
 from lib_attn.settings import Group
-from lib_attn.techniques import RUNTIMES
-from lib_attn.techniques.negative_skip import FreeSaving
+from lib_attn.store import Store
+from lib_attn.techniques import ORDER, load
+from lib_attn.techniques.base import Context, Runtime
+from lib_attn.techniques.negative_skip.runtime import FreeSaving
 
 
 def attach(model: Any, techniques: Iterable[Group], **options: Any) -> Attachment:
@@ -51,7 +54,7 @@ class Attachment:
         constant_rows: whether something else cannot bear that the number of rows changes between U-Net calls.
         prediction: what the model predicts, ``epsilon`` or ``v``.
         save_negative: leave the negative rows out where they drop out of the guidance (scale 1, weights that sum to 1).
-        references: `lib_attn.techniques.reference.Store`, where recorded runs are kept.
+        store: what techniques keep from one attachment to the next, such as a recorded run.
         inert: ``inert(module) -> bool``: whether an instance ``forward`` that was there before may be passed by.
         say: takes each sentence meant for the user, once.
 
@@ -75,7 +78,7 @@ class Attachment:
         constant_rows: Callable[[], bool] | None = None,
         prediction: str = "epsilon",
         save_negative: bool = False,
-        references: Any = None,
+        store: Store | None = None,
         say: Callable[[str], None] | None = None,
     ):
         self._unet = find_unet(model)
@@ -88,21 +91,16 @@ class Attachment:
         self._inert = inert or (lambda module: False)
         self._hooks = HostHooks(hypernetwork, upcast)
         self._names: dict[int, str] = {}
-        # What is skipped is decided and learnt from before others change the negative's prediction.
-        groups = sorted((g for g in techniques if g.enabled), key=lambda g: list(RUNTIMES).index(g.name))
-        self._runtimes = [self._make(group, seeds or ()) for group in groups]
-        if save_negative and not any(getattr(r, "compares", False) for r in self._runtimes):
-            self._runtimes.append(FreeSaving())
-        self.layers = tuple(find_layers(self._unet))
-        widths = [(layer.name, getattr(layer.attn1.to_q, "in_features", 0)) for layer in self.layers]
-        for runtime in self._runtimes:
-            if hasattr(runtime, "bind"):
-                runtime.bind(
-                    prediction=prediction, hooks=self._hooks, references=references, layout=tuple(widths),
-                    blocks=tuple(find_blocks(self._unet)),
-                )  # fmt: skip
+        self.layers, self._blocks = tuple(find_layers(self._unet)), tuple(find_blocks(self._unet))
+        self._context = Context(
+            tuple(seeds or ()), self._tell, prediction, self._hooks, self.layers, self._blocks, store or Store()
+        )
+        groups = sorted((g for g in techniques if g.enabled), key=lambda g: ORDER.index(g.name))
+        self._runtimes: list[Runtime] = [self._make(group) for group in groups]
+        if save_negative and not any(r.compares for r in self._runtimes):
+            self._runtimes.append(FreeSaving(None, self._context))
         self._constant_rows = constant_rows or (lambda: False)
-        self._editors = [r for r in self._runtimes if hasattr(r, "edit")]
+        self._editors = [r for r in self._runtimes if r.has("edit")]
         self._boundary = Boundary(self._runtimes, self._note)
         self._evaluation = Evaluation()
         self._steps = steps
@@ -130,7 +128,7 @@ class Attachment:
     @property
     def reads_text(self) -> bool:
         """Whether a technique wants to know the negative prompt's words (``negative`` and ``words``)."""
-        return any(getattr(r, "reads_text", False) for r in self._runtimes)
+        return any(r.reads_text for r in self._runtimes)
 
     def model_is(self, model: Any) -> bool:
         """Whether this sits on the U-Net of `model`."""
@@ -139,12 +137,12 @@ class Attachment:
         except TypeError:
             return False
 
-    def _make(self, group: Group, seeds: Sequence[int]) -> Any:
+    def _make(self, group: Group) -> Runtime:
         def say(text: str) -> None:
             self.spoke.add(group.name)
             self._tell(text)
 
-        runtime = RUNTIMES[group.name](group, seeds, say)
+        runtime = load(group.name)(group, replace(self._context, say=say))
         self._names[id(runtime)] = group.name
         return runtime
 
@@ -187,7 +185,7 @@ class Attachment:
         """(image, map ``[h, w]`` with values 0 … 1) that the techniques have to show so far."""
         found = []
         for runtime in self._runtimes:
-            shown = runtime.pictures() if hasattr(runtime, "pictures") else {}
+            shown = runtime.pictures()
             if shown:
                 self._mark(self.acted, runtime)
             found += shown.items()
@@ -213,7 +211,7 @@ class Attachment:
     def _install(self) -> None:
         layers = []
         for layer in self.layers:
-            asking = [r for r in self._runtimes if _asks(r, "wants", layer)]
+            asking = [r for r in self._runtimes if r.wants_self(layer)]
             layers += [layer] * bool(asking)
             self._mark(self.placed, *asking)
         self._handles.append(self._unet.register_forward_pre_hook(self._enter_unet, with_kwargs=True))
@@ -226,22 +224,22 @@ class Attachment:
             ours = _SelfAttention(self, layer, before)
             self._forwards.append((module, ours, before))
             module.forward = ours
-        self._mark(self.placed, *(r for r in self._runtimes if hasattr(r, "enter")))
+        self._mark(self.placed, *(r for r in self._runtimes if r.has("enter")))
         for seam in self._seams():
             self._handles += seam.install()
 
     def _seams(self) -> Iterator[Any]:
         """The hooks that the runtimes ask for beyond self-attention."""
         for runtime in self._runtimes:
-            if getattr(runtime, "through", 0):
+            if runtime.through:
                 yield InnerRows(self._unet, runtime.through, self._boundary, runtime.refill, self._show_rows)
-        for block in find_blocks(self._unet):
-            asking = [r for r in self._runtimes if _asks(r, "wants_features", block)]
+        for block in self._blocks:
+            asking = [r for r in self._runtimes if r.wants_features(block)]
             if asking:
                 self._mark(self.placed, *asking)
                 yield FeatureSeam(block, asking, self._now, self._note)
         for layer in self.layers:
-            asking = [r for r in self._runtimes if _asks(r, "wants_cross", layer)]
+            asking = [r for r in self._runtimes if r.wants_cross(layer)]
             if asking and layer.attn2 is not None:
                 self._mark(self.placed, *asking)
                 yield CrossSeam(layer, asking, self._hooks, self._now, self._note, self.say)
@@ -312,7 +310,7 @@ class Attachment:
             self.say("Attention Lab left some layers alone: something else rearranges their tokens (token merging?).")
             return exact()
         call = Call(layer, x, grid, self._rows, self._moment, exact, self._hooks)
-        asked = [r for r in self._editors if r.wants(layer)]
+        asked = [r for r in self._editors if r.wants_self(layer)]
         editors = tuple(r for r in asked if r.edits(call))
         for runtime in asked:
             self._note(runtime, runtime in editors)
@@ -320,7 +318,7 @@ class Attachment:
             call = Call(layer, x, grid, self._rows, self._moment, exact, self._hooks, editors)
         for runtime in self._runtimes:
             # Fast paths work on as many keys as tokens; where an edit adds keys, full attention it is.
-            if hasattr(runtime, "attend") and runtime.wants(layer) and not any(e.extends for e in editors):
+            if runtime.has("attend") and runtime.wants_self(layer) and not any(e.extends for e in editors):
                 out = runtime.attend(call)
                 self._note(runtime, out is not None)
                 if out is not None:
@@ -355,11 +353,6 @@ class _SelfAttention:
             attachment.leave_alone(self._layer)
             return exact()
         return attachment.self_attention(self._layer, x, exact, self._before is not None)
-
-
-def _asks(runtime: Any, method: str, *args: Any) -> bool:
-    """Whether `runtime` has `method` and it answers yes."""
-    return hasattr(runtime, method) and getattr(runtime, method)(*args)
 
 
 def _given(value: Any) -> bool:

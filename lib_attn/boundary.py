@@ -158,8 +158,8 @@ class Boundary:
 
     def __init__(self, runtimes: Sequence[Any], note: Callable):
         self._note = note
-        self._droppers = [r for r in runtimes if hasattr(r, "enter")]
-        self._leavers = [r for r in runtimes if hasattr(r, "leave")]
+        self._droppers = [r for r in runtimes if r.has("enter")]
+        self._leavers = [r for r in runtimes if r.has("leave")]
         self._dropper: Any = None
         self._stand_in = False
         self._predictions: tuple[Evaluation | None, dict] = (None, {})

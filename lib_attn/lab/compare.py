@@ -12,7 +12,7 @@ from pathlib import Path
 from lib_attn.lab.generate import add_model_options, request_of
 from lib_attn.lab.sampling import SAMPLERS, Request, decode, sample
 from lib_attn.lab.variants import FULL, Variant, parse_setting, preset_variants, technique_variants
-from lib_attn.techniques import RUNTIMES
+from lib_attn.techniques import ORDER
 
 #: What ./demo.sh draws, the embedded model at the size it was trained at.
 PROMPTS = ("a large red sphere left of a small blue cube", "a green cone", "a yellow torus, black background")
@@ -35,8 +35,8 @@ def add_commands(commands) -> None:
     options.add_argument("--cfg", type=float, default=5.0, help="strength of the prompt (default 5)")
     options.add_argument("--setting", action="append", default=[], metavar="'NAME: tile=16 pool=4'",
                          help="compare this instead of each technique; may be given several times")  # fmt: skip
-    options.add_argument("--presets", metavar="TECHNIQUE", choices=list(RUNTIMES),
-                         help=f"compare the shipped presets of one technique: {', '.join(RUNTIMES)}")  # fmt: skip
+    options.add_argument("--presets", metavar="TECHNIQUE", choices=ORDER,
+                         help=f"compare the shipped presets of one technique: {', '.join(ORDER)}")  # fmt: skip
     options.add_argument("--out", type=Path, default=Path("out"), help="folder (default out)")
     add_model_options(options)
     options.set_defaults(run=run)

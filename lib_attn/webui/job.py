@@ -13,7 +13,7 @@ from typing import Any
 from lib_attn.attach import attach
 from lib_attn.layers import parse_selector
 from lib_attn.settings import Group, Settings
-from lib_attn.techniques.reference import Store
+from lib_attn.store import Store
 from lib_attn.webui import api, host, infotext, negatives, xyz
 
 ATTRIBUTE = "attention_lab"
@@ -21,8 +21,8 @@ ATTRIBUTE = "attention_lab"
 # Jobs that have a sampler prepared or sample right now; a safety net, no job's state is here.
 _live: weakref.WeakSet[Job] = weakref.WeakSet()
 _model_note = host.ModelNote()
-# The run the user has recorded for later pictures: his data, wanted by jobs to come.
-_references = Store()
+# What the user has recorded for later pictures: his data, wanted by jobs to come.
+_store = Store()
 
 
 class Job:
@@ -113,7 +113,7 @@ class Job:
                 constant_rows=lambda: host.needs_constant_rows(model),
                 prediction=host.predicts(model),
                 save_negative=self._saving,
-                references=_references,
+                store=_store,
                 say=self.say,
             )
             # Until the first announced evaluation every call to the U-Net is somebody else's.

@@ -8,7 +8,7 @@ from typing import Any
 
 from modules import prompt_parser, shared
 
-from lib_attn.techniques.penalty import CHUNK
+from lib_attn.techniques.negative_skip.penalty import CHUNK
 from lib_attn.webui import host
 
 STOCK = "modules.sd_samplers_cfg_denoiser"

@@ -9,15 +9,15 @@ from lib_attn.attach import attach
 from lib_attn.layers import find_layers
 from lib_attn.rows import plan_rows
 from lib_attn.settings import Contrast, NearSighted, NegativeSkip
-from lib_attn.techniques.contrast import (
+from lib_attn.techniques.contrast.maths import (
     contrast_keys,
     difference_map,
     orthogonal_part,
-    partners,
     push,
     scale_guidance,
     spatial_scale,
-)  # fmt: skip
+)
+from lib_attn.techniques.guidance import partners
 from tests.unets import unet_input
 
 OFF = Contrast(enabled=True, feature=0.0)

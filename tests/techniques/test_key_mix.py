@@ -10,19 +10,11 @@ from lib_attn.lab.unet import SD15, TOY, build_unet
 from lib_attn.layers import find_blocks, find_layers
 from lib_attn.rows import NEGATIVE, POSITIVE, Row, plan_rows
 from lib_attn.settings import KeyMix, NearSighted
-from lib_attn.techniques.key_mix import (
-    KeyMixRuntime,
-    adain,
-    appended_values,
-    blur,
-    layout_block,
-    mix,
-    mix_values,
-    resize,
-    shift,
-    tokens,
-)
-from lib_attn.techniques.reference import Recording, Store
+from lib_attn.store import Store
+from lib_attn.techniques.base import Context
+from lib_attn.techniques.key_mix.maths import adain, appended_values, blur, mix, mix_values, resize, shift, tokens
+from lib_attn.techniques.key_mix.recording import Recording
+from lib_attn.techniques.key_mix.runtime import KeyMixRuntime, layout_block
 from tests.unets import tiny_unet, unet_input
 
 ON = KeyMix(enabled=True, blocks="all")
@@ -55,7 +47,7 @@ def draw(unet, techniques, images=2, only=None, weights=None, chunks=None, steps
 @pytest.fixture
 def recorded(unet):
     store = Store()
-    draw(unet, [KeyMix(enabled=True, blocks="all", record=True, amount=0.0)], images=3, steps=2, references=store)
+    draw(unet, [KeyMix(enabled=True, blocks="all", record=True, amount=0.0)], images=3, steps=2, store=store)
     return store
 
 
@@ -125,7 +117,7 @@ def test_values():
 def test_nought_is_bit_identical_and_a_little_is_a_little(unet, recorded, source, operator):
     def run(**changes):
         settings = replace(source=source, operator=operator, blocks="out", **changes)
-        return draw(unet, settings, steps=2, references=recorded)
+        return draw(unet, settings, steps=2, store=recorded)
 
     plain = draw(unet, [], steps=2)
     assert torch.equal(run(amount=0.0, match_queries=True), plain)
@@ -267,7 +259,7 @@ def test_features_against_loops(unet):
 def test_features_of_every_source(unet, recorded, source):
     def run(features, amount, **changes):
         settings = replace(source=source, amount=0.0, features=features, feature_amount=amount, **changes)
-        return draw(unet, settings, steps=2, references=recorded)
+        return draw(unet, settings, steps=2, store=recorded)
 
     plain = draw(unet, [], steps=2)
     assert torch.equal(run("follow", 0.0), plain) and torch.equal(run("own", 1.0), plain)
@@ -284,15 +276,15 @@ def test_features_of_a_recorded_run(unet):
     store = Store()
     changes = {"amount": 0.0, "features": "follow"}
     batch = draw(unet, replace(**changes))
-    draw(unet, replace(record=True, amount=0.0, blocks="in99"), only=[0], references=store)
-    alone = draw(unet, replace(source="recorded run", **changes), only=[1], references=store)
+    draw(unet, replace(record=True, amount=0.0, blocks="in99"), only=[0], store=store)
+    alone = draw(unet, replace(source="recorded run", **changes), only=[1], store=store)
     assert 0 < (alone - batch[[1, 3]]).norm() < 0.002 * batch[[1, 3]].norm()
     x, context = unet_input(2, 24, 16)
-    with attach(unet, replace(source="recorded run", **changes), references=store) as attachment:
+    with attach(unet, replace(source="recorded run", **changes), store=store) as attachment:
         attachment.begin_step(plan_rows([[1.0]]), 0, 1)
         assert unet(x, torch.full((2,), 900.0), context=context).isfinite().all()
-    draw(unet, replace(record=True, amount=0.0, blocks="in99", memory=0), only=[0], references=store)
-    assert store.recording.bytes == 0
+    draw(unet, replace(record=True, amount=0.0, blocks="in99", memory=0), only=[0], store=store)
+    assert store.get("key_mix").bytes == 0
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -314,7 +306,7 @@ def test_features_are_shifted_by_latent_pixels_behind_every_block(unet):
 def test_features_that_cannot_be_found_are_said(unet, recorded):
     said, plain = [], draw(unet, [])
     settings = replace(source="recorded run", amount=0.0, features="follow", feature_blocks="out6")
-    assert torch.equal(draw(unet, settings, references=recorded, say=said.append), plain)
+    assert torch.equal(draw(unet, settings, store=recorded, say=said.append), plain)
     assert len(said) == 1 and "behind OUT06" in said.pop()
     settings = replace(source="shifted", amount=0.0, features="follow", feature_blocks="in99")
     assert torch.equal(draw(unet, settings, say=said.append), plain)
@@ -324,18 +316,18 @@ def test_features_that_cannot_be_found_are_said(unet, recorded):
 @pytest.mark.parametrize("source", ["first image", "previous step", "shifted", "recorded run"])
 def test_features_in_split_batches_and_alone(unet, recorded, source):
     settings = replace(source=source, amount=0.0, features="follow")
-    both = draw(unet, settings, steps=2, references=recorded)
-    split = draw(unet, settings, steps=2, chunks=2, references=recorded)
+    both = draw(unet, settings, steps=2, store=recorded)
+    split = draw(unet, settings, steps=2, chunks=2, store=recorded)
     torch.testing.assert_close(split, both, atol=1e-4, rtol=1e-3)
     if source != "first image":
-        alone = draw(unet, settings, only=[1], steps=2, references=recorded)
+        alone = draw(unet, settings, only=[1], steps=2, store=recorded)
         torch.testing.assert_close(alone, both[[1, 3]], atol=1e-4, rtol=1e-3)
 
 
 def test_only_positives_that_are_mixed_with_negatives_need_them():
     for changes, needs in (({}, True), ({"side": "negative"}, False), ({"amount": 0.0}, False),
                            ({"amount": 0.0, "features": "AdaIN"}, True)):  # fmt: skip
-        runtime = KeyMixRuntime(replace(source="negative", **changes)[0], (), None)
+        runtime = KeyMixRuntime(replace(source="negative", **changes)[0], Context())
         assert runtime.compares == needs
 
 
@@ -364,8 +356,8 @@ def test_sides(unet):
 @pytest.mark.parametrize("source", ["negative", "previous step", "blurred", "shifted", "recorded run"])
 def test_an_image_of_a_batch_can_be_made_alone(unet, recorded, source):
     settings = replace(source=source, amount=0.5, values="follow")
-    both = draw(unet, settings, steps=2, references=recorded)
-    alone = draw(unet, settings, only=[1], steps=2, references=recorded)
+    both = draw(unet, settings, steps=2, store=recorded)
+    alone = draw(unet, settings, only=[1], steps=2, store=recorded)
     torch.testing.assert_close(alone, both[[1, 3]], atol=1e-4, rtol=1e-3)
 
 
@@ -382,8 +374,8 @@ def test_where_it_cannot_it_says_so(unet):
 @pytest.mark.parametrize("source", ["first image", "previous step", "blurred", "recorded run"])
 def test_split_batches(unet, recorded, source):
     settings = replace(source=source, values="follow")
-    one_call = draw(unet, settings, steps=2, references=recorded)
-    split = draw(unet, settings, steps=2, chunks=2, references=recorded)
+    one_call = draw(unet, settings, steps=2, store=recorded)
+    split = draw(unet, settings, steps=2, chunks=2, store=recorded)
     torch.testing.assert_close(split, one_call, atol=1e-4, rtol=1e-3)
 
 
@@ -398,37 +390,37 @@ def test_a_recorded_run_is_followed_one_image_at_a_time(unet):
     store = Store()
     changes = {"amount": 1.0, "values": "follow", "blocks": "out"}
     batch = draw(unet, replace(**changes))
-    draw(unet, replace(record=True, amount=0.0, blocks="out"), only=[0], references=store)
-    alone = draw(unet, replace(source="recorded run", **changes), only=[1], references=store)
+    draw(unet, replace(record=True, amount=0.0, blocks="out"), only=[0], store=store)
+    alone = draw(unet, replace(source="recorded run", **changes), only=[1], store=store)
     assert (alone - batch[[1, 3]]).norm() < 0.002 * batch[[1, 3]].norm(), "up to half precision"
 
 
 def test_recording_changes_nothing_and_is_bounded(unet):
     store, said = Store(), []
     plain = draw(unet, [], steps=2)
-    out = draw(unet, replace(record=True, amount=0.0), steps=2, references=store, say=said.append)
-    assert torch.equal(out, plain) and store.recording.bytes > 0
+    out = draw(unet, replace(record=True, amount=0.0), steps=2, store=store, say=said.append)
+    assert torch.equal(out, plain) and store.get("key_mix").bytes > 0
     assert len(said) == 1 and "is recorded" in said.pop()
-    everything = store.recording
-    draw(unet, replace(record=True, amount=0.0, memory=0), references=store, say=said.append)
-    assert store.recording.bytes == 0 and store.recording is not everything
+    everything = store.get("key_mix")
+    draw(unet, replace(record=True, amount=0.0, memory=0), store=store, say=said.append)
+    assert store.get("key_mix").bytes == 0 and store.get("key_mix") is not everything
     assert len(said) == 2 and "too small" in said[1]
 
 
 def test_recording_and_following_at_once_is_said(unet, recorded):
     store, said = Store(), []
-    store.recording = recorded.recording
+    store.keep("key_mix", recorded.get("key_mix"))
     plain = draw(unet, [])
-    out = draw(unet, replace(record=True, source="recorded run"), references=store, say=said.append)
+    out = draw(unet, replace(record=True, source="recorded run"), store=store, say=said.append)
     assert torch.equal(out, plain) and any("cannot follow" in text for text in said)
 
 
 def test_a_run_of_another_kind_of_model_is_said(unet):
     """Layers of another width, or of the same widths in another order: SDXL's after SD 1.x's, say."""
     other, store, said = tiny_unet(model_channels=64), Store(), []
-    draw(other, replace(record=True, amount=0.0), references=store)
+    draw(other, replace(record=True, amount=0.0), store=store)
     plain = draw(unet, [])
-    assert torch.equal(draw(unet, replace(source="recorded run"), references=store, say=said.append), plain)
+    assert torch.equal(draw(unet, replace(source="recorded run"), store=store, say=said.append), plain)
     assert len(said) == 1 and "another kind of model" in said[0]
 
 
@@ -443,14 +435,14 @@ def test_sources_computed_apart_are_said(unet):
 def test_no_recorded_run_is_said_once(unet):
     said = []
     plain = draw(unet, [], steps=2)
-    out = draw(unet, replace(source="recorded run"), steps=2, references=Store(), say=said.append)
+    out = draw(unet, replace(source="recorded run"), steps=2, store=Store(), say=said.append)
     assert torch.equal(out, plain) and len(said) == 1
 
 
 def test_recordings_of_another_size(unet, recorded):
     x, context = unet_input(2, 24, 16)
     for operator in ("blend", "concatenate"):
-        with attach(unet, replace(source="recorded run", operator=operator), references=recorded) as attachment:
+        with attach(unet, replace(source="recorded run", operator=operator), store=recorded) as attachment:
             attachment.begin_step(plan_rows([[1.0]]), 0, 1)
             assert unet(x, torch.full((2,), 900.0), context=context).isfinite().all()
 

@@ -10,19 +10,14 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from lib_attn.settings import NearSighted
-from lib_attn.techniques.near_sighted import (
-    MIN_TILE,
-    Plan,
-    Residuals,
+from lib_attn.techniques.near_sighted.kernel import (
     biased_attention,
     channel_attention,
-    make_plan,
     near_sighted_attention,
     pool_map,
-    shift_point,
-    time_curve,
-    worthwhile,
 )
+from lib_attn.techniques.near_sighted.plan import MIN_TILE, Plan, make_plan, shift_point, time_curve, worthwhile
+from lib_attn.techniques.near_sighted.residuals import Residuals
 
 SIZES = [(16, 16), (13, 22), (33, 17), (7, 40)]
 
@@ -197,7 +192,7 @@ def test_chunks_do_not_change_the_result(monkeypatch):
     q, k, v = (rand(2, 24 * 40, 2, 8, seed=s) for s in range(3))
     plan = Plan(24, 40, 8, 12, 4, offset=(3, 6))
     whole = near_sighted_attention(q, k, v, plan)
-    monkeypatch.setattr("lib_attn.techniques.near_sighted.GATHER_BYTES_CPU", 1)
+    monkeypatch.setattr("lib_attn.techniques.near_sighted.kernel.GATHER_BYTES_CPU", 1)
     torch.testing.assert_close(near_sighted_attention(q, k, v, plan), whole, atol=1e-6, rtol=1e-5)
 
 

@@ -10,7 +10,7 @@ from lib_attn.attach import attach
 from lib_attn.boundary import Evaluation, sigma_of, weighted_mean
 from lib_attn.rows import plan_rows
 from lib_attn.settings import NegativeSkip
-from lib_attn.techniques.negative_skip import Track, guidance_ratio, level_negative, may_skip, weigh_frequencies
+from lib_attn.techniques.negative_skip.runtime import Track, guidance_ratio, level_negative, may_skip, weigh_frequencies
 from tests.unets import tiny_unet, unet_input
 
 SKIP = NegativeSkip(enabled=True, key_every=3, early=0.0, trend=1.0, penalty="off")
@@ -112,7 +112,7 @@ def test_guidance_ratio():
 
 
 def test_a_trend_is_a_line_over_log_sigma():
-    from lib_attn.techniques.negative_skip import continue_trend
+    from lib_attn.techniques.negative_skip.runtime import continue_trend
 
     a, b = torch.randn(4, 3, 3), torch.randn(4, 3, 3)
     at = lambda sigma: a + b * torch.log(torch.tensor(sigma))  # noqa: E731
@@ -323,7 +323,7 @@ def test_an_image_of_a_batch_comes_out_as_if_alone(unet):
 
 
 def test_adaptive_decides_for_each_image(unet):
-    from lib_attn.techniques.negative_skip import cosine
+    from lib_attn.techniques.negative_skip.runtime import cosine
 
     full = draw(unet, [], images=2)[0]
     values = [cosine(full[i], full[i + 2]) for i in range(2)]

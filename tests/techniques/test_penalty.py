@@ -14,7 +14,15 @@ from lib_attn.cross import CrossSeam
 from lib_attn.layers import find_layers
 from lib_attn.rows import plan_rows
 from lib_attn.settings import NegativeSkip
-from lib_attn.techniques.penalty import NegativeText, cap, flip_values, penalise, pick_words, push_away, subtract
+from lib_attn.techniques.guidance import cap
+from lib_attn.techniques.negative_skip.penalty import (
+    NegativeText,
+    flip_values,
+    penalise,
+    pick_words,
+    push_away,
+    subtract,
+)
 from tests.unets import tiny_unet, unet_input
 
 MODES = ("NAG", "value sign flip", "NASA")

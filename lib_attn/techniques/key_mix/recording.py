@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+
+from lib_attn.rows import NEGATIVE, POSITIVE, Row
+from lib_attn.techniques.base import Context
 
 
 class Recording:
@@ -60,8 +65,47 @@ class Recording:
         return (kept[0.0], self._grids[place]) if kept else None
 
 
-class Store:
-    """Holds the last recording beyond the job that made it."""
+class Recorder:
+    """Takes notes in one sampling pass: of the run to be recorded, and of the step before.
 
-    def __init__(self):
-        self.recording: Recording | None = None
+    A place is the index of a layer or the name of a block; what is noted there is ``[B, N, C]``.
+
+    Args:
+        name: of the technique, under which the recorded run is kept for later pictures.
+        limit: most bytes of the recorded run, and of two steps together.
+        wanted: ``wanted(row) -> bool``: whether a row is needed from the step before.
+    """
+
+    def __init__(self, name: str, context: Context, limit: int, wanted: Any):
+        self._name, self._context, self._limit, self._wanted = name, context, limit, wanted
+        self._now, self._before = (-1, Recording(0)), Recording(0)
+        self._recording: Recording | None = None
+
+    @property
+    def recorded(self) -> Recording | None:
+        """The recorded run of an earlier pass."""
+        return self._context.store.get(self._name)
+
+    def before(self, place: int | str, row: Row):
+        """(input, its grid) of a row in the step before, or None."""
+        return self._before.get_row(place, row)
+
+    def record(self, call: Any, place: int | str, inputs: torch.Tensor, grid: tuple[int, int]) -> None:
+        """Add this call to the run that is being recorded; only the first image's rows are kept."""
+        if self._recording is None:
+            self._recording = Recording(self._limit, layout=self._context.layout)
+            self._context.store.keep(self._name, self._recording)
+            self._context.say("Key mix: this run is recorded for later pictures.")
+        for row, x in zip(call.rows, inputs, strict=True):
+            if row.image == 0 and row.part == 0:
+                sign = NEGATIVE if row.sign == NEGATIVE else POSITIVE
+                if not self._recording.store(place, sign, call.moment.time, x, grid):
+                    self._context.say("Key mix: Mix memory is too small for the recording; some of it is left out.")
+
+    def remember(self, call: Any, place: int | str, inputs: torch.Tensor, grid: tuple[int, int]) -> None:
+        """Keep this evaluation's inputs; those of the one before become the source."""
+        if call.moment.step != self._now[0]:
+            self._before, self._now = self._now[1], (call.moment.step, Recording(self._limit // 2, None))
+        for row, x in zip(call.rows, inputs, strict=True):
+            if self._wanted(row) and not self._now[1].store_row(place, row, x, grid):
+                self._context.say("Key mix: Mix memory is too small for the previous step; some of it is not mixed.")

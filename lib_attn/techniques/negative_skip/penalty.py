@@ -17,6 +17,8 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 
+from lib_attn.techniques.guidance import cap
+
 CHUNK = 77  # columns of text per chunk of a CLIP prompt, begin and end included
 MARK = 1000.0  # ControlNet puts one column of +-1024 in front of a text
 
@@ -24,20 +26,6 @@ MARK = 1000.0  # ControlNet puts one column of +-1024 in front of a text
 def attend(q, k, v, mask=None, scale=None):
     """softmax(q k^T) v for heads-first tensors ``[B, H, *, d]``; mask ``[B, 1, 1, keys]``: True takes part."""
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
-
-
-def cap(changed, before, tau: float, blend: float):
-    """Keep a changed result ``[B, N, C]`` near what it was.
-
-    Args:
-        tau: a token's L1 norm may become this many times what it was (NAG's tau; at least 1).
-        blend: share of the changed result (NAG's alpha), the rest is the result before.
-    """
-    changed, old = changed.float(), before.float()
-    # A sum over 320 … 1280 channels can leave half precision's range.
-    ratio = changed.abs().sum(-1, keepdim=True) / old.abs().sum(-1, keepdim=True).clamp_min(1e-6)
-    changed = changed * (tau / ratio.clamp_min(tau))
-    return torch.lerp(old, changed, blend).to(before.dtype)
 
 
 def push_away(positive, negative, strength: float):

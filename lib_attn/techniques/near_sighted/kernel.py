@@ -26,124 +26,12 @@ from functools import lru_cache
 import torch
 import torch.nn.functional as F
 
-from lib_attn.layers import parse_selector
+from lib_attn.techniques.near_sighted.plan import Plan, tile_borders
 
-MIN_TILE = 8  # tokens; smaller tiles starve the matmul without saving keys
 GATHER_BYTES = 64 << 20  # most memory for the keys and values gathered for one call
 GATHER_BYTES_CPU = 16 << 20  # there, what stays near the cores is faster, and calls are cheap
 LANES = 8  # channels that carry a bias; kernels want widths that are multiples of 8
-WORTHWHILE = 0.6  # share of the keys above which a level is left exact: gathering costs more than it saves
-LEAST_TOKENS = 2048  # smaller maps hold about 1 % of the attention at 1024 px, and change the picture most
-SAMPLE_KEY = 0x5EED  # sets the sequence of sampled tokens apart from that of tile borders
 EXCLUDED = -1e4  # logit of a key that is left out; finite, so that half precision and 0 * x stay defined
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Geometry of one attention call on an h x w map, in tokens.
-
-    tile: side of a query tile, 0 for none. window: side of the key window before clamping. offset: where the first
-    tile border lies, (y, x), below `tile`. pool: side of a global cell, 0 for none. local: height and width of a
-    local cell. sample: which token of a global cell stands for it, (y, x) below `pool`; None: the middle one.
-    """
-
-    h: int
-    w: int
-    tile: int
-    window: int
-    pool: int
-    local: tuple[int, int] = (1, 1)
-    offset: tuple[int, int] = (0, 0)
-    sample: tuple[int, int] | None = None
-
-    @property
-    def window_size(self) -> tuple[int, int]:
-        """Height and width of every key window in local cells."""
-        return (_window_cells(self.h, self.window, self.local[0]), _window_cells(self.w, self.window, self.local[1]))
-
-    @property
-    def keys(self) -> int:
-        """Keys that each query sees."""
-        own = self.window_size[0] * self.window_size[1] if self.tile else 0
-        return own + (math.ceil(self.h / self.pool) * math.ceil(self.w / self.pool) if self.pool else 0)
-
-    @property
-    def cost(self) -> float:
-        """Share of the similarity matrix that is left, 1 for full attention."""
-        return self.keys / (self.h * self.w)
-
-    @property
-    def tiles(self) -> int:
-        """Number of query tiles, the partial ones at the border included."""
-        if not self.tile:
-            return 1
-        return len(_borders(self.h, self.tile, self.offset[0])) * len(_borders(self.w, self.tile, self.offset[1]))
-
-    @property
-    def exact(self) -> bool:
-        """True when the result is that of full attention, so that it need not be computed this way at all."""
-        if not self.tile:
-            return self.pool <= 1
-        covers = self.window >= max(self.h, self.w) and self.local == (1, 1)
-        return covers or (self.pool == 1 and self.local == (1, 1))
-
-
-def time_curve(base: float, peak: float, time: float, peak_time: float, decay: float) -> float:
-    """Move from `base` to `peak` and back over the sampling time (0 noise … 1 picture); `peak` 0 means `base`.
-
-    The bell ``exp(-((time - peak_time) * decay)^2)`` is that of comfyui_slothful_attention.
-    """
-    if not peak:
-        return base
-    return base + (peak - base) * math.exp(-(((time - peak_time) * decay) ** 2))
-
-
-def make_plan(
-    h: int, w: int, settings, *, depth: int = 0, time: float = 0.0, shift: tuple[float, float] = (0.0, 0.0),
-    sample: tuple[float, float] | None = None,
-):  # fmt: skip
-    """Geometry for an h x w map at U-Net depth `depth` (0: full latent), at sampling time 0 … 1.
-
-    Args:
-        settings: a `lib_attn.settings.NearSighted`.
-        shift: point in the unit square that says where in its range the tile border lies, see `shift_point`.
-        sample: point in the unit square that says which token of a global cell stands for it; None: the middle one.
-    """
-    scale = 2.0 ** (-depth * settings.depth_scaling)
-    if settings.tile_count:
-        tile = math.ceil(max(h, w) / settings.tile_count)
-    else:
-        wanted = time_curve(settings.tile, settings.tile_peak, time, settings.peak_time, settings.time_decay)
-        tile = max(MIN_TILE, round(wanted * scale)) if settings.tile else 0
-    wanted = time_curve(settings.pool, settings.pool_peak, time, settings.peak_time, settings.time_decay)
-    pool = max(1, round(wanted * scale)) if settings.pool else 0
-    local = settings.local_pool
-    reach = settings.shift * tile if tile < max(h, w) else 0
-    return Plan(
-        h, w, tile,
-        window=tile + 2 * round(settings.halo * scale) if tile else 0,
-        pool=pool,
-        local=(1, local) if settings.local_shape == "1D" else (local, local),
-        offset=(int(shift[0] * reach), int(shift[1] * reach)),
-        sample=None if sample is None else (int(sample[0] * pool), int(sample[1] * pool)),
-    )  # fmt: skip
-
-
-def worthwhile(plan: Plan) -> bool:
-    """Whether this level saves enough to be treated when the user leaves the choice to us."""
-    return not plan.exact and plan.h * plan.w >= LEAST_TOKENS and plan.cost <= WORTHWHILE
-
-
-def shift_point(step: int, layer: int, seed: int) -> tuple[float, float]:
-    """Deterministic point in the unit square; consecutive steps and layers fill it evenly.
-
-    Over steps it is the R2 sequence of M. Roberts ("The unreasonable effectiveness of quasirandom sequences", 2018),
-    started at a place that depends on the layer and on the image's seed.
-    """
-    plastic = 1.32471795724474602596
-    y = (seed * 2654435761) % 2**32 / 2**32 + step / plastic + layer * math.sqrt(2)
-    x = (seed * 2246822519) % 2**32 / 2**32 + step / plastic**2 + layer * math.sqrt(3)
-    return y % 1.0, x % 1.0
 
 
 def near_sighted_attention(
@@ -369,24 +257,13 @@ def _cell_counts(size: int, side: int) -> torch.Tensor:
     return torch.clamp(size - starts, max=side).float()
 
 
-def _window_cells(size: int, window: int, cell: int) -> int:
-    cells = math.ceil(size / cell)
-    # A window that does not start on a cell border touches one cell more.
-    return min(cells, math.ceil(window / cell) + (1 if cell > 1 else 0))
-
-
-def _borders(size: int, tile: int, offset: int) -> list[tuple[int, int]]:
-    cuts = [0, *range(offset or tile, size, tile), size]
-    return list(zip(cuts[:-1], cuts[1:], strict=True))
-
-
 def _groups(plan: Plan, most: int):
     """Yield (row borders, column borders) of tiles of one size, at most about `most` tiles each.
 
     Border tiles keep their true, smaller size instead of being padded: the work is that of the picture, not more.
     """
-    for rows in _runs(_borders(plan.h, plan.tile, plan.offset[0])):
-        for columns in _runs(_borders(plan.w, plan.tile, plan.offset[1])):
+    for rows in _runs(tile_borders(plan.h, plan.tile, plan.offset[0])):
+        for columns in _runs(tile_borders(plan.w, plan.tile, plan.offset[1])):
             across = min(len(columns), most)
             down = max(1, most // across)
             for y in range(0, len(rows), down):
@@ -394,10 +271,10 @@ def _groups(plan: Plan, most: int):
                     yield rows[y : y + down], columns[x : x + across]
 
 
-def _runs(borders: list[tuple[int, int]]):
+def _runs(intervals: list[tuple[int, int]]):
     """Split a list of intervals into runs of equal length."""
-    run = [borders[0]]
-    for item in borders[1:]:
+    run = [intervals[0]]
+    for item in intervals[1:]:
         if item[1] - item[0] != run[0][1] - run[0][0]:
             yield run
             run = []
@@ -442,114 +319,3 @@ def _bias(plan: Plan, rows: tuple, columns: tuple, strength: float, has_global: 
     left = left.flatten(2).flatten(0, 1)
     far = torch.where(left > 0, left.clamp(min=1).log() + strength, torch.tensor(EXCLUDED))
     return torch.cat([own, far], 1)
-
-
-class Residuals:
-    """Keeps ``exact - near-sighted`` of the last exact step for every row of every layer.
-
-    The idea is DiTFastAttn's (arXiv 2406.08552), there for windows along the raster line of a transformer.
-    Kept as bytes with one scale for each token, which moves a difference by at most 1/254 of the token's largest
-    entry; what would go beyond `limit` bytes is not kept.
-    """
-
-    def __init__(self, limit: int):
-        self._limit, self._used, self._kept, self._full = limit, 0, {}, set()
-
-    def full(self, layer: int) -> bool:
-        """Whether this layer found no room and so goes without."""
-        return layer in self._full
-
-    def store(self, layer: int, rows, step: int, difference) -> bool:
-        """Keep ``[B, N, C]`` row by row; returns False when there is no room for this layer."""
-        size = difference[0].numel() + 4 * difference[0, :, 0].numel()
-        new = sum((layer, row) not in self._kept for row in rows)
-        if self._used + new * size > self._limit:
-            self._full.add(layer)
-            for key in [key for key in self._kept if key[0] == layer]:
-                self._used -= sum(part.numel() * part.element_size() for part in self._kept.pop(key)[1])
-            return False
-        self._used += new * size
-        for row, part in zip(rows, difference, strict=True):
-            scale = part.abs().amax(-1, keepdim=True).float().clamp(min=1e-30) / 127
-            self._kept[layer, row] = (step, ((part / scale).round().to(torch.int8), scale))
-        return True
-
-    def get(self, layer: int, rows, oldest: int, dtype=torch.float32):
-        """``[B, N, C]`` for these rows, or None when one is missing or was stored before step `oldest`."""
-        found = [self._kept.get((layer, row)) for row in rows]
-        if any(item is None or item[0] < oldest for item in found):
-            return None
-        out = torch.empty(len(found), *found[0][1][0].shape, dtype=dtype, device=found[0][1][0].device)
-        for row, (_, (part, scale)) in zip(out, found, strict=True):
-            torch.mul(part, scale, out=row)
-        return out
-
-
-class NearSightedRuntime:
-    """Near-sighted attention over one sampling pass: which layers, which steps, whose seed, stored differences."""
-
-    def __init__(self, settings, seeds, say):
-        self._settings, self._seeds, self._say = settings, tuple(seeds), say
-        self._selector = parse_selector(settings.blocks)
-        self._residuals = Residuals(settings.residual_memory << 20)
-        self._first: int | None = None
-
-    def wants(self, layer) -> bool:
-        return self._selector.auto or self._selector.matches(layer)
-
-    def attend(self, call):
-        s, moment = self._settings, call.moment
-        if not moment.within(s.start, s.end):
-            return None
-        plan = self._plan(call, 0)
-        if plan.exact or (self._selector.auto and not worthwhile(plan)):
-            return None
-        if self._first is None:
-            self._first = moment.step
-        layer = call.layer.index
-        if not s.exact_every or self._residuals.full(layer):
-            return self._near(call, moment.step)
-        since = (moment.step - self._first) % s.exact_every
-        anchor = moment.step - since  # borders stay where they were when the difference was taken
-        # Rows can be missing at an exact step (a skipped negative); twice the interval is still a fair guess.
-        oldest = anchor - s.exact_every
-        near = self._near(call, anchor)
-        kept = None if since == 0 else self._residuals.get(layer, call.rows, oldest, near.dtype)
-        if kept is not None:
-            return near + kept
-        exact = call.exact()
-        if not self._residuals.store(layer, call.rows, moment.step, exact - near):
-            self._say("Near-sighted: Residual memory is too small for all layers; some run without exact steps.")
-            return near
-        return exact
-
-    def _plan(self, call, step: int, seed: int = 0):
-        s, layer = self._settings, call.layer
-        shift = shift_point(step, layer.index, seed) if s.shift else (0.0, 0.0)
-        sample = shift_point(step, layer.index, seed ^ SAMPLE_KEY) if s.global_keys == "moving" else None
-        return make_plan(*call.grid, s, depth=layer.depth, time=call.moment.time, shift=shift, sample=sample)
-
-    def _near(self, call, step: int):
-        s = self._settings
-        seeds = [self._seeds[row.image] if row.image < len(self._seeds) else 0 for row in call.rows]
-        plans = [self._plan(call, step, seed) for seed in seeds]
-        options = {
-            "scale": call.scale,
-            "strength": s.global_strength,
-            "average": s.global_keys == "average",
-            "mode": s.local_mode,
-            "k_blend": s.local_k_blend,
-            "v_blend": s.local_v_blend,
-        }
-
-        def attend(q, k, v):
-            if len(set(plans)) == 1:
-                return near_sighted_attention(q, k, v, plans[0], **options)
-            # Rows of one image share their borders, so that it comes out as if it were drawn alone.
-            out = torch.empty_like(q)
-            for plan in dict.fromkeys(plans):
-                index = torch.tensor([i for i, p in enumerate(plans) if p == plan], device=q.device)
-                out[index] = near_sighted_attention(q[index], k[index], v[index], plan, **options)
-            return out
-
-        return call.attend(attend)

@@ -26,7 +26,8 @@ import torch
 from lib_attn.boundary import weighted_mean
 from lib_attn.layers import parse_selector
 from lib_attn.rows import NEGATIVE, POSITIVE
-from lib_attn.techniques.penalty import NegativeText, penalise
+from lib_attn.techniques.base import Context, Runtime
+from lib_attn.techniques.negative_skip.penalty import NegativeText, penalise
 
 COARSE = 0.25  # share of each axis' frequencies that counts as coarse
 RISE = 1.0001  # sigma above the last full step's by more than rounding: the sampler went back up
@@ -142,7 +143,7 @@ def may_skip(settings, track: Track, share: float, sigma: float) -> bool:
     return track.agrees if s.adaptive else True
 
 
-class FreeSaving:
+class FreeSaving(Runtime):
     """Leaves out negatives that drop out of the guidance anyway; the result is the same up to rounding."""
 
     def enter(self, call):
@@ -155,22 +156,18 @@ class FreeSaving:
         return 0.0 if positive is None else positive
 
 
-class NegativeSkipRuntime:
+class NegativeSkipRuntime(Runtime):
     """Skipped negatives over one sampling pass: which steps, what is filled in, and the penalty meanwhile."""
 
-    def __init__(self, settings, seeds, say):
-        self._settings, self._say = settings, say
+    def __init__(self, settings, context: Context):
+        super().__init__(settings, context)
         self._selector = parse_selector(settings.blocks)
         self._tracks: dict[int, Track] = {}
         self._text = NegativeText()
         self._evaluation = None
         self._skipped: frozenset[int] = frozenset()
-        self._prediction = "epsilon"
         self.through = settings.through
         self.reads_text = settings.penalty != "off" and settings.strength > 0 and settings.blend > 0
-
-    def bind(self, prediction="epsilon", **_):
-        self._prediction = prediction
 
     def wants_cross(self, layer) -> bool:
         return self.reads_text and (self._selector.auto or self._selector.matches(layer))
@@ -251,7 +248,7 @@ class NegativeSkipRuntime:
             return level_negative(positive, torch.zeros_like(positive), call.evaluation.scale(row.image))
         if s.fill == "copy" or track is None or track.guidance is None:
             return positive
-        power, kind = s.sigma_power, self._prediction
+        power, kind = s.sigma_power, self._context.prediction
         before = track.before
         if before is not None:
             before = before[0], before[1] * guidance_ratio(track.sigma, before[0], power, kind)
@@ -329,3 +326,6 @@ class NegativeSkipRuntime:
 
         rows = [i for i, row in enumerate(call.rows) if chosen(row)]
         return penalise(call, self._text, rows, s) if rows else None
+
+
+RUNTIME = NegativeSkipRuntime

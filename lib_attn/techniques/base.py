@@ -1,0 +1,155 @@
+"""What a technique may do while a U-Net is at work: one class of hooks, each of which does nothing by itself.
+
+A technique derives `Runtime` and writes the hooks it needs; `lib_attn.attach` calls them. They come in four kinds of
+call, each with what it is given: self-attention (`lib_attn.attention.Call`), cross-attention
+(`lib_attn.cross.CrossCall`), whole blocks (`lib_attn.features.FeatureCall`) and the U-Net's boundary
+(`lib_attn.boundary.UnetCall`). Nothing here knows a host. The design follows diffusers' ``hooks/hooks.py``: a base
+class with no-op methods, so that a hook's absence needs no look-up and a misspelt one is an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from lib_attn.attention import Call, HostHooks
+from lib_attn.layers import Block, Layer
+from lib_attn.rows import Row
+from lib_attn.store import Store
+
+if TYPE_CHECKING:
+    import torch
+
+    from lib_attn.boundary import UnetCall
+    from lib_attn.cross import CrossCall
+    from lib_attn.features import FeatureCall
+
+
+@dataclass(frozen=True)
+class Context:
+    """What is known when a sampling pass begins.
+
+    seeds: one per image of the batch. say: takes a sentence for the user; each is passed on once. prediction: what the
+    model predicts, ``epsilon`` or ``v``. hooks: what the host does inside attention. layers, blocks: of the model.
+    store: what techniques keep from one pass to the next.
+    """
+
+    seeds: tuple[int, ...] = ()
+    say: Callable[[str], None] = lambda text: None
+    prediction: str = "epsilon"
+    hooks: HostHooks = field(default_factory=HostHooks)
+    layers: tuple[Layer, ...] = ()
+    blocks: tuple[Block, ...] = ()
+    store: Store = field(default_factory=Store)
+
+    @property
+    def layout(self) -> tuple[tuple[str, int], ...]:
+        """Names and widths of the model's attention layers; what was kept of one layout fits no other."""
+        return tuple((layer.name, getattr(layer.attn1.to_q, "in_features", 0)) for layer in self.layers)
+
+
+class Runtime:
+    """One technique over one sampling pass; made anew for each pass, and holding all its state.
+
+    Args:
+        settings: the technique's settings group. context: see `Context`.
+
+    Attributes:
+        extends: it adds keys, so that fast paths of others, which count on as many keys as tokens, stand back.
+        compares: it needs the negative's rows.
+        reads_text: it needs the negative prompt's text.
+        through: number of outer blocks that rows left out by `enter` still pass; 0: they are left out of all.
+
+    A subclass may define only what is declared here, names with an underscore and what it overrides; anything else
+    raises TypeError when the class is made, because a misspelt hook would otherwise never be called.
+    """
+
+    extends = False
+    compares = False
+    reads_text = False
+    through = 0
+
+    def __init__(self, settings: Any, context: Context):
+        self._settings, self._context, self._say = settings, context, context.say
+
+    def __init_subclass__(cls, **options: Any):
+        super().__init_subclass__(**options)
+        unknown = [name for name in vars(cls) if not name.startswith("_") and not hasattr(Runtime, name)]
+        if unknown:
+            raise TypeError(f"{cls.__name__} defines {', '.join(unknown)}, which is no hook of Runtime")
+
+    @classmethod
+    def has(cls, hook: str) -> bool:
+        """Whether the class defines `hook` itself."""
+        return getattr(cls, hook) is not getattr(Runtime, hook)
+
+    # Self-attention
+
+    def wants_self(self, layer: Layer) -> bool:
+        """Whether it may ever act on the self-attention of `layer`; asked once, decides which layers are patched."""
+        return False
+
+    def edits(self, call: Call) -> bool:
+        """Whether `edit` is to be called. Asked at every call of a wanted layer, so notes may be taken here."""
+        return False
+
+    def edit(
+        self, call: Call, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """Changed projections ``[B, N, H, d]``, k and v of any number of keys, and a bias ``[B, 1, 1, keys]`` or None.
+
+        Whatever attends afterwards, another technique too, works on these.
+        """
+        return q, k, v, None
+
+    def attend(self, call: Call) -> torch.Tensor | None:
+        """The layer's output ``[B, N, C]``, or None to leave it to the next technique and at last to full attention."""
+        return None
+
+    # Cross-attention
+
+    def wants_cross(self, layer: Layer) -> bool:
+        """Whether it may ever act on the cross-attention of `layer`; asked once."""
+        return False
+
+    def cross(self, call: CrossCall) -> torch.Tensor | None:
+        """The result ``[B, N, C]`` before the output projection, or None when it is not changed."""
+        return None
+
+    # Blocks
+
+    def wants_features(self, block: Block) -> bool:
+        """Whether it may ever act on what `block` hands on; asked once."""
+        return False
+
+    def features(self, call: FeatureCall) -> torch.Tensor | None:
+        """The block's output ``[B, C, h, w]``, or None when it is not changed."""
+        return None
+
+    # Batch rows, at the U-Net's boundary
+
+    def enter(self, call: UnetCall) -> Sequence[int] | None:
+        """Indices of the rows to compute, None for all. The first technique to leave rows out is the only one."""
+        return None
+
+    def fill(self, call: UnetCall, row: Row) -> torch.Tensor | float:
+        """What a row left out would have predicted, ``[C, h, w]``."""
+        raise NotImplementedError(f"{type(self).__name__} leaves rows out and does not fill them")
+
+    def refill(self, call: UnetCall, h: torch.Tensor) -> torch.Tensor | None:
+        """Features ``[B, C, h, w]`` of all rows behind the inner blocks, given those of the rows computed.
+
+        None leaves them as they are.
+        """
+        return None
+
+    def leave(self, call: UnetCall, output: torch.Tensor) -> torch.Tensor:
+        """The prediction ``[B, C, h, w]`` of all rows, changed or as it came."""
+        return output
+
+    # What the pass has to show
+
+    def pictures(self) -> dict[int, torch.Tensor]:
+        """For each image a map ``[h, w]`` with values 0 … 1 for the gallery."""
+        return {}

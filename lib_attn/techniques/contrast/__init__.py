@@ -1,0 +1,1 @@
+"""Positive and negative compared inside the U-Net while both pass it."""

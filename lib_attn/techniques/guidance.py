@@ -1,0 +1,47 @@
+"""What techniques that compare positive and negative have in common: which rows belong together, and a cap."""
+
+from __future__ import annotations
+
+import torch
+
+from lib_attn.rows import IMAGE_ONLY, NEGATIVE, POSITIVE
+
+
+def partners(rows) -> dict[int, int]:
+    """Index of each positive row with its image's negative row in the same call, where there is one."""
+    if any(row.sign == IMAGE_ONLY for row in rows):
+        return {}
+    negatives = {row.image: i for i, row in enumerate(rows) if row.sign == NEGATIVE}
+    return {i: negatives[row.image] for i, row in enumerate(rows) if row.sign == POSITIVE and row.image in negatives}
+
+
+def why_alone(call) -> str:
+    """How a sentence ends on why the negatives of a `lib_attn.boundary.UnetCall` have no partner; empty if they have.
+
+    Negatives left out in some steps only are no news: what acts in the others acts.
+    """
+    negatives = [i for i, row in enumerate(call.rows) if row.sign == NEGATIVE]
+    if not call.evaluation.guided or not negatives:
+        return ""
+    if all(call.evaluation.unguided(call.rows[i].image) and i not in call.kept for i in negatives):
+        return "Negative skip leaves the negative out at CFG scale 1."
+    if all(call.rows[i].image not in {r.image for r in call.rows if r.sign == POSITIVE} for i in negatives):
+        return (
+            "positive and negative are computed apart: switch on 'Batch cond/uncond' and 'Pad prompt/negative prompt "
+            "to be same length' in the webui's settings."
+        )
+    return ""
+
+
+def cap(changed, before, tau: float, blend: float):
+    """Keep a changed result ``[B, N, C]`` near what it was.
+
+    Args:
+        tau: a token's L1 norm may become this many times what it was (NAG's tau; at least 1).
+        blend: share of the changed result (NAG's alpha), the rest is the result before.
+    """
+    changed, old = changed.float(), before.float()
+    # A sum over 320 … 1280 channels can leave half precision's range.
+    ratio = changed.abs().sum(-1, keepdim=True) / old.abs().sum(-1, keepdim=True).clamp_min(1e-6)
+    changed = changed * (tau / ratio.clamp_min(tau))
+    return torch.lerp(old, changed, blend).to(before.dtype)

@@ -1,0 +1,1 @@
+"""Keys, values, queries and features of self-attention mixed in from another source."""

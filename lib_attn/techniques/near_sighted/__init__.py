@@ -1,0 +1,1 @@
+"""Sharp nearby, pooled far away: faster self-attention for large pictures."""
