@@ -52,7 +52,8 @@ class Plan:
         """Number of query tiles, the partial ones at the border included."""
         if not self.tile:
             return 1
-        down, across = (tile_borders(size, self.tile, at) for size, at in zip((self.h, self.w), self.offset, strict=True))
+        axes = zip((self.h, self.w), self.offset, strict=True)
+        down, across = (tile_borders(size, self.tile, offset) for size, offset in axes)
         return len(down) * len(across)
 
     @property
