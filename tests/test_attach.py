@@ -383,7 +383,7 @@ def test_lora_like_projections_and_hypernetworks_act(unet):
 def test_upcast_runs_attention_in_float32(unet):
     module = find_layers(unet)[0].attn1
     seen = []
-    import lib_attn.techniques.near_sighted as near_sighted
+    import lib_attn.techniques.near_sighted.kernel as near_sighted
 
     original = near_sighted.biased_attention
     x, context = unet_input(1, 32, 24)
