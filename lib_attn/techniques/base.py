@@ -133,6 +133,9 @@ class Runtime:
         """Indices of the rows to compute, None for all. The first technique to leave rows out is the only one."""
         return None
 
+    def take_back(self) -> None:
+        """A call with rows left out has failed and is made again with all of them: nothing is left out after all."""
+
     def fill(self, call: UnetCall, row: Row) -> torch.Tensor | float:
         """What a row left out would have predicted, ``[C, h, w]``."""
         raise NotImplementedError(f"{type(self).__name__} leaves rows out and does not fill them")
@@ -148,7 +151,11 @@ class Runtime:
         """The prediction ``[B, C, h, w]`` of all rows, changed or as it came."""
         return output
 
-    # What the pass has to show
+    # What the pass has to show and to say
+
+    def why_idle(self) -> str | None:
+        """Why it did nothing, as the end of a sentence; None when it cannot be said."""
+        return None
 
     def pictures(self) -> dict[int, torch.Tensor]:
         """For each image a map ``[h, w]`` with values 0 … 1 for the gallery."""

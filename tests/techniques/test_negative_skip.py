@@ -30,7 +30,7 @@ class Rows:
 
     def __init__(self, unet):
         self.seen, self.sizes = [], []
-        self._handle = unet.input_blocks[0].register_forward_pre_hook(self._see)
+        self._handle = unet.input_blocks[0][0].register_forward_pre_hook(self._see)
 
     def _see(self, module, args):
         self.seen.append(args[0].shape[0])

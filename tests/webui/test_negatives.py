@@ -168,7 +168,7 @@ def job(host, cfg, **fields):
 
 def rows_of(model, action):
     seen = []
-    handle = model.unet.input_blocks[0].register_forward_pre_hook(lambda module, args: seen.append(args[0].shape[0]))
+    handle = model.unet.input_blocks[0][0].register_forward_pre_hook(lambda module, args: seen.append(args[0].shape[0]))
     try:
         return action(), seen
     finally:
