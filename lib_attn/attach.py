@@ -14,32 +14,27 @@ hosts exchange when the user picks another attention optimisation, is looked up 
 
 from __future__ import annotations
 
-import logging
-import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-import torch
-
-from lib_attn.attention import Call, HostHooks, Moment
-from lib_attn.boundary import TRAINED_STEPS, Boundary, Evaluation, InnerRows, UnetCall, argument, sigma_of
-from lib_attn.cross import CrossSeam
-from lib_attn.features import FeatureSeam
-from lib_attn.layers import Layer, UnsupportedModel, find_blocks, find_layers, find_unet
-from lib_attn.neighbours import Neighbours, is_replaced
-from lib_attn.rows import POSITIVE, Cursor, Matcher, Row
 from lib_attn.settings import Group
 from lib_attn.store import Store
 from lib_attn.techniques import ORDER, load
 from lib_attn.techniques.base import Context, Runtime
-from lib_attn.techniques.negative_skip.runtime import FreeSaving
-
-log = logging.getLogger("attention_lab")
+from lib_attn.techniques.saving import FreeSaving
+from lib_attn.unet.batch import Boundary, InnerRows, UnetCall
+from lib_attn.unet.blocks import BlockHook
+from lib_attn.unet.cross_attention import CrossAttentionHook
+from lib_attn.unet.families import family_of
+from lib_attn.unet.flight import Evaluation, Flight, HostHooks, Moment, sigma_of
+from lib_attn.unet.guard import FAILED_BEFORE, Guard
+from lib_attn.unet.neighbours import Neighbours, is_replaced
+from lib_attn.unet.rows import POSITIVE, Cursor, Matcher, Row
+from lib_attn.unet.self_attention import SelfAttentionHook
 
 WORKS_INSIDE = "another extension works inside the model and may count on every row"
 UNCLEAR = "Attention Lab did nothing in some steps: which row of the batch is which image is unclear."
-FAILED_BEFORE = "another extension failed when a row was left out"
 
 
 def attach(model: Any, techniques: Iterable[Group], **options: Any) -> Attachment:
@@ -73,7 +68,7 @@ class Attachment:
         placed, offered, acted, spoke: names of the techniques that sit on some part of the model, of those that a call
             was put to so far, of those that answered one, and of those that told the user something. The saving at
             scale 1 is no technique and in none of them.
-        layers: the model's layers with attention, `lib_attn.layers.Layer`.
+        layers: the model's layers with attention, `lib_attn.unet.layers.Layer`.
         failed_with_fewer: whether a U-Net call raised an error with rows left out; none are left out since.
         failed: whether something of ours raised an error; nothing is done since.
     """
@@ -95,18 +90,18 @@ class Attachment:
         store: Store | None = None,
         say: Callable[[str], None] | None = None,
     ):
-        self._unet = find_unet(model)
+        self._family = family_of(model)
+        self._unet = self._family.unet(model)
         self.placed: set[str] = set()
         self.offered: set[str] = set()
         self.acted: set[str] = set()
         self.spoke: set[str] = set()
         self._said: set[str] = set()
         self._say_to = say
-        self._inert = inert or (lambda module: False)
-        self._hooks = HostHooks(hypernetwork, upcast)
         self._names: dict[int, str] = {}
         # Once: the model may look different while it samples, when others wrap or exchange blocks of it.
-        self.layers, self._blocks = tuple(find_layers(self._unet)), tuple(find_blocks(self._unet))
+        self.layers, self._blocks = tuple(self._family.layers(self._unet)), tuple(self._family.blocks(self._unet))
+        self._hooks = HostHooks(hypernetwork, upcast)
         self._context = Context(
             tuple(seeds or ()), self._tell, prediction, self._hooks, self.layers, self._blocks, store or Store()
         )
@@ -114,23 +109,20 @@ class Attachment:
         self._runtimes: list[Runtime] = [self._make(group) for group in groups]
         if save_negative and not any(r.compares for r in self._runtimes):
             self._runtimes.append(FreeSaving(None, self._context))
-        self._neighbours = Neighbours(self.layers, self._blocks, harmless or (lambda module: False))
-        self.failed_with_fewer, self.failed = whole, False
-        self._editors = [r for r in self._runtimes if r.has("edit")]
+        self._flight = Flight()
         self._boundary = Boundary(self._runtimes, self._note)
-        self._evaluation = Evaluation()
-        self._steps = steps
+        self._guard = Guard(self._boundary, self._flight, whole, self.say)
+        self._self_attention = SelfAttentionHook(
+            self.layers, self._runtimes, self._hooks, inert or _no, self._flight, self._note, self.say
+        )
+        self._neighbours = Neighbours(self.layers, self._blocks, harmless or _no)
+        self._steps, self._timestep = steps, None
         self._cursor: Cursor | None = None
         self._size: tuple[int, int] | None = None
-        self._moment = Moment(-1, 0.0, 0.0)
-        self._timestep: float | None = None
-        self._rows: tuple[Row, ...] | None = None
         self._matcher: Matcher | None = None
         self._reads: Callable[[], bool] | None = None
-        self._arguments: tuple[tuple, dict] = ((), {})
-        self._grids: dict[int, tuple[int, int]] = {}
         self._handles: list[Any] = []
-        self._forwards: list[tuple[Any, Any, Any]] = []
+        self._forwards: list[tuple[Any, Any]] = []
         if self._runtimes:
             self._install()
 
@@ -151,10 +143,15 @@ class Attachment:
 
     def model_is(self, model: Any) -> bool:
         """Whether this sits on the U-Net of `model`."""
-        try:
-            return find_unet(model) is self._unet
-        except UnsupportedModel:
-            return False
+        return self._family.unet(model) is self._unet
+
+    @property
+    def failed_with_fewer(self) -> bool:
+        return self._guard.failed_with_fewer
+
+    @property
+    def failed(self) -> bool:
+        return self._guard.failed
 
     def _make(self, group: Group) -> Runtime:
         def say(text: str) -> None:
@@ -191,22 +188,23 @@ class Attachment:
         """Announce the next evaluation of a guided sampler.
 
         Args:
-            rows: `lib_attn.rows.plan_rows`, or None when it cannot be known: then nothing is touched.
+            rows: `lib_attn.unet.rows.plan_rows`, or None when it cannot be known: then nothing is touched.
             step, total: running number and expected count of evaluations.
             size: of the latents, (h, w); U-Net calls of another size are somebody else's.
-            latents, texts: see `lib_attn.rows.Matcher`; without latents the rows are taken to come as planned.
+            latents, texts: see `lib_attn.unet.rows.Matcher`; without latents the rows are taken to come as planned.
             reads: ``reads() -> bool``: whether somebody reads the negative's prediction; asked when the first U-Net
                 call comes, for others may be told of the evaluation later than we are.
             told: ``cfg``, ``negative``, ``words``, ``negative_read``, ``editions``, ``positive_only`` of
-                `lib_attn.boundary.Evaluation`, where known.
+                `lib_attn.unet.batch.Evaluation`, where known.
         """
         if rows is None:
             self.say(UNCLEAR)
         self._cursor, self._size, self._reads = Cursor(rows or ()), size, reads
         self._matcher = Matcher(rows, latents, texts) if rows and latents is not None else None
-        self._evaluation = Evaluation(tuple(rows or ()), step, **told)
+        flight = self._flight
+        flight.evaluation = Evaluation(tuple(rows or ()), step, **told)
         # Adaptive samplers make more evaluations than they announce: those stand at the end.
-        self._moment = Moment(step, min(1.0, step / max(1, total)), self._moment.time, total)
+        flight.moment = Moment(step, min(1.0, step / max(1, total)), flight.moment.time, total)
 
     def end_step(self) -> None:
         """The evaluation is over: U-Net calls before the next `begin_step` are not ours."""
@@ -232,57 +230,48 @@ class Attachment:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
-        for module, ours, before in self._forwards:
+        for module, ours in self._forwards:
             # Somebody who wrapped us meanwhile keeps his wrapper; ours then only passes calls on.
-            if module.__dict__.get("forward") is ours:
-                if before is None:
+            if vars(module).get("forward") is ours:
+                if ours.before is None:
                     del module.forward
                 else:
-                    module.forward = before
+                    module.forward = ours.before
         self._forwards.clear()
-        self._rows = None
-        self._grids.clear()
+        self._guard.on = self._self_attention.on = False
+        self._flight.rows = None
+        self._flight.grids.clear()
         self._runtimes = []
 
     def _install(self) -> None:
-        layers = []
-        for layer in self.layers:
-            asking = [r for r in self._runtimes if r.wants_self(layer)]
-            layers += [layer] * bool(asking)
-            self._mark(self.placed, *asking)
+        asking = {id(layer): [r for r in self._runtimes if r.wants_self(layer)] for layer in self.layers}
+        self._mark(self.placed, *(r for runtimes in asking.values() for r in runtimes))
+        self._mark(self.placed, *(r for r in self._runtimes if r.has("enter")))
         self._handles.append(self._unet.register_forward_pre_hook(self._enter_unet, with_kwargs=True))
         self._handles.append(self._unet.register_forward_hook(self._leave_unet))
-        self._replace_forward(self._unet, _Unet(self, self._unet, vars(self._unet).get("forward")))
-        for transformer in {id(layer.transformer): layer.transformer for layer in layers}.values():
-            self._handles.append(transformer.register_forward_pre_hook(self._enter_transformer, with_kwargs=True))
-        for layer in layers:
-            self._replace_forward(layer.attn1, _SelfAttention(self, layer, vars(layer.attn1).get("forward")))
-        self._mark(self.placed, *(r for r in self._runtimes if r.has("enter")))
-        for seam in self._seams():
-            self._handles += seam.install()
+        handles, forwards = self._self_attention.install([layer for layer in self.layers if asking[id(layer)]])
+        self._handles += handles
+        self._forwards = [self._guard.forward(self._unet), *forwards]
+        for module, ours in self._forwards:
+            module.forward = ours
+        for hook in self._more_hooks():
+            self._handles += hook.install()
 
-    def _replace_forward(self, module: Any, ours: Any) -> None:
-        self._forwards.append((module, ours, ours.before))
-        module.forward = ours
-
-    def _seams(self) -> Iterator[Any]:
+    def _more_hooks(self) -> Iterator[Any]:
         """The hooks that the runtimes ask for beyond self-attention."""
         for runtime in self._runtimes:
             if runtime.through:
-                yield InnerRows(self._blocks, runtime.through, self._boundary, runtime.refill, self._show_rows)
+                yield InnerRows(self._blocks, runtime.through, self._boundary, runtime.refill, self._flight)
         for block in self._blocks:
             asking = [r for r in self._runtimes if r.wants_features(block)]
             if asking:
                 self._mark(self.placed, *asking)
-                yield FeatureSeam(block, asking, self._now, self._note)
+                yield BlockHook(block, asking, self._flight, self._note)
         for layer in self.layers:
             asking = [r for r in self._runtimes if r.wants_cross(layer)]
             if asking and layer.attn2 is not None:
                 self._mark(self.placed, *asking)
-                yield CrossSeam(layer, asking, self._hooks, self._now, self._note, self.say)
-
-    def _now(self) -> tuple[tuple[Row, ...] | None, Moment, Evaluation]:
-        return self._rows, self._moment, self._evaluation
+                yield CrossAttentionHook(layer, asking, self._hooks, self._flight, self._note, self.say)
 
     def _note(self, runtime: Any, changed: bool) -> None:
         """A call was put to `runtime`, which may have changed it."""
@@ -293,50 +282,48 @@ class Attachment:
     def _mark(self, names: set[str], *runtimes: Any) -> None:
         names.update(self._names[id(r)] for r in runtimes if id(r) in self._names)
 
-    def _show_rows(self, rows: tuple[Row, ...]) -> None:
-        self._rows = rows
-
     def _enter_unet(self, unet: Any, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
-        self._arguments, self._boundary.call, self._rows = (args, kwargs), None, None
-        self._grids.clear()
+        self._guard.arguments, self._boundary.call, self._flight.rows = (args, kwargs), None, None
+        self._flight.grids.clear()
         if self.failed:
             return None
         try:
             return self._enter(unet, args, kwargs)
         except Exception:
-            self._stand_back()
+            self._guard.stand_back()
             return None
 
     def _enter(self, unet: Any, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
-        x, timesteps = argument(args, kwargs, 0, "x"), argument(args, kwargs, 1, "timesteps")
+        flight = self._flight
+        x, timesteps, context = (self._family.argument(args, kwargs, name) for name in self._family.ARGUMENTS)
         timestep = float(timesteps.flatten()[0]) if timesteps is not None else 0.0
-        time = min(max(1.0 - timestep / TRAINED_STEPS, 0.0), 1.0)
+        time = min(max(1.0 - timestep / self._family.STEPS, 0.0), 1.0)
         if self._cursor is None:
-            self._rows = tuple(Row(POSITIVE, i) for i in range(x.shape[0]))
-            step = self._moment.step + (timestep != self._timestep)
+            flight.rows = tuple(Row(POSITIVE, i) for i in range(x.shape[0]))
+            step = flight.moment.step + (timestep != self._timestep)
             self._timestep = timestep
             share = step / self._steps if self._steps else time
-            self._moment = Moment(step, min(share, 1.0), time, self._steps)
+            flight.moment = Moment(step, min(share, 1.0), time, self._steps)
             return None
         if self._cursor.open and self._size not in (None, tuple(x.shape[-2:])):
             self.say("Attention Lab left the picture alone: another extension computes it in parts (tiled diffusion?).")
             return None
-        rows, context = self._cursor.take(x.shape[0]), argument(args, kwargs, 2, "context")
+        rows = self._cursor.take(x.shape[0])
         if rows is not None and self._matcher is not None:
             rows = self._matcher.match(rows, x, context)
             if rows is None:
                 self.say(UNCLEAR)
-        self._moment = replace(self._moment, time=time)
+        flight.moment = replace(flight.moment, time=time)
         if rows is None or not self._boundary.used:
-            self._rows = rows
+            flight.rows = rows
             return None
         if self._reads is not None:
             read, self._reads = self._reads(), None
-            self._evaluation = replace(self._evaluation, negative_read=bool(read))
-        call = UnetCall(self._evaluation, rows, self._moment, sigma_of(timestep), x, context)
+            flight.evaluation = replace(flight.evaluation, negative_read=bool(read))
+        call = UnetCall(flight.evaluation, rows, flight.moment, sigma_of(timestep), x, context)
         call.fixed, call.whole = self._why_fixed(), is_replaced(unet)
         args, kwargs = self._boundary.enter(call, args, kwargs)
-        self._rows = self._boundary.inner_rows
+        flight.rows = self._boundary.inner_rows
         return args, kwargs
 
     def _why_fixed(self) -> str:
@@ -347,161 +334,17 @@ class Attachment:
         return f"{WORKS_INSIDE} ({found})" if found else ""
 
     def _leave_unet(self, unet: Any, args: tuple, output: Any) -> Any:
-        self._rows = None
+        self._flight.rows = None
         if self._boundary.call is None:
             return None
         try:
             return self._boundary.leave(output)
         except Exception:
             fewer = self._boundary.fewer
-            self._stand_back()
-            args, kwargs = self._arguments
+            self._guard.stand_back()
+            args, kwargs = self._guard.arguments
             return vars(unet)["forward"](*args, **kwargs) if fewer else None
 
-    def compute(self, plain: Callable, args: tuple, kwargs: dict) -> Any:
-        """Run the U-Net's own forward `plain`; where it fails with ours in it, again with all rows, then without us."""
-        if self._rows is None and not self._boundary.fewer:
-            return plain(*args, **kwargs)
-        generators = _generators()
-        try:
-            return plain(*args, **kwargs)
-        except torch.OutOfMemoryError:
-            raise
-        except Exception:
-            if self._boundary.fewer:
-                log.exception("Attention Lab: a U-Net call failed with rows left out; it is made again with all rows")
-                self.failed_with_fewer = True
-                self.say(f"Attention Lab computes every row from now on: {FAILED_BEFORE}. See the log.")
-                self._boundary.complete()
-                self._rows = self._boundary.inner_rows
-                args, kwargs = self._arguments
-                try:
-                    _restore(generators)
-                    return plain(*args, **kwargs)
-                except Exception:
-                    log.exception("Attention Lab: it failed with all rows as well")
-            self._stand_back()
-        _restore(generators)
-        return plain(*args, **kwargs)
 
-    def _stand_back(self) -> None:
-        """After an error with ours in a U-Net call: do nothing any more, say so, and keep the error for the log."""
-        log.exception("Attention Lab stands back after an error in a U-Net call")
-        self.failed, self._rows, self._boundary.call = True, None, None
-        self.say(
-            "Attention Lab stood back: a step of this picture failed with it, alone or beside another extension. "
-            "See the log."
-        )
-
-    def _enter_transformer(self, transformer: Any, args: tuple, kwargs: dict) -> None:
-        x = args[0] if args else kwargs.get("x")
-        if x is not None and x.ndim == 4:
-            self._grids[id(transformer)] = tuple(x.shape[-2:])
-
-    def self_attention(self, layer: Layer, x: Any, exact: Callable, foreign: bool) -> Any:
-        """Compute a plain self-attention call (no context, no mask) by the first technique that takes it."""
-        grid = self._grids.get(id(layer.transformer))
-        if self._rows is None or grid is None:
-            return exact()
-        if foreign and is_replaced(layer.attn1) and not self._inert(layer.attn1):
-            self.say(self._replaced())
-            return exact()
-        if x.ndim != 3 or x.shape[1] != grid[0] * grid[1] or x.shape[0] != len(self._rows):
-            self.say("Attention Lab left some layers alone: something else rearranges their tokens (token merging?).")
-            return exact()
-        call = Call(layer, x, grid, self._rows, self._moment, exact, self._hooks)
-        asked = [r for r in self._editors if r.wants_self(layer)]
-        editors = tuple(r for r in asked if r.edits(call))
-        for runtime in asked:
-            self._note(runtime, runtime in editors)
-        if editors:
-            call = Call(layer, x, grid, self._rows, self._moment, exact, self._hooks, editors)
-        for runtime in self._runtimes:
-            # Fast paths work on as many keys as tokens; where an edit adds keys, full attention it is.
-            if runtime.has("attend") and runtime.wants_self(layer) and not any(e.extends for e in editors):
-                out = runtime.attend(call)
-                self._note(runtime, out is not None)
-                if out is not None:
-                    return out
-        return call.exact()
-
-    def _replaced(self) -> str:
-        """A sentence on the layers whose self-attention somebody else has replaced."""
-        names = dict.fromkeys(
-            layer.name for layer in self.layers if is_replaced(layer.attn1) and not self._inert(layer.attn1)
-        )
-        return (
-            f"Attention Lab left {', '.join(names)} alone: another extension has replaced self-attention there "
-            "(Hypertile?). If it is off by now, it left that behind: loading the checkpoint again mends it."
-        )
-
-    def leave_alone(self, layer: Layer, x: Any, context: Any) -> None:
-        """A call that is no plain self-attention: tell the user, unless the model itself is built so."""
-        if self._rows is None or getattr(layer.block, "disable_self_attn", False):
-            return
-        if getattr(context, "ndim", 0) == 3 and context.shape[1] < x.shape[1]:
-            self.say(
-                "Attention Lab left some layers alone: another extension thins out their keys (token downsampling?)."
-            )
-        else:
-            self.say("Attention Lab left some layers alone: they see more than the picture (a reference, a video?).")
-
-
-def _generators() -> tuple:
-    """The state of the global random generators."""
-    return torch.random.get_rng_state(), torch.cuda.get_rng_state() if torch.cuda.is_available() else None
-
-
-def _restore(generators: tuple) -> None:
-    torch.random.set_rng_state(generators[0])
-    if generators[1] is not None:
-        torch.cuda.set_rng_state(generators[1])
-
-
-class _Unet:
-    """Instance ``forward`` of the U-Net: the only place where an error inside of it can be caught."""
-
-    def __init__(self, attachment: Attachment, unet: Any, before: Callable | None):
-        self._attachment, self._unet, self.before = weakref.ref(attachment), weakref.ref(unet), before
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        attachment = self._attachment()
-        if attachment is None or not attachment.attached:
-            return self._plain(*args, **kwargs)
-        return attachment.compute(self._plain, args, kwargs)
-
-    def _plain(self, *args: Any, **kwargs: Any) -> Any:
-        if self.before is not None:
-            return self.before(*args, **kwargs)
-        unet = self._unet()
-        return type(unet).forward(unet, *args, **kwargs)
-
-
-class _SelfAttention:
-    """Instance ``forward`` of one self-attention module. Holds the attachment weakly: once that is gone it is inert."""
-
-    def __init__(self, attachment: Attachment, layer: Layer, before: Callable | None):
-        self._attachment, self._layer, self.before = weakref.ref(attachment), layer, before
-
-    def __call__(self, x: Any, context: Any = None, mask: Any = None, **others: Any) -> Any:
-        def exact() -> Any:
-            module = self._layer.attn1
-            if self.before is not None:
-                return self.before(x, context=context, mask=mask, **others)
-            return type(module).forward(module, x, context=context, mask=mask, **others)
-
-        attachment = self._attachment()
-        # A context in self-attention is ControlNet's reference mode and the like; other arguments are video models'.
-        # Extensions that thin out keys hand the input itself over where they leave a layer alone.
-        own = context is None or context is x
-        plain = own and mask is None and not any(_given(value) for value in others.values())
-        if attachment is None or not attachment.attached:
-            return exact()
-        if not plain:
-            attachment.leave_alone(self._layer, x, context)
-            return exact()
-        return attachment.self_attention(self._layer, x, exact, self.before is not None)
-
-
-def _given(value: Any) -> bool:
-    return value is not None and not (isinstance(value, (int, bool)) and not value)
+def _no(module: Any) -> bool:
+    return False

@@ -8,8 +8,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from lib_attn.layers import Layer, parse_selector
 from lib_attn.techniques.near_sighted.plan import make_plan, worthwhile
+from lib_attn.unet.layers import Layer, parse_selector
 
 LATENT = 8  # picture pixels per latent pixel
 MIDDLE = 0.5  # sampling time that stands for all of it

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from lib_attn.layers import parse_selector
+from lib_attn.unet.layers import parse_selector
 
 MAX_TEXT = 400
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from lib_attn.attach import attach
-from lib_attn.layers import find_layers
-from lib_attn.rows import plan_rows
 from lib_attn.settings import NearSighted
+from lib_attn.unet.families import find_layers
+from lib_attn.unet.rows import plan_rows
 from tests.unets import tiny_unet, unet_input
 
 NEAR = NearSighted(enabled=True, tile=8, pool=4, blocks="d0,d1")

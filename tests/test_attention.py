@@ -4,9 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from lib_attn.attention import Call, HostHooks, Moment
-from lib_attn.layers import Layer
-from lib_attn.rows import POSITIVE, Row
+from lib_attn.unet.families import FAMILIES
+from lib_attn.unet.flight import HostHooks, Moment
+from lib_attn.unet.layers import Layer
+from lib_attn.unet.rows import POSITIVE, Row
+from lib_attn.unet.self_attention import Call
 
 HEADS, WIDTH, CHANNELS = 3, 8, 20
 
@@ -43,7 +45,7 @@ def module():
 def make_call(module, x, hooks=None):
     block = nn.Module()
     block.attn1 = module
-    layer = Layer("IN01", "in", 1, 0, 0, None, block)
+    layer = Layer("IN01", "in", 1, 0, 0, None, block, FAMILIES[0])
     rows = tuple(Row(POSITIVE, i) for i in range(x.shape[0]))
     return Call(layer, x, (x.shape[1], 1), rows, Moment(0, 0.0, 0.0), lambda: None, hooks or HostHooks())
 

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lib_attn.layers import MAX_SELECTOR_LENGTH, find_layers, parse_selector
+from lib_attn.unet.families import find_layers
+from lib_attn.unet.layers import MAX_SELECTOR_LENGTH, parse_selector
 from tests.unets import tiny_unet
 
 ALL = "IN01 IN02 IN04 IN05 IN07 IN08 M00 OUT03 OUT04 OUT05 OUT06 OUT07 OUT08 OUT09 OUT10 OUT11".split()

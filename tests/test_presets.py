@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lib_attn.estimate import FAMILIES
-from lib_attn.layers import Layer, parse_selector
 from lib_attn.presets import MAX_BYTES, MAX_FILES, Presets, check_name, shipped
 from lib_attn.settings import Settings
+from lib_attn.unet.layers import Layer, parse_selector
 from tests.strategies import settings
 
 BAD_NAMES = [

@@ -1,6 +1,6 @@
 """The row plan and its cursor; the matrix against the real sampler is in tests/host."""
 
-from lib_attn.rows import IMAGE_ONLY, NEGATIVE, POSITIVE, Cursor, Row, plan_rows
+from lib_attn.unet.rows import IMAGE_ONLY, NEGATIVE, POSITIVE, Cursor, Row, plan_rows
 
 
 def test_conditions_come_first_negatives_last():

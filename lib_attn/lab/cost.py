@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_map
 from lib_attn.lab.peers import Job
 from lib_attn.lab.speed import TIMESTEPS, Bench, changed
 from lib_attn.lab.variants import FULL, Variant
-from lib_attn.rows import plan_rows
+from lib_attn.unet.rows import plan_rows
 
 #: Above this size there is no untimed first run.
 WARM_PIXELS = 768 * 768

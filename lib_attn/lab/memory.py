@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 from lib_attn.lab import unet
 from lib_attn.lab.peers import Job
 from lib_attn.lab.variants import Variant
-from lib_attn.rows import plan_rows
+from lib_attn.unet.rows import plan_rows
 
 
 class LiveBytes(TorchDispatchMode):

@@ -19,7 +19,8 @@ from torch import nn
 
 from lib_attn.lab.errors import LabError
 from lib_attn.lab.unet import attend, project_back
-from lib_attn.layers import Layer, find_layers, find_unet
+from lib_attn.unet.families import find_layers, find_unet
+from lib_attn.unet.layers import Layer
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from lib_attn.lab.errors import LabError
 from lib_attn.lab.peers import Job
 from lib_attn.lab.unet import autocast
 from lib_attn.lab.variants import FULL, Variant
-from lib_attn.rows import plan_rows
+from lib_attn.unet.rows import plan_rows
 
 TRAINED_STEPS = 1000
 

@@ -19,8 +19,8 @@ import torch.nn.functional as F
 from lib_attn.lab.peers import Job
 from lib_attn.lab.unet import autocast
 from lib_attn.lab.variants import FULL, Variant
-from lib_attn.layers import find_layers
-from lib_attn.rows import plan_rows
+from lib_attn.unet.families import find_layers
+from lib_attn.unet.rows import plan_rows
 
 #: Up to this size every variant has an untimed first run; above it, what is set up once is lost in the rest.
 WARM_PIXELS = 768 * 768

@@ -15,7 +15,7 @@ from lib_attn.lab.peers import Job
 from lib_attn.settings import TECHNIQUES, Settings, all_params
 
 #: Called before every guided evaluation with its rows, its running number, the number of all, and by name what else
-#: `lib_attn.boundary.Evaluation` holds.
+#: `lib_attn.unet.batch.Evaluation` holds.
 Begin = Callable[..., None]
 
 #: Techniques that do something with the negative even at guidance scale 1.

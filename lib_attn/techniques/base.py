@@ -1,9 +1,9 @@
 """What a technique may do while a U-Net is at work: one class of hooks, each of which does nothing by itself.
 
 A technique derives `Runtime` and writes the hooks it needs; `lib_attn.attach` calls them. They come in four kinds of
-call, each with what it is given: self-attention (`lib_attn.attention.Call`), cross-attention
-(`lib_attn.cross.CrossCall`), whole blocks (`lib_attn.features.FeatureCall`) and the U-Net's boundary
-(`lib_attn.boundary.UnetCall`). Nothing here knows a host. The design follows diffusers' ``hooks/hooks.py``: a base
+call, each with what it is given: self-attention (`lib_attn.unet.self_attention.Call`), cross-attention
+(`lib_attn.unet.cross_attention.CrossCall`), whole blocks (`lib_attn.unet.blocks.BlockCall`) and the U-Net's boundary
+(`lib_attn.unet.batch.UnetCall`). Nothing here knows a host. The design follows diffusers' ``hooks/hooks.py``: a base
 class with no-op methods, so that a hook's absence needs no look-up and a misspelt one is an error.
 """
 
@@ -13,17 +13,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from lib_attn.attention import Call, HostHooks
-from lib_attn.layers import Block, Layer
-from lib_attn.rows import Row
 from lib_attn.store import Store
+from lib_attn.unet.flight import HostHooks
+from lib_attn.unet.layers import Block, Layer
+from lib_attn.unet.rows import Row
+from lib_attn.unet.self_attention import Call
 
 if TYPE_CHECKING:
     import torch
 
-    from lib_attn.boundary import UnetCall
-    from lib_attn.cross import CrossCall
-    from lib_attn.features import FeatureCall
+    from lib_attn.unet.batch import UnetCall
+    from lib_attn.unet.blocks import BlockCall
+    from lib_attn.unet.cross_attention import CrossCall
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,7 @@ class Runtime:
         """Whether it may ever act on what `block` hands on; asked once."""
         return False
 
-    def features(self, call: FeatureCall) -> torch.Tensor | None:
+    def features(self, call: BlockCall) -> torch.Tensor | None:
         """The block's output ``[B, C, h, w]``, or None when it is not changed."""
         return None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from lib_attn.rows import IMAGE_ONLY, NEGATIVE, POSITIVE
+from lib_attn.unet.rows import IMAGE_ONLY, NEGATIVE, POSITIVE
 
 
 def partners(rows) -> dict[int, int]:
@@ -16,7 +16,7 @@ def partners(rows) -> dict[int, int]:
 
 
 def why_alone(call) -> str:
-    """How a sentence ends on why the negatives of a `lib_attn.boundary.UnetCall` have no partner; empty if they have.
+    """How a sentence ends on why the negatives of a `lib_attn.unet.batch.UnetCall` have no partner; empty if they have.
 
     Negatives left out in some steps only are no news: what acts in the others acts.
     """

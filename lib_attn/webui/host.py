@@ -11,8 +11,8 @@ from modules import sd_unet, shared
 from modules.hypernetworks import hypernetwork
 from PIL import Image
 
-from lib_attn.layers import find_layers
-from lib_attn.rows import Row, plan_rows
+from lib_attn.unet.families import find_layers
+from lib_attn.unet.rows import Row, plan_rows
 from lib_attn.webui import infotext
 
 MAP_SCALE = 8  # gallery pixels per place of a map

@@ -11,10 +11,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from lib_attn.attach import attach
-from lib_attn.layers import UnsupportedModel, parse_selector
-from lib_attn.rows import Row
 from lib_attn.settings import Group, Settings
 from lib_attn.store import Store
+from lib_attn.unet.families import UnsupportedModel
+from lib_attn.unet.layers import parse_selector
+from lib_attn.unet.rows import Row
 from lib_attn.webui import api, host, infotext, negatives, xyz
 
 ATTRIBUTE = "attention_lab"

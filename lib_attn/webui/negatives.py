@@ -9,9 +9,9 @@ from typing import Any
 
 from modules import prompt_parser, script_callbacks, shared
 
-from lib_attn.neighbours import OWN, package_of
-from lib_attn.rows import POSITIVE, Row
 from lib_attn.techniques.negative_skip.penalty import CHUNK
+from lib_attn.unet.neighbours import OWN, package_of
+from lib_attn.unet.rows import POSITIVE, Row
 from lib_attn.webui import host
 
 STOCK = "modules.sd_samplers_cfg_denoiser"

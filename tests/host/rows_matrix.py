@@ -17,7 +17,7 @@ from modules import (
     sd_samplers_timesteps,
 )
 
-from lib_attn.rows import IMAGE_ONLY, NEGATIVE, POSITIVE, Cursor
+from lib_attn.unet.rows import IMAGE_ONLY, NEGATIVE, POSITIVE, Cursor
 from lib_attn.webui import host, negatives
 
 WIDTH, TOKENS = 4, 77

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from lib_attn.attach import attach
-from lib_attn.layers import find_layers
-from lib_attn.rows import plan_rows
 from lib_attn.settings import NearSighted
+from lib_attn.unet.families import find_layers
+from lib_attn.unet.rows import plan_rows
 from tests.unets import snapshot, unet_input
 
 pytestmark = [

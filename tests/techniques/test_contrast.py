@@ -6,8 +6,6 @@ import pytest
 import torch
 
 from lib_attn.attach import attach
-from lib_attn.layers import find_layers
-from lib_attn.rows import plan_rows
 from lib_attn.settings import Contrast, NearSighted, NegativeSkip
 from lib_attn.techniques.contrast.maths import (
     contrast_keys,
@@ -18,6 +16,8 @@ from lib_attn.techniques.contrast.maths import (
     spatial_scale,
 )
 from lib_attn.techniques.guidance import partners
+from lib_attn.unet.families import find_layers
+from lib_attn.unet.rows import plan_rows
 from tests.unets import unet_input
 
 OFF = Contrast(enabled=True, feature=0.0)

@@ -7,14 +7,14 @@ import torch
 
 from lib_attn.attach import attach
 from lib_attn.lab.unet import SD15, TOY, build_unet
-from lib_attn.layers import find_blocks, find_layers
-from lib_attn.rows import NEGATIVE, POSITIVE, Row, plan_rows
 from lib_attn.settings import KeyMix, NearSighted
 from lib_attn.store import Store
 from lib_attn.techniques.base import Context
 from lib_attn.techniques.key_mix.maths import adain, appended_values, blur, mix, mix_values, resize, shift, tokens
 from lib_attn.techniques.key_mix.recording import Recording
 from lib_attn.techniques.key_mix.runtime import KeyMixRuntime, layout_block
+from lib_attn.unet.families import find_blocks, find_layers
+from lib_attn.unet.rows import NEGATIVE, POSITIVE, Row, plan_rows
 from tests.unets import tiny_unet, unet_input
 
 ON = KeyMix(enabled=True, blocks="all")

@@ -7,10 +7,11 @@ import pytest
 import torch
 
 from lib_attn.attach import attach
-from lib_attn.boundary import Evaluation, sigma_of, weighted_mean
-from lib_attn.rows import plan_rows
 from lib_attn.settings import NegativeSkip
 from lib_attn.techniques.negative_skip.runtime import Track, guidance_ratio, level_negative, may_skip, weigh_frequencies
+from lib_attn.unet.batch import weighted_mean
+from lib_attn.unet.flight import Evaluation, sigma_of
+from lib_attn.unet.rows import plan_rows
 from tests.unets import tiny_unet, unet_input
 
 SKIP = NegativeSkip(enabled=True, key_every=3, early=0.0, trend=1.0, penalty="off")

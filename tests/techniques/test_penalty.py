@@ -8,11 +8,6 @@ import pytest
 import torch
 
 from lib_attn.attach import attach
-from lib_attn.attention import HostHooks, Moment
-from lib_attn.boundary import Evaluation
-from lib_attn.cross import CrossSeam
-from lib_attn.layers import find_layers
-from lib_attn.rows import plan_rows
 from lib_attn.settings import NegativeSkip
 from lib_attn.techniques.guidance import cap
 from lib_attn.techniques.negative_skip.penalty import (
@@ -23,6 +18,10 @@ from lib_attn.techniques.negative_skip.penalty import (
     push_away,
     subtract,
 )
+from lib_attn.unet.cross_attention import CrossAttentionHook
+from lib_attn.unet.families import find_layers
+from lib_attn.unet.flight import Flight, HostHooks
+from lib_attn.unet.rows import plan_rows
 from tests.unets import tiny_unet, unet_input
 
 MODES = ("NAG", "value sign flip", "NASA")
@@ -284,8 +283,9 @@ def test_a_text_shown_in_another_type_than_the_models(hypernetwork):
     x, context = torch.randn(2, 9, width).bfloat16(), torch.randn(2, 7, 16).bfloat16()
     results, text = [], NegativeText()
     runtime = SimpleNamespace(cross=lambda call: results.append(penalise(call, text, [0], ON)))
-    now = (tuple(plan_rows([[1.0]])), Moment(0, 0.0, 0.0), Evaluation())
-    handles = CrossSeam(layer, [runtime], HostHooks(hypernetwork), lambda: now, lambda *_: None, print).install()
+    flight = Flight(tuple(plan_rows([[1.0]])))
+    hook = CrossAttentionHook(layer, [runtime], HostHooks(hypernetwork), flight, lambda *_: None, print)
+    handles = hook.install()
 
     def attend(x, context):
         q, k, v = (t.unflatten(-1, (layer.attn2.heads, -1)).transpose(1, 2) for t in (

@@ -126,7 +126,7 @@ def test_a_small_first_pass_is_no_news(host, script):
 
 def test_one_reason_is_enough(host, script, model):
     """Who was told that another extension is in the way hears nothing of sizes."""
-    from lib_attn.layers import find_layers
+    from lib_attn.unet.families import find_layers
 
     for layer in find_layers(model.unet):
         attn = layer.attn1

@@ -66,7 +66,7 @@ def test_the_text():
 
 def test_the_tables_are_those_of_the_real_unet():
     pytest.importorskip("ldm", reason="the tiny U-Nets are ldm's")
-    from lib_attn.layers import find_layers
+    from lib_attn.unet.families import find_layers
     from tests.unets import tiny_unet
 
     real = sorted((layer.section, layer.number, layer.depth) for layer in find_layers(tiny_unet()))

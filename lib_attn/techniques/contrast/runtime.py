@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from lib_attn.layers import parse_selector
-from lib_attn.rows import NEGATIVE, POSITIVE
 from lib_attn.techniques.base import Context, Runtime
 from lib_attn.techniques.contrast.maths import contrast_keys, difference_map, push, scale_guidance, spatial_scale
 from lib_attn.techniques.guidance import partners, why_alone
+from lib_attn.unet.layers import parse_selector
+from lib_attn.unet.rows import NEGATIVE, POSITIVE
 
 AUTO = parse_selector("mid,out0-3")
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from lib_attn.rows import NEGATIVE, POSITIVE, Row
 from lib_attn.techniques.base import Context
+from lib_attn.unet.rows import NEGATIVE, POSITIVE, Row
 
 
 class Recording:

@@ -6,11 +6,11 @@ import math
 
 import torch
 
-from lib_attn.layers import parse_selector
 from lib_attn.techniques.base import Context, Runtime
 from lib_attn.techniques.guidance import why_alone
 from lib_attn.techniques.key_mix.maths import adain, appended_values, mix, mix_values, resize, tokens
 from lib_attn.techniques.key_mix.sources import RECORDED, Sources
+from lib_attn.unet.layers import parse_selector
 
 AUTO = parse_selector("out")
 

@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 
-from lib_attn.rows import NEGATIVE, POSITIVE, Row
 from lib_attn.techniques.base import Context
 from lib_attn.techniques.guidance import partners
 from lib_attn.techniques.key_mix.maths import blur, shift
 from lib_attn.techniques.key_mix.recording import Recorder
+from lib_attn.unet.rows import NEGATIVE, POSITIVE, Row
 
 #: Sources whose tensors come from an earlier call.
 RECORDED = ("recorded run", "previous step")

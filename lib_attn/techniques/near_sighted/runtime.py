@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import torch
 
-from lib_attn.layers import parse_selector
 from lib_attn.techniques.base import Context, Runtime
 from lib_attn.techniques.near_sighted.kernel import near_sighted_attention
 from lib_attn.techniques.near_sighted.plan import make_plan, shift_point, worthwhile
 from lib_attn.techniques.near_sighted.residuals import Residuals
+from lib_attn.unet.layers import parse_selector
 
 SAMPLE_KEY = 0x5EED  # sets the sequence of sampled tokens apart from that of tile borders
 

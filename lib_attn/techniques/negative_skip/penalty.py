@@ -137,7 +137,7 @@ class NegativeText:
 
 
 def penalise(call, text: NegativeText, chosen: Sequence[int], settings) -> torch.Tensor:
-    """The result ``[B, N, C]`` of a `lib_attn.cross.CrossCall` with the penalty on the rows `chosen`."""
+    """The result ``[B, N, C]`` of a `lib_attn.unet.cross_attention.CrossCall` with the penalty on the rows `chosen`."""
     every = len(chosen) == len(call.rows)
 
     def pick(x):

@@ -23,11 +23,12 @@ from dataclasses import dataclass
 
 import torch
 
-from lib_attn.boundary import has_mean, weighted_mean
-from lib_attn.layers import parse_selector
-from lib_attn.rows import NEGATIVE, POSITIVE
 from lib_attn.techniques.base import Context, Runtime
 from lib_attn.techniques.negative_skip.penalty import NegativeText, penalise
+from lib_attn.techniques.saving import READ
+from lib_attn.unet.batch import has_mean, weighted_mean
+from lib_attn.unet.layers import parse_selector
+from lib_attn.unet.rows import NEGATIVE, POSITIVE
 
 COARSE = 0.25  # share of each axis' frequencies that counts as coarse
 ENOUGH_STEPS = 20  # with fewer, guidance changes more from step to step than an estimate can follow
@@ -150,25 +151,6 @@ def may_skip(settings, track: Track, share: float, sigma: float, steps: int | No
     if s.key_every and track.since + 1 >= key_interval(s.key_every, s.early, share, steps) - 0.75:
         return False
     return track.agrees if s.adaptive else True
-
-
-READ = "another extension may use the negative's prediction too"
-
-
-class FreeSaving(Runtime):
-    """Leaves out negatives that drop out of the guidance anyway; the result is the same up to rounding."""
-
-    def enter(self, call):
-        evaluation = call.evaluation
-        if call.fixed or evaluation.negative_read:
-            if any(evaluation.drops_out(row.image) for row in evaluation.rows):
-                self._say(f"No negative at CFG 1 left nothing out: {call.fixed or READ}.")
-            return None
-        return [i for i, row in enumerate(call.rows) if row.sign != NEGATIVE or not call.evaluation.unguided(row.image)]
-
-    def fill(self, call, row):
-        positive = call.positive(row.image)
-        return 0.0 if positive is None else positive
 
 
 class NegativeSkipRuntime(Runtime):

@@ -12,10 +12,9 @@ from typing import Any
 
 import torch
 
-from lib_attn.attention import HostHooks, Moment
-from lib_attn.boundary import Evaluation
-from lib_attn.layers import Layer
-from lib_attn.rows import Row
+from lib_attn.unet.flight import Evaluation, Flight, HostHooks, Moment
+from lib_attn.unet.layers import Layer
+from lib_attn.unet.rows import Row
 
 
 @dataclass
@@ -38,11 +37,11 @@ class CrossCall:
 
     @property
     def heads(self) -> int:
-        return self.layer.attn2.heads
+        return self.layer.family.heads(self.layer.attn2)
 
     @property
     def scale(self) -> float | None:
-        return getattr(self.layer.attn2, "scale", None)
+        return self.layer.family.scale(self.layer.attn2)
 
     @property
     def upcast(self) -> bool:
@@ -54,33 +53,34 @@ class CrossCall:
         for_k = for_v = context = context.to(self.like)
         if self.hooks.hypernetwork is not None:
             for_k, for_v = self.hooks.hypernetwork(context)
-        return self.layer.attn2.to_k(for_k), self.layer.attn2.to_v(for_v)
+        _, to_k, to_v, _ = self.layer.family.projections(self.layer.attn2)
+        return to_k(for_k), to_v(for_v)
 
     @property
     def projection_state(self) -> tuple:
         """Something that changes when LoRA or another checkpoint changes what `project` gives."""
         state = []
-        for module in (self.layer.attn2.to_k, self.layer.attn2.to_v):
+        for module in self.layer.family.projections(self.layer.attn2)[1:3]:
             weight = getattr(module, "weight", None)
             version = None if weight is None or weight.is_inference() else weight._version
             state += [id(weight), version, getattr(module, "network_current_names", None)]
         return tuple(state)
 
 
-class CrossSeam:
+class CrossAttentionHook:
     """Hooks on one layer's cross-attention that let runtimes change its result.
 
     Args:
         runtimes: those with ``cross(call) -> z or None``.
-        now: ``now() -> (rows or None, moment, evaluation)`` of the U-Net call in flight.
+        flight: the U-Net call in flight.
         note: ``note(runtime, changed)``, called for every call put to one of them. say: takes a sentence for the user.
     """
 
     def __init__(
-        self, layer: Layer, runtimes: list[Any], hooks: HostHooks, now: Callable, note: Callable, say: Callable
+        self, layer: Layer, runtimes: list[Any], hooks: HostHooks, flight: Flight, note: Callable, say: Callable
     ):
         self._layer, self._runtimes, self._hooks = layer, runtimes, hooks
-        self._now, self._note, self._say = now, note, say
+        self._flight, self._note, self._say = flight, note, say
         self._q: torch.Tensor | None = None
         self._k: torch.Tensor | None = None
         self._like: torch.Tensor | None = None
@@ -88,11 +88,11 @@ class CrossSeam:
 
     def install(self) -> list[Any]:
         """Put the hooks on; returns the handles that take them off."""
-        attn2 = self._layer.attn2
-        last = attn2.to_out[0] if isinstance(attn2.to_out, torch.nn.Sequential) else attn2.to_out
+        to_q, to_k, _, to_out = self._layer.family.projections(self._layer.attn2)
+        last = to_out[0] if isinstance(to_out, torch.nn.Sequential) else to_out
         return [
-            attn2.to_q.register_forward_hook(self._see_query),
-            attn2.to_k.register_forward_hook(self._see_key),
+            to_q.register_forward_hook(self._see_query),
+            to_k.register_forward_hook(self._see_key),
             last.register_forward_pre_hook(self._before_out),
         ]
 
@@ -106,14 +106,14 @@ class CrossSeam:
     def _before_out(self, module: Any, args: tuple) -> tuple | None:
         q, k, like = self._q, self._k, self._like
         self._q = self._k = self._like = None
-        rows, moment, evaluation = self._now()
+        flight, rows = self._flight, self._flight.rows
         if rows is None or q is None or k is None or not args:
             return None
         z = args[0]
         if z.shape != q.shape or z.shape[0] != len(rows) or k.shape[0] != len(rows):
             self._say("Attention Lab left cross-attention alone: another extension computes it in its own way.")
             return None
-        call = CrossCall(self._layer, q, k, z, like, rows, moment, evaluation, self._hooks)
+        call = CrossCall(self._layer, q, k, z, like, rows, flight.moment, flight.evaluation, self._hooks)
         self._projecting = True
         try:
             for runtime in self._runtimes:

@@ -8,14 +8,13 @@ from typing import Any
 
 import torch
 
-from lib_attn.attention import Moment
-from lib_attn.boundary import Evaluation
-from lib_attn.layers import Block
-from lib_attn.rows import Row
+from lib_attn.unet.flight import Evaluation, Flight, Moment
+from lib_attn.unet.layers import Block
+from lib_attn.unet.rows import Row
 
 
 @dataclass
-class FeatureCall:
+class BlockCall:
     """The output of a block on its way to the next.
 
     h: ``[B, C, h, w]``. rows: what each of the B rows is.
@@ -28,27 +27,27 @@ class FeatureCall:
     evaluation: Evaluation
 
 
-class FeatureSeam:
+class BlockHook:
     """A hook behind one block that lets runtimes change its output.
 
     Args:
         runtimes: those with ``features(call) -> h or None``.
-        now: ``now() -> (rows or None, moment, evaluation)`` of the U-Net call in flight.
+        flight: the U-Net call in flight.
         note: ``note(runtime, changed)``, called for every call put to one of them.
     """
 
-    def __init__(self, block: Block, runtimes: list[Any], now: Callable, note: Callable):
-        self._block, self._runtimes, self._now, self._note = block, runtimes, now, note
+    def __init__(self, block: Block, runtimes: list[Any], flight: Flight, note: Callable):
+        self._block, self._runtimes, self._flight, self._note = block, runtimes, flight, note
 
     def install(self) -> list[Any]:
         """Put the hook on; returns the handles that take it off."""
         return [self._block.module.register_forward_hook(self._behind)]
 
     def _behind(self, module: Any, args: tuple, output: torch.Tensor) -> torch.Tensor | None:
-        rows, moment, evaluation = self._now()
+        flight, rows = self._flight, self._flight.rows
         if rows is None or not isinstance(output, torch.Tensor) or output.ndim != 4 or output.shape[0] != len(rows):
             return None
-        call = FeatureCall(self._block, output, rows, moment, evaluation)
+        call = BlockCall(self._block, output, rows, flight.moment, flight.evaluation)
         for runtime in self._runtimes:
             changed = runtime.features(call)
             self._note(runtime, changed is not None)

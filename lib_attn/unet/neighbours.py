@@ -11,7 +11,7 @@ import functools
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from lib_attn.layers import Block, Layer
+from lib_attn.unet.layers import Block, Layer
 
 OWN = __name__.partition(".")[0]
 #: Packages whose hooks and forwards treat each row alike: torch's own, and a host's memory management.

@@ -1,4 +1,4 @@
-"""The U-Net's boundary: what a guided evaluation is, and batch rows that are left out of it and put back.
+"""The U-Net's boundary: batch rows that are left out of a call and put back.
 
 A runtime that has ``enter`` may leave rows out of a U-Net call: of the latents, the timesteps, the context and the
 class embedding alike, so that everything inside sees a smaller but consistent batch. On the way out the rows are put
@@ -7,74 +7,18 @@ back with what the runtime's ``fill`` says. Nothing outside of the U-Net sees a 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any
 
 import torch
 
-from lib_attn.attention import Moment
-from lib_attn.layers import Block
-from lib_attn.rows import IMAGE_ONLY, NEGATIVE, POSITIVE, Row
+from lib_attn.unet.flight import Evaluation, Flight, Moment
+from lib_attn.unet.layers import Block
+from lib_attn.unet.rows import POSITIVE, Row
 
-TRAINED_STEPS = 1000  # timesteps of every Stable Diffusion schedule
 LEAST_SUM = 0.25  # of weights, as a share of their sizes' sum, for their mean to be near the conditions
 STAND_IN = 8  # latent side of the call made in the place of one that has no rows left
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """One evaluation of a guided sampler, announced before its U-Net calls.
-
-    rows: all of it, in order. number: running number. cfg: the guidance scale, None when unknown.
-    negative: text of the negatives ``[images, T, C]`` in its natural length, None when unknown.
-    words: for each image the columns of `negative` that are words; None when unknown.
-    negative_read: somebody beyond the ordinary combination u + s (c - u) reads the negative's prediction.
-    editions: for each image something that changes when its prompts do (prompt editing), None when unknown.
-    positive_only: the host itself leaves all negatives out of this evaluation; their rows will not come.
-    """
-
-    rows: tuple[Row, ...] = ()
-    number: int = -1
-    cfg: float | None = None
-    negative: torch.Tensor | None = None
-    words: tuple[tuple[int, ...], ...] | None = None
-    negative_read: bool = False
-    editions: tuple[Any, ...] | None = None
-    positive_only: bool = False
-
-    def edition(self, image: int) -> Any:
-        """Which of its prompts an image is at."""
-        return None if self.editions is None else self.editions[image]
-
-    @property
-    def guided(self) -> bool:
-        """Positive and negative rows and no third kind."""
-        signs = {row.sign for row in self.rows}
-        return POSITIVE in signs and NEGATIVE in signs and IMAGE_ONLY not in signs
-
-    def weights(self, image: int) -> list[float]:
-        """Weights of an image's conditions."""
-        return [row.weight for row in self.rows if row.sign == POSITIVE and row.image == image]
-
-    def weight(self, image: int) -> float:
-        """Their sum."""
-        return sum(self.weights(image))
-
-    def scale(self, image: int) -> float | None:
-        """s for which u + s (c - u) is what the host makes of an image's negative u and weighted mean c."""
-        return None if self.cfg is None else self.cfg * self.weight(image)
-
-    def drops_out(self, image: int) -> bool:
-        """Whether u + s * sum w (c - u) is free of the negative u of `image`: s times the sum of the weights is 1."""
-        scale = self.scale(image)
-        return scale is not None and self.guided and abs(scale - 1.0) < 1e-6
-
-    def unguided(self, image: int) -> bool:
-        """Whether nobody at all needs the negative of `image`: it drops out, and nobody else reads it."""
-        return not self.negative_read and self.drops_out(image)
 
 
 @dataclass
@@ -128,24 +72,6 @@ def weighted_mean(parts: Sequence[tuple[float, torch.Tensor]]) -> torch.Tensor |
     return sum(tensor * (weight / total) for weight, tensor in parts) if total else parts[0][1]
 
 
-@lru_cache(maxsize=1)
-def _log_sigmas() -> tuple[float, ...]:
-    """log of noise over signal for the timesteps of Stable Diffusion's schedule (scaled linear, 0.00085 … 0.012)."""
-    low, high, kept, out = math.sqrt(0.00085), math.sqrt(0.012), 1.0, []
-    for i in range(TRAINED_STEPS):
-        kept *= 1.0 - (low + (high - low) * i / (TRAINED_STEPS - 1)) ** 2
-        out.append(0.5 * math.log((1.0 - kept) / kept))
-    return tuple(out)
-
-
-def sigma_of(timestep: float) -> float:
-    """Noise over signal at a timestep (may be fractional): 0.03 at 0 … 14.6 at 999."""
-    at = min(max(timestep, 0.0), TRAINED_STEPS - 1.0)
-    low = min(int(at), TRAINED_STEPS - 2)
-    logs = _log_sigmas()
-    return math.exp(logs[low] + (logs[low + 1] - logs[low]) * (at - low))
-
-
 def take_rows(args: tuple, kwargs: dict, rows: int, kept: Sequence[int]) -> tuple[tuple, dict]:
     """The arguments of a call with only the rows `kept` of every tensor that has `rows` of them."""
 
@@ -155,11 +81,6 @@ def take_rows(args: tuple, kwargs: dict, rows: int, kept: Sequence[int]) -> tupl
         return value
 
     return tuple(cut(a) for a in args), {name: cut(value) for name, value in kwargs.items()}
-
-
-def argument(args: tuple, kwargs: dict, place: int, name: str) -> Any:
-    """An argument that may have been given by position or by name, else None."""
-    return args[place] if len(args) > place else kwargs.get(name)
 
 
 class Boundary:
@@ -268,11 +189,11 @@ class InnerRows:
         boundary: knows the call in flight.
         refill: ``refill(call, h) -> h`` for the output of the last block between, given the rows that were computed
             (all of them in a call that leaves none out) and to return all rows.
-        show: told the rows that the blocks see from now on.
+        flight: told the rows that the blocks see from now on.
     """
 
-    def __init__(self, blocks: Sequence[Block], through: int, boundary: Boundary, refill: Callable, show: Callable):
-        self._boundary, self._refill, self._show = boundary, refill, show
+    def __init__(self, blocks: Sequence[Block], through: int, boundary: Boundary, refill: Callable, flight: Flight):
+        self._boundary, self._refill, self._flight = boundary, refill, flight
         inputs, outputs = (sum(block.section == section for block in blocks) for section in ("in", "out"))
         through = min(through, inputs)
         self._blocks = [
@@ -293,7 +214,7 @@ class InnerRows:
         if call is None or not call.through:
             return None
         if block is self._blocks[0]:
-            self._show(tuple(call.rows[i] for i in call.kept))
+            self._flight.rows = tuple(call.rows[i] for i in call.kept)
         return take_rows(args, kwargs, len(call.rows), call.kept)
 
     def _leave(self, block: Any, args: tuple, output: torch.Tensor) -> torch.Tensor | None:
@@ -301,5 +222,5 @@ class InnerRows:
         if call is None or (len(call.kept) < len(call.rows) and not call.through):
             return None
         if call.through:
-            self._show(call.rows)
+            self._flight.rows = call.rows
         return self._refill(call, output)
