@@ -6,6 +6,7 @@ WEBUI_PYTHON. ATTENTION_LAB_RESULTS names a JSON file for what was found; docs/c
 
 import json
 import os
+import subprocess
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -15,8 +16,8 @@ from lib_attn import __version__
 from tests.conflicts.jobs import INSTALLED_KINDS, KINDS, OFF, SMALL, TECHNIQUES, distance
 from tests.conflicts.neighbours import NEIGHBOURS, REPOSITORIES, commit, fill
 from tests.conftest import ROOT
-from tests.host.conftest import checkpoints, webui_folder, webui_python  # noqa: F401
-from tests.host.server import Webui, with_embedded_model
+from tests.host.conftest import webui_folder, webui_python  # noqa: F401
+from tests.host.server import ENVIRONMENT, Webui, with_embedded_model
 
 HERE = Path(__file__).resolve().parent
 PROBE = ROOT / "tests" / "host" / "probe"
@@ -63,12 +64,12 @@ def results(extensions):
 
 
 @pytest.fixture(scope="session")
-def installed(webui_folder, checkpoints, tmp_path_factory):  # noqa: F811
+def installed(webui_folder, webui_python, tmp_path_factory):  # noqa: F811
     """A webui's folder with the embedded model and one of random weights in SD 1.x's layout."""
     folder = with_embedded_model(webui_folder, tmp_path_factory.mktemp("installed") / "webui")
-    for suffix in (".safetensors", ".yaml"):
-        name = Path(RANDOM).with_suffix(suffix).name
-        (folder / "models/Stable-diffusion" / name).symlink_to(checkpoints / name)
+    out = folder / "models/Stable-diffusion" / RANDOM
+    command = [webui_python, str(ROOT / "tests/host/tiny_checkpoint.py"), str(webui_folder), str(out), "1", "a"]
+    subprocess.run(command, check=True, env={**os.environ, **ENVIRONMENT}, timeout=600)
     return folder
 
 
@@ -122,6 +123,17 @@ class Pair:
     def with_ours(self, neighbour, settings, *, used=True, **fields):
         return self.draw(self.ours, neighbour, [settings], used=used, **fields)
 
+    def technique(self, neighbour, technique, *, used=True, **fields):
+        """The picture of one of the techniques that are tried, drawn once.
+
+        Raises:
+            Refused: when there is none, each time anew.
+        """
+        key = technique, neighbour.name if used else None, tuple(sorted(fields.items()))
+        if key not in self._made:
+            self._made[key] = self.with_ours(neighbour, TECHNIQUES[technique], used=used, **fields)
+        return self._made[key]
+
     def traces(self, neighbour):
         """What is wrong after a job of ours: things left on the model, errors in our hooks, another plain picture."""
         state, wrong = self.ours.probe("state"), []
@@ -144,8 +156,7 @@ def start(installed, webui_python, tmp_path_factory):  # noqa: F811
         data.mkdir()
         (data / "ui-config.json").write_text("{}")  # NegPiP reads it while it is loaded
         (data / "config.json").write_text(json.dumps({"sd_model_checkpoint": EMBEDDED}))
-        checkpoints = installed / "models/Stable-diffusion"  # noqa: F811
-        return Webui(installed, webui_python, data, checkpoints, found, ui=False)
+        return Webui(installed, webui_python, data, installed / "models/Stable-diffusion", found, ui=False)
 
     return start_one
 

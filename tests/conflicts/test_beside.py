@@ -14,6 +14,7 @@ from tests.conflicts.jobs import (
     distance,
     said,
 )  # fmt: skip
+from tests.conflicts.neighbours import NEIGHBOURS
 from tests.host.negatives import arrays
 from tests.host.server import Refused
 
@@ -43,11 +44,11 @@ def test_off_is_absent(pair, neighbour, results):
 
 @pytest.mark.parametrize("technique", TECHNIQUES)
 def test_technique_beside(pair, neighbour, technique, results):
-    settings, wrong, outcomes = TECHNIQUES[technique], [], {}
+    wrong, outcomes = [], {}
     for kind, fields in KINDS.items():
         theirs = pair.absent(neighbour, **fields)
         try:
-            made = pair.with_ours(neighbour, settings, **fields)
+            made = pair.technique(neighbour, technique, **fields)
         except Refused as error:
             outcomes[kind] = "no picture"
             wrong.append(f"{kind}: {error}")
@@ -58,8 +59,9 @@ def test_technique_beside(pair, neighbour, technique, results):
         if technique == MASTER and changed > ROUNDING:
             wrong.append(f"{kind}: the master switch alone moves the picture by {changed:.2f}")
         if technique != MASTER and changed <= ROUNDING and not sentences:
-            wrong.append(f"{kind}: changed nothing ({changed:.3f}) and did not say so")
-        wrong += [f"{kind}: {trace}" for trace in pair.traces(neighbour)]
+            page = pair.ours.probe("state")["comments"]
+            wrong.append(f"{kind}: changed nothing ({changed:.3f}) and the answer has no sentence; the page says {page}")
+    wrong += pair.traces(neighbour)
     note(results, neighbour, technique, {"jobs": outcomes, "wrong": wrong})
     assert not wrong
 
@@ -67,11 +69,12 @@ def test_technique_beside(pair, neighbour, technique, results):
 @pytest.mark.parametrize("technique", [t for t in TECHNIQUES if t not in MIXES_IMAGES])
 def test_image_of_a_batch_is_the_one_drawn_alone(pair, neighbour, technique, results):
     """As nearly as without ours."""
-    settings, wrong = TECHNIQUES[technique], []
+    wrong = []
     for cfg in (7, 1):
-        both, alone = {"cfg_scale": cfg, "batch_size": 2}, {"cfg_scale": cfg, "seed": SMALL["seed"] + 1}
+        both = KINDS[f"batch 2, CFG {cfg}"]
+        alone = {**KINDS[f"batch 1, CFG {cfg}"], "seed": SMALL["seed"] + 1}
         try:
-            ours = _second(pair.with_ours(neighbour, settings, **both), pair.with_ours(neighbour, settings, **alone))
+            ours = _second(*(pair.technique(neighbour, technique, **fields) for fields in (both, alone)))
         except Refused as error:
             wrong.append(f"CFG {cfg}: {error}")
             continue
@@ -95,12 +98,14 @@ def test_merely_installed_takes_nothing_away(pair, neighbour, technique, by_ours
     """
     if not neighbour.folders:
         pytest.skip("there is nothing to be installed")
-    settings, wrong = TECHNIQUES[technique], []
+    if neighbour is not next(n for n in NEIGHBOURS if n.folders == neighbour.folders):
+        pytest.skip("this was tried with these extensions already")
+    wrong = []
     for kind in INSTALLED_KINDS:
         expected = by_ourselves[technique, kind]
-        found = pair.with_ours(neighbour, settings, used=False, **KINDS[kind])
+        found = pair.technique(neighbour, technique, used=False, **KINDS[kind])
         if (moved := distance(found, expected)) > ROUNDING:
             wrong.append(f"{kind}: moved by {moved:.2f}; said {said(found)}")
-        wrong += [f"{kind}: {trace}" for trace in pair.traces(neighbour)]
+    wrong += pair.traces(neighbour)
     note(results, neighbour, f"{technique}: installed", wrong or "equal")
     assert not wrong

@@ -52,8 +52,8 @@ class Beside:
 
 
 @pytest.fixture
-def beside(extensions, pair_of):
-    """``beside(*folders, checkpoint=…)``; a pair that a failed test may have spoiled is not used again."""
+def beside(request, extensions, pair_of):
+    """``beside(*folders, checkpoint=…)``; a webui that a failed test may have spoiled is not used again."""
     used = []
 
     def get(*folders, checkpoint=None):
@@ -72,8 +72,9 @@ def beside(extensions, pair_of):
     yield get
     while used:
         used.pop().__exit__(None, None, None)
-    for pair in pairs:
-        pair.spoil()
+    if not getattr(request.node, "report", None) or request.node.report.failed:
+        for pair in pairs:
+            pair.spoil()
 
 
 @pytest.fixture(autouse=True)
