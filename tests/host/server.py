@@ -148,6 +148,18 @@ class Pictures:
         return [Image.open(io.BytesIO(base64.b64decode(picture))).size for picture in self.encoded]
 
 
+def with_embedded_model(webui, folder):
+    """Make `folder` a webui like `webui` but for its models: only the embedded one. Returns it."""
+    from lib_attn.lab import cli
+
+    folder.mkdir()
+    for entry in webui.iterdir():
+        if entry.name not in ("models", "outputs", "config.json", "ui-config.json"):
+            (folder / entry.name).symlink_to(entry)
+    assert cli.main(["install-model", "--webui", str(folder)]) == 0
+    return folder
+
+
 def _free_port():
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))

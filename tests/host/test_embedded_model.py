@@ -7,11 +7,11 @@ import numpy
 import pytest
 from PIL import Image
 
-from lib_attn.lab import checkpoint, cli
+from lib_attn.lab import checkpoint
 from lib_attn.lab.embedded import EMBEDDED
 from lib_attn.lab.sampling import Request, decode, sample
 from lib_attn.lab.scenebench import JUDGE, Judge
-from tests.host.server import Webui
+from tests.host.server import Webui, with_embedded_model
 
 PROMPT = "a red sphere, grey background"
 ALLOWED = 2.0  # mean difference out of 255
@@ -20,13 +20,7 @@ ALLOWED = 2.0  # mean difference out of 255
 @pytest.fixture(scope="module")
 def folder(webui_folder, tmp_path_factory):
     """A folder that is the webui but for its models, which are its own."""
-    folder = tmp_path_factory.mktemp("installed") / "webui"
-    folder.mkdir()
-    for entry in webui_folder.iterdir():
-        if entry.name not in ("models", "outputs", "config.json", "ui-config.json"):
-            (folder / entry.name).symlink_to(entry)
-    assert cli.main(["install-model", "--webui", str(folder)]) == 0
-    return folder
+    return with_embedded_model(webui_folder, tmp_path_factory.mktemp("installed") / "webui")
 
 
 @pytest.fixture(scope="module")
