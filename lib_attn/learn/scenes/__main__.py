@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from . import layout, meshes, render, shards, sources
+from . import layout, meshes, render, shards, sources, view
 
 
 def parser() -> argparse.ArgumentParser:
@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> None:
 def main(argv: list[str] | None = None) -> int:
     try:
         run(parser().parse_args(argv))
-    except (meshes.MeshError, render.RenderError, shards.ShardError, ValueError) as error:
+    except (meshes.MeshError, view.RenderError, shards.ShardError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -21,7 +21,7 @@ import numpy as np
 from PIL import Image
 
 from .layout import Mix, Scene, sample_scene
-from .render import Maps
+from .view import Maps
 
 SHARD = "shard-{:05d}.tar"
 
