@@ -199,8 +199,8 @@ def test_recipe_round_trip_and_sentences(tmp_path):
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     pytest.importorskip("tqdm")
-    from lib_attn.learn.scenes.render import open_renderer
-    from lib_attn.learn.scenes.view import RenderError
+    from lib_attn.learn.scenes.render import RenderError
+    from lib_attn.learn.scenes.renderers import open_renderer
 
     try:
         open_renderer(32).close()

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from lib_attn.learn.scenes import layout, meshes, opengl, render, shards, sources, view, vocabulary
+from lib_attn.learn.scenes import layout, meshes, render, renderers, shards, sources, vocabulary
 from lib_attn.learn.scenes.__main__ import main
 from lib_attn.learn.scenes.vocabulary import Thing
 
@@ -15,8 +15,8 @@ trimesh = pytest.importorskip("trimesh")
 @pytest.fixture(scope="module")
 def drawer():
     try:
-        renderer = render.open_renderer(64)
-    except view.RenderError as error:
+        renderer = renderers.open_renderer(64)
+    except render.RenderError as error:
         pytest.skip(str(error))
     with renderer:
         yield renderer
@@ -25,7 +25,7 @@ def drawer():
 def fake(scene):
     value = int(sum(p.x for p in scene.placed) * 1000) % 255
     rgb = np.full((16, 16, 3), value, np.uint8)
-    return view.Maps(rgb, np.zeros((16, 16), np.float32), np.zeros((16, 16, 3), np.float32), rgb[..., 0])
+    return render.Maps(rgb, np.zeros((16, 16), np.float32), np.zeros((16, 16, 3), np.float32), rgb[..., 0])
 
 
 def spec(scenes=7, **more):
@@ -108,8 +108,8 @@ def test_maps_fit_together(drawer):
 
 def test_both_renderers_draw_the_same():
     try:
-        gl, rays = opengl.GLRenderer(64), render.open_renderer(64, "trimesh")
-    except view.RenderError as error:
+        gl, rays = render.GLRenderer(64), renderers.open_renderer(64, "trimesh")
+    except render.RenderError as error:
         pytest.skip(str(error))
     with gl, rays:
         for index in range(3):
@@ -124,8 +124,8 @@ def test_both_renderers_draw_the_same():
 
 def test_unknown_renderer_words(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "moderngl", None)
-    with pytest.raises(view.RenderError, match="pip install moderngl"):
-        opengl.GLRenderer(32)
+    with pytest.raises(render.RenderError, match="pip install moderngl"):
+        render.GLRenderer(32)
 
 
 def test_set_round_trip(tmp_path, drawer):
@@ -255,8 +255,8 @@ def test_command_line(tmp_path, capsys):
     pytest.importorskip("tqdm")
     out = tmp_path / "set"
     try:
-        render.open_renderer(32).close()
-    except view.RenderError as error:
+        renderers.open_renderer(32).close()
+    except render.RenderError as error:
         pytest.skip(str(error))
     assert main([str(out), "--scenes", "3", "--size", "32", "--maps", "rgb"]) == 0
     assert len(list(shards.read_set(out))) == 3

@@ -15,8 +15,8 @@ from lib_attn.lab.judging.judge import EDGE, HEADS, SHAPES, SLOTS, Judge, JudgeN
 from lib_attn.lab.judging.metrics import silhouette_overlap
 from lib_attn.lab.shared.errors import LabError
 from lib_attn.learn.scenes import layout
-from lib_attn.learn.scenes.render import open_renderer
-from lib_attn.learn.scenes.view import RenderError
+from lib_attn.learn.scenes.render import RenderError
+from lib_attn.learn.scenes.renderers import open_renderer
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import torch
 
+from ..scenes.render import RenderError
 from ..scenes.shards import ShardError
-from ..scenes.view import RenderError
 from . import stages, start
 from .recipe import Recipe
 from .state import StateError

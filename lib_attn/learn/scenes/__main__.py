@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from . import layout, meshes, render, shards, sources, view
+from . import layout, meshes, render, renderers, shards, sources
 
 
 def parser() -> argparse.ArgumentParser:
@@ -42,7 +42,7 @@ def run(args: argparse.Namespace) -> None:
     spec = shards.SetSpec(seed=args.seed, scenes=args.scenes, size=args.size, mix=mix,
                           maps=tuple(args.maps.split(",")), shard_scenes=args.shard_scenes, source=library.title)
     geometry = spec.maps != ("rgb",)
-    with render.open_renderer(args.size, args.renderer, library.mesh) as renderer:
+    with renderers.open_renderer(args.size, args.renderer, library.mesh) as renderer:
         with tqdm(total=args.scenes, unit="scene", desc=f"rendering with {renderer.name}") as bar:
             shards.write_set(args.out, spec, lambda scene: renderer.render(scene, geometry), bar.update)
 
@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> None:
 def main(argv: list[str] | None = None) -> int:
     try:
         run(parser().parse_args(argv))
-    except (meshes.MeshError, view.RenderError, shards.ShardError, ValueError) as error:
+    except (meshes.MeshError, render.RenderError, shards.ShardError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -21,7 +21,7 @@ import numpy as np
 from PIL import Image
 
 from .layout import Mix, Scene, sample_scene
-from .view import Maps
+from .render import Maps
 
 SHARD = "shard-{:05d}.tar"
 
