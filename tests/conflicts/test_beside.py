@@ -60,7 +60,7 @@ def test_technique_beside(pair, neighbour, technique, results):
             wrong.append(f"{kind}: the master switch alone moves the picture by {changed:.2f}")
         if technique != MASTER and changed <= ROUNDING and not sentences:
             page = pair.ours.probe("state")["comments"]
-            wrong.append(f"{kind}: changed nothing ({changed:.3f}) and the answer has no sentence; the page says {page}")
+            wrong.append(f"{kind}: changed nothing ({changed:.3f}) without a sentence in the answer; page: {page}")
     wrong += pair.traces(neighbour)
     note(results, neighbour, technique, {"jobs": outcomes, "wrong": wrong})
     assert not wrong

@@ -150,7 +150,7 @@ class Pictures:
 
 def with_embedded_model(webui, folder):
     """Make `folder` a webui like `webui` but for its models: only the embedded one. Returns it."""
-    from lib_attn.lab import cli
+    from lib_attn.lab.commands import cli
 
     folder.mkdir()
     for entry in webui.iterdir():

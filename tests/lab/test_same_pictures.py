@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import torch
 
-from lib_attn.lab import checkpoint, embedded
-from lib_attn.lab.sampling import Request, sample
-from lib_attn.lab.variants import FULL, parse_setting, preset
+from lib_attn.lab.drawing import checkpoint, embedded
+from lib_attn.lab.drawing.sampling import Request, sample
+from lib_attn.lab.drawing.variants import FULL, parse_setting, preset
 
 RECORD = Path(__file__).with_name("same_pictures.npz")
 NEUTRAL = "no technique"

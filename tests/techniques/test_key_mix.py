@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lib_attn.attach import attach
-from lib_attn.lab.unet import SD15, TOY, build_unet
+from lib_attn.lab.drawing.unet import SD15, TOY, build_unet
 from lib_attn.settings import KeyMix, NearSighted
 from lib_attn.store import Store
 from lib_attn.techniques.base import Context

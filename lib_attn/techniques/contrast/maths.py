@@ -9,7 +9,7 @@ negative row behind a block, K+ and K- their keys in self-attention:
   positive to the power 1 + g over that of the negative to the power g: a quotient of two maps of one picture;
 - *map*: ||h+ - h-|| of each place as a spatial guidance scale, as S-CFG (arXiv 2404.05384) has it for segments.
 
-Both pushes are capped and blended like NAG (`lib_attn.techniques.penalty.cap`).
+Both pushes are capped and blended like NAG (`lib_attn.techniques.guidance.cap`).
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ predicted is filled in:
 Full steps: a first share, every n-th (closer together at first), or whenever the two predictions disagree (Adaptive
 Guidance, arXiv 2312.12487).
 At guidance scale 1 the negative drops out of the formula and is never computed. What keeps the negative prompt alive
-in the meantime is in `lib_attn.techniques.penalty`.
+in the meantime is in `lib_attn.techniques.negative_skip.penalty`.
 """
 
 from __future__ import annotations
