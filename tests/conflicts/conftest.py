@@ -14,14 +14,13 @@ import pytest
 
 from lib_attn import __version__
 from tests.conflicts.jobs import INSTALLED_KINDS, KINDS, OFF, SMALL, TECHNIQUES, distance
-from tests.conflicts.neighbours import NEIGHBOURS, REPOSITORIES, commit, fill
+from tests.conflicts.neighbours import EMBEDDED, NEIGHBOURS, RANDOM, REPOSITORIES, api_scripts, commit
 from tests.conftest import ROOT
 from tests.host.conftest import webui_folder, webui_python  # noqa: F401
 from tests.host.server import ENVIRONMENT, Webui, with_embedded_model
 
 HERE = Path(__file__).resolve().parent
 PROBE = ROOT / "tests" / "host" / "probe"
-EMBEDDED, RANDOM = "reference.safetensors", "a.safetensors"
 
 
 def pytest_collection_modifyitems(items):
@@ -49,18 +48,27 @@ def extensions():
     return Path(folder).resolve()
 
 
+class Results:
+    """What was found. Kept in ATTENTION_LAB_RESULTS, if it is named, where an earlier run's stays if this one is silent."""
+
+    def __init__(self, extensions):
+        path = os.environ.get("ATTENTION_LAB_RESULTS")
+        self._path = Path(path) if path else None
+        self.found = json.loads(self._path.read_text()) if path and self._path.is_file() else {}
+        self.found["version"] = __version__
+        self.found["commits"] = {
+            name: commit(extensions / name) for name in REPOSITORIES if (extensions / name).is_dir()
+        }
+
+    def note(self, part, name, value):
+        self.found.setdefault(part, {})[name] = value
+        if self._path:
+            self._path.write_text(json.dumps(self.found, indent=1, sort_keys=True) + "\n")
+
+
 @pytest.fixture(scope="session")
 def results(extensions):
-    """What was found, written to ATTENTION_LAB_RESULTS; what an earlier run found is kept where this one is silent."""
-    path = os.environ.get("ATTENTION_LAB_RESULTS")
-    found = json.loads(Path(path).read_text()) if path and Path(path).is_file() else {}
-    found["version"] = __version__
-    found["commits"] = {name: commit(extensions / name) for name in REPOSITORIES if (extensions / name).is_dir()}
-    found.setdefault("beside", {})
-    found.setdefault("cases", {})
-    yield found
-    if path:
-        Path(path).write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
+    return Results(extensions)
 
 
 @pytest.fixture(scope="session")
@@ -81,6 +89,7 @@ class Pair:
         self._others = {name: extensions / name for name in folders}
         self.without, self.ours = start(self._others), None
         self._made, self._reference, self._spoiled = {}, None, True
+        self._checkpoints = {}
 
     def ready(self):
         """Start ours, anew after a job that left something behind: each failure is to be seen once."""
@@ -109,13 +118,20 @@ class Pair:
         """A small picture of `webui`, with the neighbour switched on if it is `used`."""
         if not (used and neighbour.used):
             return webui.picture(*args, **SMALL | fields)
-        scripts = fill(neighbour.scripts, self.reference)
+        scripts = api_scripts(neighbour.scripts, self.reference)
         with webui.options(**neighbour.options) if neighbour.options else ExitStack():
             return webui.picture(*args, scripts=scripts, **SMALL | neighbour.fields | fields)
 
+    def use(self, checkpoint):
+        """Let both webuis draw with `checkpoint`."""
+        for webui in (self.without, self.ours):
+            if self._checkpoints.get(webui) != checkpoint:
+                webui.call("/sdapi/v1/options", {"sd_model_checkpoint": checkpoint})
+                self._checkpoints[webui] = checkpoint
+
     def absent(self, neighbour, *, used=True, **fields):
         """The picture where ours is not installed, drawn once."""
-        key = neighbour.name if used else None, tuple(sorted(fields.items()))
+        key = neighbour.name if used else neighbour.checkpoint, tuple(sorted(fields.items()))
         if key not in self._made:
             self._made[key] = self.draw(self.without, neighbour, used=used, **fields)
         return self._made[key]
@@ -129,7 +145,7 @@ class Pair:
         Raises:
             Refused: when there is none, each time anew.
         """
-        key = technique, neighbour.name if used else None, tuple(sorted(fields.items()))
+        key = technique, neighbour.name if used else neighbour.checkpoint, tuple(sorted(fields.items()))
         if key not in self._made:
             self._made[key] = self.with_ours(neighbour, TECHNIQUES[technique], used=used, **fields)
         return self._made[key]
@@ -190,18 +206,28 @@ def neighbour(request, extensions):
 
 @pytest.fixture
 def pair(neighbour, pair_of):
-    return pair_of(neighbour.folders)
+    pair = pair_of(neighbour.folders)
+    pair.use(neighbour.checkpoint)
+    return pair
 
 
 @pytest.fixture(scope="session")
 def by_ourselves(start):
-    """(technique, kind): what ours draws with no neighbour installed."""
-    webui = start({"attention-lab": ROOT})
-    try:
-        return {
-            (technique, kind): webui.picture(settings, **SMALL | KINDS[kind])
-            for technique, settings in TECHNIQUES.items()
-            for kind in INSTALLED_KINDS
-        }
-    finally:
-        webui.stop()
+    """``by_ourselves(checkpoint)``: (technique, kind) -> what ours draws with no neighbour installed."""
+    made = {}
+
+    def get(checkpoint):
+        if checkpoint not in made:
+            webui = start({"attention-lab": ROOT})
+            try:
+                webui.call("/sdapi/v1/options", {"sd_model_checkpoint": checkpoint})
+                made[checkpoint] = {
+                    (technique, kind): webui.picture(settings, **SMALL | KINDS[kind])
+                    for technique, settings in TECHNIQUES.items()
+                    for kind in INSTALLED_KINDS
+                }
+            finally:
+                webui.stop()
+        return made[checkpoint]
+
+    return get

@@ -5,7 +5,7 @@ from lib_attn.webui import infotext
 from tests.conflicts.neighbours import PROMPT
 from tests.host.negatives import differences
 
-SMALL = {"prompt": PROMPT, "negative_prompt": "blue, blurry", "steps": 4, "width": 128, "height": 128, "seed": 7}
+SMALL = {"prompt": PROMPT, "negative_prompt": "blue, blurry", "steps": 3, "width": 128, "height": 128, "seed": 7}
 HIRES = {"enable_hr": True, "hr_scale": 1.5, "hr_upscaler": "Latent", "denoising_strength": 0.7}
 INSTALLED_KINDS = ("batch 2, CFG 7", "batch 1, CFG 1")
 KINDS = {

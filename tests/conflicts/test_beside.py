@@ -22,7 +22,7 @@ MORE_THAN_THEIRS = 3.0  # of 255, between an image of a batch and the same one a
 
 
 def note(results, neighbour, what, value):
-    results["beside"].setdefault(neighbour.name, {"folders": list(neighbour.folders)})[what] = value
+    results.note("beside", neighbour.name, results.found.get("beside", {}).get(neighbour.name, {}) | {what: value})
 
 
 def test_off_is_absent(pair, neighbour, results):
@@ -60,7 +60,7 @@ def test_technique_beside(pair, neighbour, technique, results):
             wrong.append(f"{kind}: the master switch alone moves the picture by {changed:.2f}")
         if technique != MASTER and changed <= ROUNDING and not sentences:
             page = pair.ours.probe("state")["comments"]
-            wrong.append(f"{kind}: changed nothing ({changed:.3f}) and the answer has no sentence; the page says {page}")
+            wrong.append(f"{kind}: changed nothing ({changed:.3f}), no sentence in the answer; on the page: {page}")
     wrong += pair.traces(neighbour)
     note(results, neighbour, technique, {"jobs": outcomes, "wrong": wrong})
     assert not wrong
@@ -102,7 +102,7 @@ def test_merely_installed_takes_nothing_away(pair, neighbour, technique, by_ours
         pytest.skip("this was tried with these extensions already")
     wrong = []
     for kind in INSTALLED_KINDS:
-        expected = by_ourselves[technique, kind]
+        expected = by_ourselves(neighbour.checkpoint)[technique, kind]
         found = pair.technique(neighbour, technique, used=False, **KINDS[kind])
         if (moved := distance(found, expected)) > ROUNDING:
             wrong.append(f"{kind}: moved by {moved:.2f}; said {said(found)}")

@@ -3,21 +3,22 @@
 import pytest
 
 from lib_attn.lab.scenebench import JUDGE, Judge
-from tests.conflicts.conftest import RANDOM
 from tests.conflicts.jobs import HIRES, OFF, ROUNDING, distance, said
 from tests.conflicts.neighbours import (
+    EMBEDDED,
     KOHYA,
     NO_SCFG,
     NO_SEG,
     PROMPT,
+    RANDOM,
     REPOSITORIES,
     SCFG,
     SEG,
     TWO_REGIONS,
-    fill,
+    api_scripts,
     reference,
     regional,
-)  # fmt: skip
+)
 from tests.host.negatives import arrays, differences, mix
 
 MASTER = {"general": {"enabled": True}}
@@ -36,7 +37,7 @@ class Beside:
         self.pair = pair
 
     def _draw(self, webui, args, scripts, fields):
-        return webui.picture(*args, scripts=fill(scripts or {}, self.pair.reference), **LARGE | fields)
+        return webui.picture(*args, scripts=api_scripts(scripts or {}, self.pair.reference), **LARGE | fields)
 
     def draw(self, settings, scripts=None, **fields):
         return self._draw(self.pair.ours, [settings], scripts, fields)
@@ -54,24 +55,17 @@ class Beside:
 @pytest.fixture
 def beside(request, extensions, pair_of):
     """``beside(*folders, checkpoint=…)``; a webui that a failed test may have spoiled is not used again."""
-    used = []
+    pairs = []
 
-    def get(*folders, checkpoint=None):
+    def get(*folders, checkpoint=EMBEDDED):
         for folder in folders:
             if not (extensions / folder).is_dir():
                 pytest.skip(f"{folder} ({REPOSITORIES[folder]}) is not in the folder of extensions")
-        pair = pair_of(folders)
-        for webui in (pair.without, pair.ours) if checkpoint else ():
-            manager = webui.options(sd_model_checkpoint=checkpoint)
-            manager.__enter__()
-            used.append(manager)
-        pairs.append(pair)
-        return Beside(pair)
+        pairs.append(pair_of(folders))
+        pairs[-1].use(checkpoint)
+        return Beside(pairs[-1])
 
-    pairs = []
     yield get
-    while used:
-        used.pop().__exit__(None, None, None)
     if not getattr(request.node, "report", None) or request.node.report.failed:
         for pair in pairs:
             pair.spoil()
@@ -85,7 +79,7 @@ def noted(request, results):
     if report is not None and not report.skipped:
         name = request.node.name.removeprefix("test_").replace("_", " ")
         why = "" if report.passed else str(report.longrepr.reprcrash.message).splitlines()[0][:300]
-        results["cases"][name] = "right" if report.passed else f"wrong: {why}"
+        results.note("cases", name, "right" if report.passed else f"wrong: {why}")
 
 
 @pytest.mark.parametrize("settings, cfg", [(EVERY_THIRD, 7), (MASTER, 1)], ids=["Negative skip", "master switch"])
@@ -97,6 +91,7 @@ def test_reference_only_with_kohya_loses_no_picture(beside, settings, cfg):
     }
     theirs, made = both.absent(scripts, cfg_scale=cfg), both.draw(settings, scripts, cfg_scale=cfg)
     assert "Error" not in " ".join(said(made)) and "Scaler" not in " ".join(said(made))
+    assert distance(theirs, both.absent(cfg_scale=cfg)) > ROUNDING, "the others are not at work"
     assert settings is not MASTER or distance(made, theirs) <= ROUNDING
     both.leaves_no_trace()
 
@@ -168,7 +163,7 @@ def test_scfg_beside_negative_skip(beside):
     incantations.leaves_no_trace()
 
 
-@pytest.mark.parametrize("checkpoint", [None, RANDOM], ids=["embedded", "random"])
+@pytest.mark.parametrize("checkpoint", [EMBEDDED, RANDOM], ids=["embedded", "random"])
 def test_saving_at_cfg_1_beside_sag(beside, checkpoint):
     """An exact saving is exact or off."""
     sag, scripts = beside("sd_webui_SAG", checkpoint=checkpoint), {"Self Attention Guidance": [True, 0.75, 1.0]}
@@ -203,7 +198,7 @@ def test_an_api_client_gets_the_sentence(beside):
 
 def test_reference_only_with_a_penalty_that_acts(beside):
     """It is not said to have changed nothing."""
-    controlnet, scripts = beside(CONTROLNET), {"controlnet": reference("reference_only")}
+    controlnet, scripts = beside(CONTROLNET, checkpoint=RANDOM), {"controlnet": reference("reference_only")}
     settings = {"negative_skip": {"enabled": True, "penalty": "NAG", "penalty_when": "all steps", "strength": 3}}
     theirs, made = controlnet.absent(scripts), controlnet.draw(settings, scripts)
     assert distance(made, theirs) > ROUNDING
