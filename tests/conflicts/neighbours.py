@@ -50,6 +50,11 @@ class Neighbour:
     def used(self) -> bool:
         return bool(self.scripts or self.fields or self.options)
 
+    @property
+    def work(self) -> dict[str, Any]:
+        """What a job is drawn with to have them at work."""
+        return {"scripts": self.scripts, "options": self.options, **self.fields}
+
     def __str__(self) -> str:
         return self.name.replace(" ", "-").replace(":", "")
 

@@ -91,8 +91,8 @@ def _details(found: dict) -> str:
             texts = [*seen[technique]["wrong"], *_more_wrong(seen, technique)]
             wrong += [f"- {neighbour.name}, {technique}: {text}" for text in texts]
             for job in seen[technique]["jobs"].values():
-                for sentence in job["said"] if isinstance(job, dict) else ():
-                    sentences.setdefault(sentence, []).append(technique)
+                if isinstance(job, dict) and job["said"]:
+                    sentences.setdefault(job["said"], []).append(technique)
         for sentence, techniques in sentences.items():
             spoken.append(f"- {neighbour.name} ({', '.join(dict.fromkeys(techniques))}): {sentence}")
     text = "## What did not come out right\n\n" + ("\n".join(wrong) or "Nothing.") + "\n\n"
