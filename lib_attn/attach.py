@@ -338,7 +338,7 @@ class Attachment:
             read, self._reads = self._reads(), None
             self._evaluation = dataclasses.replace(self._evaluation, negative_read=bool(read))
         call = UnetCall(self._evaluation, rows, self._moment, sigma_of(timestep), x, context)
-        call.fixed, call.whole = self._why_fixed(), is_replaced(unet)
+        call.fixed, call.told, call.whole = self._why_fixed(), self.failed_with_fewer, is_replaced(unet)
         args, kwargs = self._boundary.enter(call, args, kwargs)
         self._rows = self._boundary.inner_rows
         return args, kwargs
@@ -434,8 +434,9 @@ class Attachment:
         names = dict.fromkeys(
             layer.name for layer in self.layers if is_replaced(layer.attn1) and not self._inert(layer.attn1)
         )
+        where = ", ".join(names) if len(names) <= 6 else f"{len(names)} blocks"
         return (
-            f"Attention Lab left {', '.join(names)} alone: another extension has replaced self-attention there "
+            f"Attention Lab left {where} alone: another extension has replaced self-attention there "
             "(Hypertile?). If it is off by now, it left that behind: loading the checkpoint again mends it."
         )
 

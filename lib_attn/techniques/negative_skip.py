@@ -167,7 +167,7 @@ class FreeSaving:
     def enter(self, call):
         evaluation = call.evaluation
         if call.fixed or evaluation.negative_read:
-            if any(evaluation.drops_out(row.image) for row in evaluation.rows):
+            if not call.told and any(evaluation.drops_out(row.image) for row in evaluation.rows):
                 self._say(f"No negative at CFG 1 left nothing out: {call.fixed or READ}.")
             return None
         return [i for i, row in enumerate(call.rows) if row.sign != NEGATIVE or not call.evaluation.unguided(row.image)]
@@ -236,7 +236,8 @@ class NegativeSkipRuntime:
         """Images whose negative is left out of the evaluation that begins with this call."""
         evaluation, images = call.evaluation, {row.image for row in call.evaluation.rows}
         if call.fixed:
-            self._say(f"Negative skip computes the negative in every step: {call.fixed}.")
+            if not call.told:
+                self._say(f"Negative skip computes the negative in every step: {call.fixed}.")
             return frozenset()
         unguided = {i for i in images if evaluation.unguided(i)}
         if evaluation.positive_only:
