@@ -369,7 +369,7 @@ class Attachment:
         generators = _generators()
         try:
             return plain(*args, **kwargs)
-        except torch.OutOfMemoryError:
+        except torch.cuda.OutOfMemoryError:
             raise
         except Exception:
             if self._boundary.fewer:

@@ -17,7 +17,8 @@ SKIP = {"negative_skip": {"enabled": True, "key_every": 2, "early": 0, "penalty"
 MIX = {"key_mix": {"enabled": True, "source": "first image", "blocks": "all", "amount": 0.8}}
 NEAR = {"near_sighted": {"enabled": True, "tile": 8, "pool": 4, "blocks": "all", "shift": 1.0}}
 NAG = {"negative_skip": {"enabled": True, "penalty": "NAG", "strength": 2.0}}
-ALL = {**SKIP, **MIX, **NEAR, "contrast": {"enabled": True, "keys": 0.5}}
+BLUR = {"key_mix": {"enabled": True, "source": "blurred", "blocks": "all", "blur": 2.0}}
+ALL = {**SKIP, **BLUR, **NEAR, "contrast": {"enabled": True, "keys": 0.5}}
 
 
 @pytest.fixture
