@@ -21,12 +21,14 @@ class Moment:
     """Where in sampling a U-Net call stands.
 
     step: running number of the evaluation (second-order samplers make two a step). share: step / all steps, 0 … 1.
-    time: 0 for pure noise … 1 for the finished picture, from the timestep the model was given.
+    time: 0 for pure noise … 1 for the finished picture, from the timestep the model was given. steps: number of all
+    evaluations, None when nobody said.
     """
 
     step: int
     share: float
     time: float
+    steps: int | None = None
 
     def within(self, start: float, end: float) -> bool:
         """Whether the steps from share `start` to share `end` are on; a window up to 1 holds the end itself."""

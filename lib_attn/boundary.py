@@ -16,9 +16,11 @@ from typing import Any
 import torch
 
 from lib_attn.attention import Moment
+from lib_attn.layers import Block
 from lib_attn.rows import IMAGE_ONLY, NEGATIVE, POSITIVE, Row
 
 TRAINED_STEPS = 1000  # timesteps of every Stable Diffusion schedule
+LEAST_SUM = 0.25  # of weights, as a share of their sizes' sum, for their mean to be near the conditions
 STAND_IN = 8  # latent side of the call made in the place of one that has no rows left
 
 
@@ -53,19 +55,26 @@ class Evaluation:
         signs = {row.sign for row in self.rows}
         return POSITIVE in signs and NEGATIVE in signs and IMAGE_ONLY not in signs
 
+    def weights(self, image: int) -> list[float]:
+        """Weights of an image's conditions."""
+        return [row.weight for row in self.rows if row.sign == POSITIVE and row.image == image]
+
     def weight(self, image: int) -> float:
-        """Sum of the weights of an image's conditions."""
-        return sum(row.weight for row in self.rows if row.sign == POSITIVE and row.image == image)
+        """Their sum."""
+        return sum(self.weights(image))
 
     def scale(self, image: int) -> float | None:
         """s for which u + s (c - u) is what the host makes of an image's negative u and weighted mean c."""
         return None if self.cfg is None else self.cfg * self.weight(image)
 
+    def drops_out(self, image: int) -> bool:
+        """Whether u + s * sum w (c - u) is free of the negative u of `image`: s times the sum of the weights is 1."""
+        scale = self.scale(image)
+        return scale is not None and self.guided and abs(scale - 1.0) < 1e-6
+
     def unguided(self, image: int) -> bool:
-        """Whether the negative of `image` drops out of u + s * sum w (c - u): scale 1 and weights that sum to 1."""
-        if self.cfg is None or self.negative_read or not self.guided:
-            return False
-        return abs(self.cfg - 1.0) < 1e-6 and abs(self.weight(image) - 1.0) < 1e-6
+        """Whether nobody at all needs the negative of `image`: it drops out, and nobody else reads it."""
+        return not self.negative_read and self.drops_out(image)
 
 
 @dataclass
@@ -73,10 +82,10 @@ class UnetCall:
     """A call of the U-Net on its way.
 
     rows: all rows that were asked for. kept: indices of those that are computed. through: number of In blocks that
-    rows left out still pass (0: none). x, context: as handed in, all rows. fixed: no row may be left out. whole: every
-    block has to see all rows, because ControlNet adds to the blocks what it computed for all. predictions: for each
-    image the weights and predictions ``[C, h, w]`` of its conditions so far in this evaluation; complete once the
-    negatives come.
+    rows left out still pass (0: none). x, context: as handed in, all rows. fixed: why no row may be left out, as the
+    end of a sentence, empty when one may; told: the user knows already. whole: every block has to see all rows, because
+    ControlNet adds to the blocks what it computed for all. predictions: for each image the weights and predictions
+    ``[C, h, w]`` of its conditions so far in this evaluation; complete once the negatives come.
     """
 
     evaluation: Evaluation
@@ -87,7 +96,8 @@ class UnetCall:
     context: torch.Tensor | None
     kept: tuple[int, ...] = ()
     through: int = 0
-    fixed: bool = False
+    fixed: str = ""
+    told: bool = False
     whole: bool = False
     predictions: dict[int, list[tuple[float, torch.Tensor]]] = field(default_factory=dict)
 
@@ -100,17 +110,23 @@ class UnetCall:
         return weighted_mean(self.predictions.get(image, ()))
 
 
-def weighted_mean(parts: Sequence[tuple[float, torch.Tensor]]) -> torch.Tensor | None:
-    """Mean of tensors of one shape by weight, the first one when the weights do not sum to anything; None of none.
+def has_mean(weights: Sequence[float]) -> bool:
+    """Whether weights sum to enough for a mean by weight: with 1 and -0.99 it would be far from either condition."""
+    return abs(sum(weights)) >= LEAST_SUM * sum(abs(weight) for weight in weights)
 
-    With it in the negative's place, u + s * sum w (c - u) is the mean itself at any guidance scale s.
+
+def weighted_mean(parts: Sequence[tuple[float, torch.Tensor]]) -> torch.Tensor | None:
+    """Mean of tensors of one shape by weight; where negative weights all but cancel the others, of those above 0.
+
+    With it in the negative's place, u + s * sum w (c - u) is the mean itself at any guidance scale s, unless weights
+    cancel; then it is a prediction like any other, and guidance goes from there. None of none.
     """
     if len(parts) < 2:
         return parts[0][1] if parts else None
+    if not has_mean([weight for weight, _ in parts]):
+        parts = [part for part in parts if part[0] > 0] or parts[:1]
     total = sum(weight for weight, _ in parts)
-    if abs(total) < 1e-6:
-        return parts[0][1]
-    return sum(tensor * (weight / total) for weight, tensor in parts)
+    return sum(tensor * (weight / total) for weight, tensor in parts) if total else parts[0][1]
 
 
 @lru_cache(maxsize=1)
@@ -169,6 +185,18 @@ class Boundary:
     def used(self) -> bool:
         return bool(self._droppers or self._leavers)
 
+    def complete(self) -> None:
+        """Begin the call in flight anew with all its rows: as if nobody had left any out."""
+        self.call.kept, self.call.through = tuple(range(len(self.call.rows))), 0
+        if hasattr(self._dropper, "take_back"):
+            self._dropper.take_back()
+        self._dropper, self._stand_in = None, False
+
+    @property
+    def fewer(self) -> bool:
+        """Whether rows are left out of the call in flight."""
+        return self.call is not None and self._dropper is not None
+
     @property
     def inner_rows(self) -> tuple[Row, ...] | None:
         """Rows that the blocks of this call see, None when the call only stands in for one without rows."""
@@ -186,7 +214,9 @@ class Boundary:
         for runtime in self._droppers:
             kept = runtime.enter(call)
             fewer = kept is not None and len(kept) < len(call.rows)
-            self._note(runtime, fewer)
+            left_out = {call.rows[i].image for i in range(len(call.rows)) if fewer and i not in kept}
+            # Leaving out what drops out of the formula changes no picture.
+            self._note(runtime, not all(map(call.evaluation.unguided, left_out)))
             if fewer:
                 call.kept, self._dropper = tuple(kept), runtime
                 break
@@ -235,6 +265,7 @@ class InnerRows:
     Skip connections match because Out block n - 1 - j takes the output of In block j.
 
     Args:
+        blocks: the U-Net's, in forward order.
         through: how many blocks at either end see all rows, 1 … number of In blocks.
         boundary: knows the call in flight.
         refill: ``refill(call, h) -> h`` for the output of the last block between, given the rows that were computed
@@ -242,11 +273,17 @@ class InnerRows:
         show: told the rows that the blocks see from now on.
     """
 
-    def __init__(self, unet: Any, through: int, boundary: Boundary, refill: Callable, show: Callable):
+    def __init__(self, blocks: Sequence[Block], through: int, boundary: Boundary, refill: Callable, show: Callable):
         self._boundary, self._refill, self._show = boundary, refill, show
-        through = min(through, len(unet.input_blocks))
-        inner = [*unet.input_blocks[through:], unet.middle_block]
-        self._blocks = [*inner, *unet.output_blocks[: len(unet.output_blocks) - through]]
+        inputs, outputs = (sum(block.section == section for block in blocks) for section in ("in", "out"))
+        through = min(through, inputs)
+        self._blocks = [
+            block.module
+            for block in blocks
+            if block.section == "mid"
+            or (block.section == "in" and block.number >= through)
+            or (block.section == "out" and block.number < outputs - through)
+        ]
 
     def install(self) -> list[Any]:
         """Hook the blocks; returns the handles that take the hooks off."""

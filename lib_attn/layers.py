@@ -109,11 +109,15 @@ def parse_selector(text: str) -> Selector:
     return Selector(",".join(items), tuple(rules))
 
 
+class UnsupportedModel(TypeError):
+    """A model without a U-Net of the supported kind; its text is a sentence's end that a user may read."""
+
+
 def find_unet(model: Any) -> Any:
     """Return the U-Net inside a U-Net, a LatentDiffusion or a DiffusionEngine.
 
     Raises:
-        TypeError: when there are no ``input_blocks``/``output_blocks`` to be found (SD3, FLUX, diffusers models).
+        UnsupportedModel: without ``input_blocks``/``output_blocks`` (SD3, FLUX, diffusers models).
     """
     for path in ((), ("diffusion_model",), ("model", "diffusion_model")):
         candidate = model
@@ -121,22 +125,28 @@ def find_unet(model: Any) -> Any:
             candidate = getattr(candidate, name, None)
         if hasattr(candidate, "input_blocks") and hasattr(candidate, "output_blocks"):
             return candidate
-    raise TypeError("this model has no U-Net with input_blocks and output_blocks (SD 1.x, 2.x and XL have)")
+    raise UnsupportedModel("this model has no U-Net with input_blocks and output_blocks (SD 1.x, 2.x and XL have)")
 
 
 def find_blocks(model: Any) -> list[Block]:
-    """List the blocks of an ldm or sgm U-Net in forward order, with and without attention."""
+    """List the blocks of an ldm or sgm U-Net in forward order, with and without attention.
+
+    A block that another extension has put a wrapper around is the one inside the wrapper: that is what computes, and
+    what is left when the wrapper goes.
+    """
     unet = find_unet(model)
+    kinds = {type(b) for b in (*unet.input_blocks, *unet.output_blocks) if hasattr(b, "__iter__")}
+    inputs, outputs = ([_held(b, kinds) for b in blocks] for blocks in (unet.input_blocks, unet.output_blocks))
     depths, depth = [], 0
-    for block in unet.input_blocks:
-        depth += any(_halves(part) for part in block)
+    for block in inputs:
+        depth += any(map(_halves, _parts(block)))
         depths.append(depth)
-    sections = [("in", i, block, depths[i]) for i, block in enumerate(unet.input_blocks)]
+    sections = [("in", i, block, depths[i]) for i, block in enumerate(inputs)]
     middle = getattr(unet, "middle_block", None)
     if middle is not None:
-        sections.append(("mid", 0, middle, depths[-1]))
+        sections.append(("mid", 0, _held(middle, kinds), depths[-1]))
     # Output block j takes the skip of input block n-1-j, so it runs at that block's size.
-    sections += [("out", j, block, depths[len(depths) - 1 - j]) for j, block in enumerate(unet.output_blocks)]
+    sections += [("out", j, block, depths[len(depths) - 1 - j]) for j, block in enumerate(outputs)]
     return [
         Block(
             "M00" if section == "mid" else f"{section.upper()}{number:02d}", section, number, depth, block,
@@ -160,6 +170,11 @@ def find_layers(model: Any) -> list[Layer]:
                     place = block.name, block.section, block.number, block.depth
                     layers.append(Layer(*place, len(layers), part, inner))
     return layers
+
+
+def _held(block: Any, kinds: set[type]) -> Any:
+    """The block of one of `kinds` that `block` is or holds, `block` itself when it holds none."""
+    return next((module for module in block.modules() if type(module) in kinds), block)
 
 
 def _parts(block: Any) -> Iterable[Any]:

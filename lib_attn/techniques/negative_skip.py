@@ -23,12 +23,13 @@ from dataclasses import dataclass
 
 import torch
 
-from lib_attn.boundary import weighted_mean
+from lib_attn.boundary import has_mean, weighted_mean
 from lib_attn.layers import parse_selector
 from lib_attn.rows import NEGATIVE, POSITIVE
 from lib_attn.techniques.penalty import NegativeText, penalise
 
 COARSE = 0.25  # share of each axis' frequencies that counts as coarse
+ENOUGH_STEPS = 20  # with fewer, guidance changes more from step to step than an estimate can follow
 RISE = 1.0001  # sigma above the last full step's by more than rounding: the sampler went back up
 
 
@@ -79,7 +80,9 @@ def level_negative(positive: torch.Tensor, negative: torch.Tensor, scale: float 
         return negative
     c, u = positive.float(), negative.float()
     combined = u + scale * (c - u)
-    combined = combined * (c.norm() / combined.norm().clamp_min(1e-6))
+    size, wanted = combined.norm(), c.norm()
+    # Nothing cannot be brought to a size; what u = 0 comes to at every other scale stands in.
+    combined = torch.where(size > 1e-6 * wanted, combined * (wanted / size.clamp_min(1e-12)), c)
     return ((combined - scale * c) / (1.0 - scale)).to(negative.dtype)
 
 
@@ -113,21 +116,27 @@ class Track:
             self.agrees = False
 
 
-def key_interval(key_every: float, early: float, share: float) -> float:
+def key_interval(key_every: float, early: float, share: float, steps: int | None = None) -> float:
     """Steps from one full step to the next at a share of the steps.
 
     Guidance changes most in the first steps, and an error there moves the picture most. At `early` 1 full step number
-    k of K comes after a share (k / K)^2 of the steps, which is an interval of 2 key_every sqrt(share): about as many
-    full steps as one every `key_every`, but most of them early. At 0 they are spread evenly.
+    k of K comes after a share (k / K)^2 of the steps, which is an interval of 2 n sqrt(share): about as many full
+    steps as one every n, but most of them early. n is `key_every` from `ENOUGH_STEPS` on; with fewer steps each of them
+    goes further, and n falls in proportion towards 1. At `early` 0 they are spread evenly, every `key_every`.
+
+    Args:
+        steps: number of all steps, None when unknown: then there are enough.
     """
-    return key_every * (1.0 + early * (2.0 * math.sqrt(share) - 1.0))
+    few = 0.0 if steps is None else early * (1.0 - min(1.0, steps / ENOUGH_STEPS))
+    return (1.0 + (key_every - 1.0) * (1.0 - few)) * (1.0 + early * (2.0 * math.sqrt(share) - 1.0))
 
 
-def may_skip(settings, track: Track, share: float, sigma: float) -> bool:
+def may_skip(settings, track: Track, share: float, sigma: float, steps: int | None = None) -> bool:
     """Whether an image's negative may be left out of an evaluation.
 
     Args:
         settings: `lib_attn.settings.NegativeSkip`. share: of the steps, 0 … 1. sigma: noise over signal now.
+        steps: number of all steps, None when unknown.
     """
     s = settings
     if share < s.keep_first or s.key_every == 1:
@@ -137,16 +146,29 @@ def may_skip(settings, track: Track, share: float, sigma: float) -> bool:
     if sigma > track.sigma * RISE and (s.fill == "estimate" or s.adaptive):
         return False
     # Intervals are rounded down up to three quarters, which brings the count near that of an even spread.
-    if s.key_every and track.since + 1 >= key_interval(s.key_every, s.early, share) - 0.75:
+    if s.key_every and track.since + 1 >= key_interval(s.key_every, s.early, share, steps) - 0.75:
         return False
     return track.agrees if s.adaptive else True
 
 
+READ = "another extension may use the negative's prediction too"
+
+
 class FreeSaving:
-    """Leaves out negatives that drop out of the guidance anyway; the result is the same up to rounding."""
+    """Leaves out negatives that drop out of the guidance anyway; the result is the same up to rounding.
+
+    Args:
+        say: takes a sentence for the user.
+    """
+
+    def __init__(self, say):
+        self._say = say
 
     def enter(self, call):
-        if call.fixed:
+        evaluation = call.evaluation
+        if call.fixed or evaluation.negative_read:
+            if not call.told and any(evaluation.drops_out(row.image) for row in evaluation.rows):
+                self._say(f"No negative at CFG 1 left nothing out: {call.fixed or READ}.")
             return None
         return [i for i, row in enumerate(call.rows) if row.sign != NEGATIVE or not call.evaluation.unguided(row.image)]
 
@@ -166,6 +188,8 @@ class NegativeSkipRuntime:
         self._evaluation = None
         self._skipped: frozenset[int] = frozenset()
         self._prediction = "epsilon"
+        self._evaluations = 0
+        self._wordless = self._unscaled = False
         self.through = settings.through
         self.reads_text = settings.penalty != "off" and settings.strength > 0 and settings.blend > 0
 
@@ -183,6 +207,7 @@ class NegativeSkipRuntime:
             return None
         if evaluation is not self._evaluation:
             self._evaluation = evaluation
+            self._evaluations += 1
             self._skipped = self._plan(call)
         if self.reads_text:
             self._see_text(call)
@@ -211,7 +236,8 @@ class NegativeSkipRuntime:
         """Images whose negative is left out of the evaluation that begins with this call."""
         evaluation, images = call.evaluation, {row.image for row in call.evaluation.rows}
         if call.fixed:
-            self._say("Negative skip did nothing: ControlNet's reference modes need the same rows in every step.")
+            if not call.told:
+                self._say(f"Negative skip computes the negative in every step: {call.fixed}.")
             return frozenset()
         unguided = {i for i in images if evaluation.unguided(i)}
         if evaluation.positive_only:
@@ -219,7 +245,7 @@ class NegativeSkipRuntime:
                 track.since = None if track.since is None else track.since + 1
             return frozenset(images)
         if evaluation.negative_read and self._settings.fill != "estimate":
-            self._say("Negative skip did nothing: something else reads it, so only an estimate could stand in.")
+            self._say(f"Negative skip computes the negative in every step: {READ}, so only an estimate could stand in.")
             return frozenset()
         skipped = set()
         for image in images - unguided:
@@ -228,8 +254,13 @@ class NegativeSkipRuntime:
             resized = track.guidance is not None and track.guidance.shape[-2:] != call.x.shape[-2:]
             if resized or track.edition != edition:
                 self._tracks[image] = track = Track(edition=edition)
-            if may_skip(self._settings, track, call.moment.share, call.sigma):
+            if may_skip(self._settings, track, call.moment.share, call.sigma, call.moment.steps):
                 skipped.add(image)
+        if skipped and evaluation.negative_read:
+            self._say(
+                f"Negative skip: {READ}; where it is left out they get an estimate, which may shift colours (Full step "
+                "every 1: never left out)."
+            )
         return frozenset(unguided | skipped)
 
     def _see_text(self, call) -> None:
@@ -248,7 +279,7 @@ class NegativeSkipRuntime:
         if positive is None:
             return 0.0
         if s.fill == "zeros":
-            return level_negative(positive, torch.zeros_like(positive), call.evaluation.scale(row.image))
+            return self._level(call, row, positive, torch.zeros_like(positive))
         if s.fill == "copy" or track is None or track.guidance is None:
             return positive
         power, kind = s.sigma_power, self._prediction
@@ -258,6 +289,26 @@ class NegativeSkipRuntime:
         guidance = continue_trend((track.sigma, track.guidance), before, call.sigma, s.trend)
         guidance = weigh_frequencies(guidance, s.low_weight, s.high_weight)
         return positive - guidance_ratio(call.sigma, track.sigma, power, kind) * guidance.to(positive.dtype)
+
+    def _level(self, call, row, positive, negative):
+        """`level_negative`, or the positive itself where AND weights cancel: no scale makes a picture of that."""
+        if not has_mean(call.evaluation.weights(row.image)):
+            self._say("Negative skip: the weights of AND cancel each other, so zeros become a copy of the positive.")
+            return positive
+        return level_negative(positive, negative, call.evaluation.scale(row.image))
+
+    def take_back(self):
+        """The rows left out of the call in flight are computed after all."""
+        self._skipped = frozenset()
+
+    def why_idle(self):
+        """Why neither rows were left out nor a penalty acted, None when there is no special reason."""
+        s = self._settings
+        if self._evaluations == 1 and s.key_every != 1 and s.keep_first < 1:
+            return "one step is always computed in full"
+        if self.reads_text and self._unscaled:
+            return "its penalty acts only where CFG scale times the prompt's weight is 1 (Penalty when)"
+        return None
 
     def refill(self, call, h):
         """Features ``[B, C, h, w]`` of all rows behind the inner blocks, given those of the rows computed."""
@@ -304,7 +355,7 @@ class NegativeSkipRuntime:
                 track.since = (track.since or 0) + 1
                 if call.through and s.fill == "zeros":
                     changed = changed.clone() if changed is output else changed
-                    changed[index] = level_negative(positive, output[index], call.evaluation.scale(row.image))
+                    changed[index] = self._level(call, row, positive, output[index])
                 continue
             if s.fill == "estimate":
                 track.before = None if track.guidance is None else (track.sigma, track.guidance)
@@ -320,12 +371,17 @@ class NegativeSkipRuntime:
         if evaluation is not self._evaluation or not call.moment.within(s.penalty_start, s.penalty_end):
             return None
 
-        def chosen(row):
-            if row.sign != POSITIVE or row.weight < 0 or not self._text.has(row.image):
+        def due(row):
+            if row.sign != POSITIVE or row.weight < 0:
                 return False
             if s.penalty_when == "all steps":
                 return True
-            return row.image in self._skipped if s.penalty_when == "skipped steps" else evaluation.unguided(row.image)
+            return row.image in self._skipped if s.penalty_when == "skipped steps" else evaluation.drops_out(row.image)
 
-        rows = [i for i, row in enumerate(call.rows) if chosen(row)]
+        wanted = [i for i, row in enumerate(call.rows) if due(row)]
+        rows = [i for i in wanted if self._text.has(call.rows[i].image)]
+        self._unscaled |= not wanted and s.penalty_when == "at CFG 1"
+        if wanted and not rows and not self._wordless:
+            self._wordless = True
+            self._say("Negative skip: its penalty did nothing, because the negative prompt has no words.")
         return penalise(call, self._text, rows, s) if rows else None

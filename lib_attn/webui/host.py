@@ -13,6 +13,7 @@ from PIL import Image
 
 from lib_attn.layers import find_layers
 from lib_attn.rows import Row, plan_rows
+from lib_attn.webui import infotext
 
 MAP_SCALE = 8  # gallery pixels per place of a map
 
@@ -60,13 +61,9 @@ def predicts(model: Any) -> str:
     return "v" if getattr(model, "parameterization", "eps") == "v" else "epsilon"
 
 
-def needs_constant_rows(model: Any) -> bool:
-    """Whether ControlNet's reference modes are at work, which remember the first number of rows they see."""
-    unet = model.model.diffusion_model
-    if "forward" not in vars(unet):
-        return False
-    inner = (vars(layer.block).get("_forward") for layer in find_layers(unet))
-    return any(getattr(forward, "__name__", "").startswith("hacked") for forward in inner)
+def treats_rows_alike(module: Any) -> bool:
+    """Whether what replaced this attention module's ``forward`` is known to compute each row by itself: Hypertile."""
+    return hasattr(module, "__webui_hypertile_params")
 
 
 def picture(values: Any) -> Any:
@@ -81,8 +78,10 @@ def is_inner_pass(p: Any) -> bool:
 
 
 def comment(p: Any, text: str) -> None:
-    """Show one sentence below the picture and in the log."""
+    """Show one sentence below the picture, in its text (all that clients of the API get) and in the log."""
     log.warning(text)
+    if hasattr(p, "extra_generation_params"):
+        infotext.tell(p.extra_generation_params, text)
     if hasattr(p, "comment"):
         p.comment(text)
 

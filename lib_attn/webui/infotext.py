@@ -11,7 +11,10 @@ from typing import Any
 
 from lib_attn.settings import GROUPS, General, Param, Settings, all_params, note_key
 
-KEYS: tuple[str, ...] = (*(p.infotext for p in all_params()), *(note_key(group) for group in GROUPS))
+MESSAGES = "Attention Lab messages"
+"""Infotext key of what the user was told; it is never read back."""
+
+KEYS: tuple[str, ...] = (*(p.infotext for p in all_params()), *(note_key(group) for group in GROUPS), MESSAGES)
 
 
 def write(parameters: MutableMapping[str, Any], settings: Settings) -> None:
@@ -23,6 +26,13 @@ def write(parameters: MutableMapping[str, Any], settings: Settings) -> None:
     for key in KEYS:
         parameters.pop(key, None)
     parameters.update(settings.to_infotext())
+
+
+def tell(parameters: MutableMapping[str, Any], text: str) -> None:
+    """Add one sentence to what the picture's text says the user was told: clients of the API see no other place."""
+    before = parameters.get(MESSAGES)
+    if before is None or text not in before:
+        parameters[MESSAGES] = text if before is None else f"{before} {text}"
 
 
 def _reader(param: Param) -> Callable[[Mapping[str, Any]], Any]:

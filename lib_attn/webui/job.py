@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from lib_attn.attach import attach
-from lib_attn.layers import parse_selector
+from lib_attn.layers import UnsupportedModel, parse_selector
+from lib_attn.rows import Row
 from lib_attn.settings import Group, Settings
 from lib_attn.techniques.reference import Store
 from lib_attn.webui import api, host, infotext, negatives, xyz
@@ -49,6 +50,7 @@ class Job:
         self._acted: set[str] = set()
         self._idle: dict[Group, str | None] = {}
         self._words = negatives.Words()
+        self._failed_with_fewer = self._failed = False
         self.asked = False
         self.pictures: list[Any] = []
 
@@ -69,7 +71,7 @@ class Job:
         self._techniques = self.settings.for_pass(hires)
         general = self.settings.general
         self._saving = general.enabled and general.skip_cfg1 and cfg == 1
-        if not self._techniques and not self._saving:
+        if self._failed or not (self._techniques or self._saving):
             return
         refusal = host.refusal()
         if refusal is None and not callable(getattr(sampler, "launch_sampling", None)):
@@ -110,7 +112,8 @@ class Job:
                 hypernetwork=host.apply_hypernetworks,
                 upcast=host.upcasts_attention,
                 inert=host.is_idle_wrapper,
-                constant_rows=lambda: host.needs_constant_rows(model),
+                harmless=host.treats_rows_alike,
+                whole=self._failed_with_fewer,
                 prediction=host.predicts(model),
                 save_negative=self._saving,
                 references=_references,
@@ -118,7 +121,7 @@ class Job:
             )
             # Until the first announced evaluation every call to the U-Net is somebody else's.
             self._attachment.begin_step([], 0, 1)
-        except TypeError as error:
+        except UnsupportedModel as error:
             self.say(f"Attention Lab did nothing: {error}.")
         except Exception:
             host.log.exception("Attention Lab could not be attached")
@@ -130,17 +133,32 @@ class Job:
 
     def begin_step(self, params: Any) -> None:
         """Tell the attachment which rows come; follow the host to another model (refiner) first."""
-        denoiser, count = params.denoiser, params.x.shape[0]
+        denoiser = params.denoiser
         if self._model_state != host.model_state(host.current_model()):
             self._attach()
-        if self._attachment is not None:
-            self._inner_model = denoiser.inner_model
-            total = denoiser.total_steps or denoiser.steps or 1
-            told = negatives.told(denoiser.p, params, self._words if self._attachment.reads_text else None)
-            told["size"] = tuple(params.x.shape[-2:])
-            self._attachment.begin_step(host.rows_of(denoiser, count), denoiser.step, total, **told)
-            share = denoiser.step / total
-            self._due |= {group.name for group in self._techniques if group.start <= share < group.end}
+        if self._attachment is None:
+            return
+        self._inner_model = denoiser.inner_model
+        step, total = denoiser.step, denoiser.total_steps or denoiser.steps or 1
+        try:
+            rows = host.rows_of(denoiser, params.x.shape[0])
+            told = self._told(params, rows)
+        except Exception:
+            host.log.exception("Attention Lab does not understand this step")
+            rows, told = None, {}
+        self._attachment.begin_step(rows, step, total, **told)
+        share = step / total
+        self._due |= {group.name for group in self._techniques if group.start <= share < group.end}
+
+    def _told(self, params: Any, rows: Sequence[Row] | None) -> dict[str, Any]:
+        """What `lib_attn.attach.Attachment.begin_step` wants to know of an evaluation besides its rows."""
+        told = negatives.told(params.denoiser.p, params, self._words if self._attachment.reads_text else None)
+        told["size"] = tuple(params.x.shape[-2:])
+        if rows:
+            # The host puts the negatives, one for each image, at the end; callbacks to come may change them in place.
+            images = 1 + max(row.image for row in rows)
+            told |= {"latents": params.x[-images:].clone(), "texts": negatives.texts(params.denoiser, rows)}
+        return told
 
     def end_step(self) -> None:
         """U-Net calls are no longer ours until the next `begin_step`."""
@@ -158,6 +176,8 @@ class Job:
         if self._attachment is not None:
             self.pictures += [host.picture(values) for _, values in self._attachment.pictures()]
             self._acted |= self._attachment.acted | self._attachment.spoke
+            self._failed_with_fewer |= self._attachment.failed_with_fewer
+            self._failed |= self._attachment.failed
             for group in self._techniques:
                 if group.name in self._due:
                     self._idle[group] = _why_idle(self._attachment, group)
@@ -198,6 +218,9 @@ def _why_idle(attachment: Any, group: Group) -> str | None:
         return f"this model has no attention in the blocks {group.blocks}"
     if placed and group.name not in attachment.offered:
         return None
+    own = attachment.why_idle(group.name)
+    if own is not None:
+        return own
     if not group.by_size:
         return "with these values and this prompt there was nothing to do"
     if selector.auto:
@@ -240,11 +263,13 @@ def begin(p: Any, args: Sequence[Any]) -> None:
     clear(p)
     settings, messages = api.read_args(args)
     settings, more = xyz.apply_overrides(p, settings)
+    inner = host.is_inner_pass(p) and not settings.general.inner_passes
+    if not inner:
+        infotext.write(p.extra_generation_params, settings)
     for message in dict.fromkeys([*messages, *more]):
         host.comment(p, message)
-    if host.is_inner_pass(p) and not settings.general.inner_passes:
+    if inner:
         return
-    infotext.write(p.extra_generation_params, settings)
     active = list(settings.active())
     if not active and not (settings.general.enabled and settings.general.skip_cfg1):
         return

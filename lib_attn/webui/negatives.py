@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from modules import prompt_parser, shared
+from modules import prompt_parser, script_callbacks, shared
 
+from lib_attn.neighbours import OWN, package_of
+from lib_attn.rows import POSITIVE, Row
 from lib_attn.techniques.penalty import CHUNK
 from lib_attn.webui import host
 
 STOCK = "modules.sd_samplers_cfg_denoiser"
+#: Callbacks that get both predictions, and those that get what was made of them and may have kept the parts.
+AFTER_THE_MODEL = ("callbacks_cfg_denoised", "callbacks_cfg_after_cfg")
+BUILT_IN = "extensions-builtin"
 
 
 def told(p: Any, params: Any, words: Words | None) -> dict[str, Any]:
@@ -24,7 +30,7 @@ def told(p: Any, params: Any, words: Words | None) -> dict[str, Any]:
     cfg = (getattr(denoiser.sampler, "sampler_extra_args", None) or {}).get("cond_scale")
     if cfg is not None:
         cfg = float(cfg) * float(getattr(denoiser, "cond_scale_miltiplier", 1.0))
-    found = {"cfg": cfg, "negative_read": is_read(denoiser), "editions": editions(denoiser)}
+    found = {"cfg": cfg, "reads": lambda: is_read(denoiser), "editions": editions(denoiser)}
     found["positive_only"] = leaves_negatives_out(denoiser, params.sigma)
     if words is not None:
         text = getattr(params, "text_uncond", None)
@@ -70,11 +76,38 @@ def _at(schedule: Sequence[Any], step: int) -> int:
 
 
 def is_read(denoiser: Any) -> bool:
-    """Whether the negative's prediction is used for more than the host's ordinary combination."""
+    """Whether the negative's prediction may be used for more than the host's ordinary combination.
+
+    To be asked as late as possible: extensions register callbacks and replace methods up to the evaluation itself.
+    """
     if getattr(denoiser, "need_last_noise_uncond", False) or "combine_denoised" in vars(denoiser):
         return True
     combine = getattr(type(denoiser), "combine_denoised", None)
-    return combine is not None and combine.__module__ != STOCK
+    if combine is not None and combine.__module__ != STOCK:
+        return True
+    callbacks = getattr(script_callbacks, "callback_map", {})
+    return any(_is_foreign(callback) for name in AFTER_THE_MODEL for callback in callbacks.get(name, ()))
+
+
+def _is_foreign(callback: Any) -> bool:
+    """Whether a registered callback is neither ours nor of an extension that comes with the host."""
+    return package_of(callback.callback) != OWN and BUILT_IN not in Path(callback.script).parts
+
+
+def texts(denoiser: Any, rows: Sequence[Row] | None) -> list[Any] | None:
+    """The text ``[T, C]`` of each of `rows` in this evaluation, from where the host takes it; None when unclear."""
+    extra = getattr(denoiser.sampler, "sampler_extra_args", None) or {}
+    images, negatives = getattr(extra.get("cond"), "batch", None), extra.get("uncond")
+    if not rows or not images or not negatives or len(images) != len(negatives):
+        return None
+    found = []
+    for row in rows:
+        schedule = images[row.image][row.part].schedules if row.sign == POSITIVE else negatives[row.image]
+        if not schedule:
+            return None
+        text = schedule[_at(schedule, denoiser.step)].cond
+        found.append(text.get("crossattn") if isinstance(text, dict) else text)
+    return found if all(getattr(text, "ndim", 0) == 2 for text in found) else None
 
 
 class Words:
