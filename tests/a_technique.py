@@ -17,8 +17,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import lib_attn.techniques as registry  # noqa: E402
-from lib_attn.schema import Technique, param  # noqa: E402
+from lib_attn.schema import Technique, param
+
+import lib_attn.techniques as registry
 
 
 @dataclass(frozen=True)

@@ -133,6 +133,18 @@ class Callbacks(types.ModuleType):
             raise AttributeError(name)
         return lambda function, name_=name, **_: self.registered.setdefault(name_, []).append(function)
 
+    @property
+    def callback_map(self):
+        """Every callback with the file that registered it."""
+        return {
+            f"callbacks_{name[3:]}": [types.SimpleNamespace(callback=f, script=_file_of(f)) for f in functions]
+            for name, functions in self.registered.items()
+        }
+
+
+def _file_of(function):
+    return getattr(getattr(function, "__code__", None), "co_filename", "")
+
 
 def _module(name, **content):
     module = types.ModuleType(name)
