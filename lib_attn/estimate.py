@@ -1,18 +1,27 @@
-"""How much self-attention near-sighted attention leaves at a picture size, before any picture is made.
+"""What near-sighted attention gains at a picture size, before any picture is made.
 
-`javascript/attention_lab.js` computes the same for the text below the sliders; a test keeps the two together.
+The time of a U-Net step is taken to be
+
+    rest * pixels  +  RATE * (multiply-adds of the similarities)
+
+where `rest` counts the weights of everything else. RATE and OVERHEAD were fitted to the speeds of docs/benchmark.md
+(SD 1.5 on a CPU in bfloat16 at 512 and 1024 px), which the estimate meets to within a tenth; other devices differ.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
-from lib_attn.layers import Layer, parse_selector
+from lib_attn.layers import Layer, find_blocks, find_layers, find_unet, parse_selector
 from lib_attn.techniques.near_sighted import make_plan, worthwhile
 
 LATENT = 8  # picture pixels per latent pixel
 MIDDLE = 0.5  # sampling time that stands for all of it
+RATE = 2.6  # time of a multiply-add of the similarities, against one of convolutions and projections
+OVERHEAD = 0.05  # what tiles and pooling cost beside the similarities, as a share of those of full attention
 
 # (section, block numbers, depth, transformer blocks in each); channels double with each level up to fourfold.
 FAMILIES = {
@@ -25,36 +34,117 @@ FAMILIES = {
         ("out", (0, 1, 2), 2, 10), ("out", (3, 4, 5), 1, 2),
     ),
 }  # fmt: skip
+WIDTH = 320  # channels at depth 0 of both
+REST = {"SD 1, 2": 76e6, "SDXL": 160e6}  # `profile_of` gives these for the real ones
+BLOCKS = {"SD 1, 2": (12, (0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3)), "SDXL": (9, (0, 0, 0, 1, 1, 1, 2, 2, 2))}
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What an estimate has to know of a U-Net.
+
+    layers: its self-attention as `Layer` without modules, with the channels of each in `widths`. blocks: all blocks
+    likewise. rest: multiply-adds per latent pixel and row beside the similarities.
+    """
+
+    layers: tuple[Layer, ...]
+    widths: tuple[int, ...]
+    blocks: tuple[Layer, ...]
+    rest: float
+
+
+def profile_of(model: Any) -> Profile:
+    """The profile of a U-Net, or of the model around it.
+
+    Raises:
+        TypeError: when it has no U-Net of the supported kind.
+    """
+    unet = find_unet(model)
+    layers, blocks = find_layers(unet), find_blocks(unet)
+    rest = 0.0
+    for block in blocks:
+        for name, module in block.module.named_modules():
+            # Keys and values of the prompt and the time's embedding do not grow with the picture.
+            if "emb_layers" in name or name.endswith(("attn2.to_k", "attn2.to_v")):
+                continue
+            weight = getattr(module, "weight", None)
+            if weight is not None and weight.ndim > 1:
+                rest += weight.numel() / 4**block.depth
+    return Profile(
+        tuple(_place(x.name, x.section, x.number, x.depth) for x in layers),
+        tuple(int(getattr(x.attn1.to_q, "in_features", WIDTH)) for x in layers),
+        tuple(_place(x.name, x.section, x.number, x.depth) for x in blocks),
+        rest,
+    )
+
+
+def family_profile(family: str) -> Profile:
+    """The profile of a model family, for when no model is at hand."""
+    layers, widths = [], []
+    for section, numbers, depth, count in FAMILIES[family]:
+        for number in numbers:
+            layers += [_place("", section, number, depth)] * count
+            widths += [WIDTH * min(2**depth, 4)] * count
+    count, depths = BLOCKS[family]
+    blocks = [_place("", "in", i, depth) for i, depth in enumerate(depths)] + [_place("", "mid", 0, depths[-1])]
+    blocks += [_place("", "out", i, depths[count - 1 - i]) for i in range(count)]
+    return Profile(tuple(layers), tuple(widths), tuple(blocks), REST[family])
+
+
+def _place(name: str, section: str, number: int, depth: int) -> Layer:
+    return Layer(name, section, number, depth, 0, None, None)
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """tiles: on the largest map that is tiled, 0 when none is. left: share of the similarities that is computed."""
+    """tiles: on the largest map that is treated, 0 when none is. left: share of the similarities that is computed.
+
+    layers: how many layers are treated. speed: how many times as fast a step becomes, on average over all steps.
+    """
 
     tiles: int
     left: float
+    layers: int
+    speed: float
 
 
-def estimate(width: int, height: int, settings, family: str) -> Estimate:
-    """Estimate for a picture of `width` x `height` pixels and the `NearSighted` settings on a model `family`."""
+def estimate(width: int, height: int, settings, profile: Profile, share: float | None = None) -> Estimate:
+    """Estimate for a picture of `width` x `height` pixels with `NearSighted` settings.
+
+    Args:
+        share: of the steps in which it acts; by default what lies between Start and End.
+    """
     selector = parse_selector(settings.blocks)
-    full = left = 0.0
-    tiles, largest = 0, 0
-    for section, numbers, depth, blocks in FAMILIES[family]:
-        h, w = (_halved(math.ceil(size / LATENT), depth) for size in (height, width))
-        plan = make_plan(h, w, settings, depth=depth, time=MIDDLE)
-        for number in numbers:
-            cost = float(h * w) ** 2 * min(2**depth, 4) * blocks
-            full += cost
-            layer = Layer("", section, number, depth, 0, None, None)
-            chosen = worthwhile(plan) if selector.auto else selector.matches(layer) and not plan.exact
-            left += cost * (plan.cost if chosen else 1.0)
-            if chosen and h * w > largest:
-                tiles, largest = plan.tiles, h * w
-    share = left / full
+    sizes = [_halved(math.ceil(size / LATENT), 0) for size in (height, width)]
+    full = left = treated = 0.0
+    tiles, largest, layers = 0, 0, 0
+    plans: dict[int, Any] = {}
+    for layer, channels in zip(profile.layers, profile.widths, strict=True):
+        h, w = (_halved(size, layer.depth) for size in sizes)
+        if layer.depth not in plans:
+            plans[layer.depth] = make_plan(h, w, settings, depth=layer.depth, time=MIDDLE)
+        plan = plans[layer.depth]
+        cost = 2.0 * float(h * w) ** 2 * channels
+        chosen = worthwhile(plan) if selector.auto else selector.matches(layer) and not plan.exact
+        full += cost
+        left += cost * (plan.cost if chosen else 1.0)
+        treated += cost * chosen
+        layers += chosen
+        if chosen and h * w > largest:
+            tiles, largest = plan.tiles, h * w
+    if share is None:
+        share = max(0.0, settings.end - settings.start)
     if settings.exact_every:
-        share += (1.0 - share) / settings.exact_every
-    return Estimate(tiles, 1.0 - (1.0 - share) * max(0.0, settings.end - settings.start))
+        share *= 1.0 - 1.0 / settings.exact_every
+    rest = profile.rest * sizes[0] * sizes[1]
+    saved = share * (full - left)
+    before, after = rest + RATE * full, rest + RATE * (full - saved + share * OVERHEAD * treated)
+    return Estimate(tiles, 1.0 - saved / full if full else 1.0, layers, before / after if after else 1.0)
+
+
+def count_places(places: tuple[Layer, ...], matches: Callable[[Layer], bool]) -> int:
+    """How many blocks of a profile are chosen; layers of one block count once."""
+    return len({(p.section, p.number) for p in places if matches(p)})
 
 
 def _halved(size: int, depth: int) -> int:

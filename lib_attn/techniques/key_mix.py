@@ -151,6 +151,11 @@ class KeyMixRuntime:
         return bool(s.amount or follows)
 
     @property
+    def mixes(self) -> bool:
+        """Whether these settings mix anything at all."""
+        return self._mixes or self._mixes_features
+
+    @property
     def _mixes_features(self) -> bool:
         return self._settings.features != "own" and bool(self._settings.feature_amount)
 
