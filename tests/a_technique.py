@@ -17,9 +17,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from lib_attn.schema import Technique, param
-
 import lib_attn.techniques as registry
+from lib_attn.schema import Technique, param
 
 
 @dataclass(frozen=True)

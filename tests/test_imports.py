@@ -12,11 +12,12 @@ from tests.conftest import ROOT
 #: From the bottom up. A module belongs to the longest name here that it starts with.
 ROOMS = (
     "lib_attn.unet",
-    "lib_attn.settings",
-    "lib_attn.presets",
+    "lib_attn.schema",
     "lib_attn.store",
     "lib_attn.techniques",
-    "lib_attn.estimate",
+    "lib_attn.settings",
+    "lib_attn.presets",
+    "lib_attn.preview",
     "lib_attn.attach",
     "lib_attn.webui",
     "lib_attn.learn.scenes",
