@@ -184,12 +184,19 @@ class Technique(Group):
     """Settings of a technique: its own fields, the switch `enabled` first, and the four that every technique has.
 
     release: positional API order of its fields, see `Param.since`. blocks_help: what its block selector chooses.
-    hires_in_sight: whether the choice for the hires pass is shown before Advanced is opened.
+    hires_in_sight: whether the choice for the hires pass is shown before Advanced is opened. needs_negative: whether the
+    negative has to be there even where guidance has no use for it. skips_negative: whether it leaves negatives out.
+    shown_by: name of the preset that shows what it does to a single picture; empty: its defaults do. cycle: steps after
+    which its cost repeats.
     """
 
     release: ClassVar[int] = 1
     blocks_help: ClassVar[str] = ""
     hires_in_sight: ClassVar[bool] = False
+    needs_negative: ClassVar[bool] = False
+    skips_negative: ClassVar[bool] = False
+    shown_by: ClassVar[str] = ""
+    cycle = 1
 
     blocks: str = param("auto", "Blocks", "", blocks=True, advanced=True)
     start: float = param(0.0, "Start", "When in the course of the steps the technique starts.", 0.0, 1.0, 0.01, unit="share of the steps", reads=OF_STEPS, advanced=True)

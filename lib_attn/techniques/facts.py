@@ -93,3 +93,8 @@ def chosen_by(blocks: str, auto: Selector) -> Selector:
     """The selector of `blocks`, `auto` where the choice is left to the technique."""
     selector = parse_selector(blocks)
     return auto if selector.auto else selector
+
+
+def negative_left_out(settings: Any) -> bool:
+    """Whether a technique among `settings` (`lib_attn.settings.Settings`) leaves negatives out."""
+    return any(isinstance(g, Technique) and g.enabled and g.skips_negative for g in settings.groups)

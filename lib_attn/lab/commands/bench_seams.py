@@ -25,7 +25,7 @@ def add_commands(inner) -> None:
 def spec_of(args: argparse.Namespace) -> BorderSpec:
     """The setting with each of `SHIFTS`. Raises `LabError` when an option makes no sense."""
     body = args.setting.partition(":")[2] or args.setting
-    plain = " ".join(word for word in body.split() if word.partition("=")[0] not in ("shift", "near_sighted.shift"))
+    plain = " ".join(word for word in body.split() if word.partition("=")[0].rpartition(".")[2] != "shift")
     variants = tuple(parse_setting(f"shift {value}: {plain} shift={value}") for value in SHIFTS)
     return BorderSpec(model_of(args), requests_of(args, parse_sizes(args.sizes)), variants)
 

@@ -15,6 +15,7 @@ class Contrast(Technique):
     name: ClassVar[str] = "contrast"
     label: ClassVar[str] = "Contrast"
     blocks_help: ClassVar[str] = "Where features and keys are compared: auto (mid,out0-3), all, in, mid, out, in4, out6-11, d0, d1-2, !mid; separated by commas."
+    needs_negative: ClassVar[bool] = True
     release: ClassVar[int] = 2
     about: ClassVar[str] = (
         "Positive and negative pass the model side by side; here they are compared inside of it, at next to no cost. "

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
-from lib_attn.techniques.facts import Facts, Pass, Said, chosen_by
+from lib_attn.techniques.facts import Facts, Pass, Said, chosen_by, negative_left_out
 from lib_attn.techniques.key_mix.runtime import AUTO, compares_with_negative, mixes, mixes_features
 from lib_attn.techniques.key_mix.settings import KeyMix
 
 
-def tell(s: KeyMix, settings: Mapping[str, Any], facts: Facts, passes: list[Pass], said: Said) -> None:
+def tell(s: KeyMix, settings: Any, facts: Facts, passes: list[Pass], said: Said) -> None:
     """Lines and warnings on the passes in which it may act; see `lib_attn.preview`."""
     compares = compares_with_negative(s)
     if s.record:
@@ -28,7 +27,7 @@ def tell(s: KeyMix, settings: Mapping[str, Any], facts: Facts, passes: list[Pass
             said.warn("There is no recorded run yet: make one picture with Record this run.", idle=True)
     unguided = all(p.cfg == 1 for p in passes)
     if unguided and compares:
-        if settings["negative_skip"].enabled:
+        if negative_left_out(settings):
             said.warn("Negative skip leaves the negative out at CFG 1: nothing to mix with.", idle=True)
         else:
             said.warn("At CFG 1 the negative is computed for it, which doubles the work.")

@@ -15,6 +15,8 @@ class KeyMix(Technique):
     name: ClassVar[str] = "key_mix"
     label: ClassVar[str] = "Key mix"
     blocks_help: ClassVar[str] = "Where self-attention is mixed: auto (out), all, in, mid, out, in4, out6-11, d0, d1-2, !mid; separated by commas."
+    needs_negative: ClassVar[bool] = True
+    shown_by: ClassVar[str] = "Smoothed (SEG-like)"
     release: ClassVar[int] = 2
     about: ClassVar[str] = (
         "Self-attention looks up its keys elsewhere too: keys alone carry layout and never colour, values carry the look. "

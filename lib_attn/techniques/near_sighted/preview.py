@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from lib_attn.techniques.facts import Facts, Pass, Said
@@ -13,7 +12,7 @@ from lib_attn.unet.layers import parse_selector
 LITTLE = 1.05  # a speed-up below this is lost in the noise
 
 
-def tell(s: NearSighted, settings: Mapping[str, Any], facts: Facts, passes: list[Pass], said: Said) -> None:
+def tell(s: NearSighted, settings: Any, facts: Facts, passes: list[Pass], said: Said) -> None:
     """Lines and warnings on the passes in which it may act; see `lib_attn.preview`."""
     if 0 < s.tile < 8 and not s.tile_count:
         said.warn("The least tile is 8: smaller ones are the same.")

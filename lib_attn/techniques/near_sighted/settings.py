@@ -42,3 +42,8 @@ class NearSighted(Technique):
     peak_time: float = param(0.4, "Peak time", "Where the time curve peaks: 0 is pure noise, 1 the finished picture.", 0.0, 1.0, 0.05, advanced=True)
     time_decay: float = param(2.0, "Time decay", "How fast the time curve falls off around the peak: exp(-((t - peak) decay)^2). 0: always at the peak.", 0.0, 20.0, 0.1, advanced=True)
     depth_scaling: float = param(1.0, "Depth scaling", "1: tile and pooling cover the same part of the picture at every level of the U-Net; 0: the same number of tokens.", 0.0, 2.0, 0.1, advanced=True)
+
+    @property
+    def cycle(self) -> int:
+        """Every so many steps one is computed in full."""
+        return max(1, self.exact_every)

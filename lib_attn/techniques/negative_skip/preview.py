@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from lib_attn.techniques.facts import Facts, Pass, Said
@@ -28,7 +27,7 @@ def negative_steps(s: Any, steps: int) -> list[int]:
     return full
 
 
-def tell(s: NegativeSkip, settings: Mapping[str, Any], facts: Facts, passes: list[Pass], said: Said) -> None:
+def tell(s: NegativeSkip, settings: Any, facts: Facts, passes: list[Pass], said: Said) -> None:
     """Lines and warnings on the passes in which it may act; see `lib_attn.preview`."""
     penalty = s.penalty != "off" and s.strength > 0 and s.blend > 0
     saves = penalised = False

@@ -15,6 +15,9 @@ class NegativeSkip(Technique):
     name: ClassVar[str] = "negative_skip"
     label: ClassVar[str] = "Negative skip"
     blocks_help: ClassVar[str] = "Where the penalty acts: auto or all (every block), in, mid, out, in4, out6-11, d0, d1-2, !mid; separated by commas."
+    needs_negative: ClassVar[bool] = True
+    skips_negative: ClassVar[bool] = True
+    shown_by: ClassVar[str] = "Negative every 3rd step"
     release: ClassVar[int] = 2
     about: ClassVar[str] = (
         "The negative prompt doubles the work. Here it is computed in some steps only and estimated in between. "
