@@ -107,7 +107,9 @@ class Attachment:
         groups = sorted((g for g in techniques if g.enabled), key=lambda g: list(RUNTIMES).index(g.name))
         self._runtimes = [self._make(group, seeds or ()) for group in groups]
         if save_negative and not any(getattr(r, "compares", False) for r in self._runtimes):
-            self._runtimes.append(FreeSaving(self._tell))
+            # Negative skip says the same of itself.
+            told = any(group.name == "negative_skip" for group in groups)
+            self._runtimes.append(FreeSaving((lambda text: None) if told else self._tell))
         # Once: the model may look different while it samples, when others wrap or exchange blocks of it.
         self.layers, self._blocks = tuple(find_layers(self._unet)), tuple(find_blocks(self._unet))
         self._neighbours = Neighbours(self.layers, self._blocks, harmless or (lambda module: False))

@@ -124,11 +124,11 @@ def test_a_trend_is_a_line_over_log_sigma():
         assert continue_trend(last, old, now, trend) is last[1]
 
 
-def pattern(settings, sigmas, agreements=()):
+def pattern(settings, sigmas, agreements=(), steps=None):
     """Which steps would be skipped: a string of f(ull) and s(kipped)."""
     track, out = Track(), ""
     for i, sigma in enumerate(sigmas):
-        if may_skip(settings, track, i / len(sigmas), sigma):
+        if may_skip(settings, track, i / len(sigmas), sigma, steps):
             track.since = (track.since or 0) + 1
             out += "s"
         else:
@@ -167,6 +167,19 @@ def test_early_full_steps_are_as_many_but_earlier(every, steps):
     assert few or early_half > late_half < even[half:].count("f")
     gaps = [len(run) for run in early.rstrip("s").split("f")[1:-1]]
     assert gaps == sorted(gaps)
+
+
+def test_few_steps_have_more_full_ones():
+    """Each goes further than one of twenty; measured in docs/negative-stream.md."""
+    found = {}
+    for steps in (4, 8, 10, 15, 20, 30):
+        sigmas = range(steps, 0, -1)
+        found[steps] = pattern(replace(early=1.0)[0], sigmas, steps=steps)
+        assert pattern(replace(early=0.0)[0], sigmas, steps=steps) == pattern(replace(early=0.0)[0], sigmas)
+    for steps in (20, 30):
+        assert found[steps] == pattern(replace(early=1.0)[0], range(steps, 0, -1))
+    shares = [found[steps].count("f") / steps for steps in found]
+    assert shares[0] == 1.0 and shares == sorted(shares, reverse=True) and found[8].count("f") == 5, found
 
 
 def test_where_early_full_steps_lie():
