@@ -99,11 +99,14 @@ SHOWN_BY = {"negative_skip": "Negative every 3rd step", "key_mix": "Smoothed (SE
 
 
 def technique_variants() -> list[Variant]:
-    """One variant of each technique: its defaults, or the preset that shows it."""
-    known = load_presets()
-    settings = {g.name: known[SHOWN_BY[g.name]] if g.name in SHOWN_BY else read_settings({f"{g.name}.enabled": True})
-                for g in TECHNIQUES}  # fmt: skip
-    return [ours(g.name, SHOWN_BY.get(g.name, g.label), settings[g.name]) for g in TECHNIQUES]
+    """One variant of each technique: its defaults, or the preset that shows it on a single picture."""
+    return [preset(SHOWN_BY[g.name], name=g.name) if g.name in SHOWN_BY else defaults(g.name) for g in TECHNIQUES]
+
+
+def defaults(technique: str) -> Variant:
+    """A technique as it is when nothing but its switch is moved."""
+    settings = read_settings({f"{technique}.enabled": True})
+    return ours(technique, settings[technique].label, settings)
 
 
 def load_presets() -> dict[str, Settings]:
@@ -111,9 +114,9 @@ def load_presets() -> dict[str, Settings]:
     return {name: read_settings(values) for name, values in presets.shipped().items()}
 
 
-def preset(name: str, **changes) -> Variant:
-    """A shipped preset, with changes by dotted name, as a variant."""
-    return ours(name, name, read_settings(load_presets()[name].flat() | changes))
+def preset(label: str, *, name: str | None = None, **changes) -> Variant:
+    """The shipped preset `label`, with changes by dotted name, as a variant."""
+    return ours(name or label, label, read_settings(load_presets()[label].flat() | changes))
 
 
 def setting(name: str, text: str) -> Variant:
