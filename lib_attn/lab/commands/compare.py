@@ -24,7 +24,7 @@ from lib_attn.lab.measuring.showcase import CFG, SAMPLER, STEPS, Show, draw_show
 from lib_attn.lab.reports.tables import caption, compare_table, show_table
 from lib_attn.lab.shared.errors import LabError
 from lib_attn.lab.shared.results import write_text
-from lib_attn.settings import GROUPS, TECHNIQUES
+from lib_attn.settings import TECHNIQUES
 
 #: Drawn when a setting or presets are named without a prompt.
 PROMPTS = ("a large red sphere left of a small blue cube", "a green cone", "a yellow torus, black background")
@@ -107,10 +107,9 @@ def _pairs(args: argparse.Namespace) -> int:
 
 
 def _pair(show: Show, cells: list[Cell], side: int) -> Pair:
-    label = next(group.label for group in GROUPS if group.name == show.technique)
     off, on = cells
     captions = f"without: {off.seconds:.1f} s", f"with {show.variant.label}: {on.seconds:.1f} s"
-    return Pair(f"{show.claim} ({label})", show.conditions(side), off.pictures, on.pictures, captions)
+    return Pair(f"{show.claim} ({show.technique.label})", show.conditions(side), off.pictures, on.pictures, captions)
 
 
 def spec_of(args: argparse.Namespace) -> CompareSpec:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lib_attn import presets
 from lib_attn.attach import attach
 from lib_attn.lab.shared.errors import LabError
-from lib_attn.settings import TECHNIQUES, Settings, all_params
+from lib_attn.settings import TECHNIQUES, Group, Settings, all_params
 
 #: Called before every guided evaluation with its rows, its running number, the number of all, and by name what else
 #: `lib_attn.unet.batch.Evaluation` holds.
@@ -60,9 +60,14 @@ class Variant:
         return {k: v for k, v in self.settings.flat().items() if v != plain[k] and not k.endswith(".enabled")}
 
     @property
+    def techniques(self) -> tuple[str, ...]:
+        """Names of the techniques of ours that are on."""
+        return tuple(g.name for g in self.settings.active()) if self.settings else ()
+
+    @property
     def uses_negative(self) -> bool:
         """Whether the negative has to be there even where guidance has no use for it."""
-        return self.settings is not None and any(g.name in NEGATIVE for g in self.settings.active())
+        return any(name in NEGATIVE for name in self.techniques)
 
     @contextlib.contextmanager
     def on(
@@ -94,19 +99,19 @@ def preset_variants(technique: str) -> list[Variant]:
     return [ours(name, name, settings) for name, settings in load_presets().items() if settings[technique].enabled]
 
 
-#: What shows a technique whose defaults do nothing to a single picture without a negative prompt.
-SHOWN_BY = {"negative_skip": "Negative every 3rd step", "key_mix": "Smoothed (SEG-like)"}
+#: Presets that show their technique on a single picture without a negative prompt, where its defaults do nothing there.
+SHOWN_BY = ("Negative every 3rd step", "Smoothed (SEG-like)")
 
 
 def technique_variants() -> list[Variant]:
     """One variant of each technique: its defaults, or the preset that shows it on a single picture."""
-    return [preset(SHOWN_BY[g.name], name=g.name) if g.name in SHOWN_BY else defaults(g.name) for g in TECHNIQUES]
+    shown = {name: variant for variant in map(preset, SHOWN_BY) for name in variant.techniques}
+    return [replace(shown[g.name], name=g.name) if g.name in shown else defaults(g) for g in TECHNIQUES]
 
 
-def defaults(technique: str) -> Variant:
+def defaults(technique: type[Group]) -> Variant:
     """A technique as it is when nothing but its switch is moved."""
-    settings = read_settings({f"{technique}.enabled": True})
-    return ours(technique, settings[technique].label, settings)
+    return ours(technique.name, technique.label, read_settings({f"{technique.name}.enabled": True}))
 
 
 def load_presets() -> dict[str, Settings]:
@@ -114,9 +119,9 @@ def load_presets() -> dict[str, Settings]:
     return {name: read_settings(values) for name, values in presets.shipped().items()}
 
 
-def preset(label: str, *, name: str | None = None, **changes) -> Variant:
-    """The shipped preset `label`, with changes by dotted name, as a variant."""
-    return ours(name or label, label, read_settings(load_presets()[label].flat() | changes))
+def preset(name: str, **changes) -> Variant:
+    """A shipped preset, with changes by dotted name, as a variant."""
+    return ours(name, name, read_settings(load_presets()[name].flat() | changes))
 
 
 def setting(name: str, text: str) -> Variant:

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 
 from lib_attn.lab.drawing.checkpoint import LabModel
 from lib_attn.lab.drawing.sampling import Request
-from lib_attn.lab.drawing.variants import Variant, defaults, preset, setting
+from lib_attn.lab.drawing.variants import Variant, preset, setting
 from lib_attn.lab.measuring.compare import Cell, compare_one
+from lib_attn.settings import Group
 
 STEPS, SAMPLER, CFG = 20, "DDIM", 5.0
 BATCH = 4
@@ -23,12 +24,11 @@ BATCH = 4
 class Show:
     """One comparison.
 
-    name: as it is asked for on the command line and in file names. technique: whose it is. claim: what to look for.
-    variant: what is put on. scale: side of the pictures, in sides that the model was trained at. batch: how many.
+    name: as it is asked for on the command line and in file names. claim: what to look for. variant: what is put on.
+    scale: side of the pictures, in sides that the model was trained at. batch: how many.
     """
 
     name: str
-    technique: str
     claim: str
     variant: Variant
     prompt: str
@@ -38,6 +38,11 @@ class Show:
     batch: int = BATCH
     seed: int = 1
     steps: int = STEPS
+
+    @property
+    def technique(self) -> type[Group]:
+        """Whose it is."""
+        return type(next(iter(self.variant.settings.active())))
 
     def request(self, side: int) -> Request:
         """The pictures, on a model trained at `side` pixels."""
@@ -57,15 +62,15 @@ class Show:
 def shows() -> tuple[Show, ...]:
     """One for each technique, two for Negative skip, the most striking first."""
     return (
-        Show("same-style", "key_mix", "Pictures of a batch that belong together",
+        Show("same-style", "Pictures of a batch that belong together",
              preset("Same style (StyleAligned)"), "a cube, white background"),
-        Show("large-picture", "near_sighted", "The same large picture in less time",
-             defaults("near_sighted"), "a purple torus, white background", scale=3, batch=1, steps=12),
-        Show("negative-at-cfg-1", "negative_skip", "A negative prompt that acts at CFG 1",
+        Show("large-picture", "The same large picture in less time",
+             preset("Default"), "a purple torus, white background", scale=3, batch=1, steps=12),
+        Show("negative-at-cfg-1", "A negative prompt that acts at CFG 1",
              preset("Negative prompt at CFG 1 (NAG)"), "a sphere, grey background", "red", cfg=1.0),
-        Show("negative-every-3rd-step", "negative_skip", "The same pictures with a third less work",
+        Show("negative-every-3rd-step", "The same pictures with a third less work",
              preset("Negative every 3rd step"), "a yellow star, grey background"),
-        Show("weak-guidance", "contrast", "A negative prompt that acts more at a low CFG scale",
+        Show("weak-guidance", "A negative prompt that acts more at a low CFG scale",
              setting("Contrast", "feature=0; map_strength=1"), "a cube, grey background", "purple", cfg=2.0),
     )  # fmt: skip
 
