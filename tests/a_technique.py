@@ -17,8 +17,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import lib_attn.techniques as registry  # noqa: E402
-from lib_attn.schema import Technique, param  # noqa: E402
+import lib_attn.techniques as registry
+from lib_attn.schema import Technique, param
 
 
 @dataclass(frozen=True)

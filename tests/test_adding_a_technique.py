@@ -26,7 +26,7 @@ def test_a_technique_in_one_file_is_found_everywhere():
 def test_a_technique_is_named_in_its_folder_and_the_registry(technique):
     names = re.compile(rf"\b({technique.name}|{technique.__name__})\b")
     own = ROOT / "lib_attn" / "techniques" / technique.name
-    files = [*(ROOT / "lib_attn").rglob("*.py"), *(ROOT / "javascript").rglob("*.js"), *(ROOT / "scripts").rglob("*.py")]
+    files = [f for folder in ("lib_attn", "javascript", "scripts") for f in (ROOT / folder).rglob("*.[pj][ys]")]
     named = [str(f.relative_to(ROOT)) for f in files if own not in f.parents and names.search(_code(f))]
     assert len(named) <= MOST_FILES, named
 
