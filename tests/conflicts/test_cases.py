@@ -1,8 +1,8 @@
 """What was reported from real use beside others' extensions, as it has to be. Each needs only the folders it names."""
 
 import pytest
-from lib_attn.lab.judging.judge import JUDGE, Judge
 
+from lib_attn.lab.judging.judge import JUDGE, Judge
 from tests.conflicts.jobs import HIRES, OFF, ROUNDING, distance, said
 from tests.conflicts.neighbours import (
     EMBEDDED,

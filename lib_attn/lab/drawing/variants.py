@@ -16,9 +16,6 @@ from lib_attn.settings import TECHNIQUES, Group, Settings, all_params
 #: `lib_attn.unet.batch.Evaluation` holds.
 Begin = Callable[..., None]
 
-#: Techniques that do something with the negative even at guidance scale 1.
-NEGATIVE = ("negative_skip", "contrast", "key_mix")
-
 
 @dataclass(frozen=True)
 class SamplingPass:
@@ -47,9 +44,8 @@ class Variant:
 
     @property
     def cycle(self) -> int:
-        """Steps after which the cost repeats: the interval of exact steps of the residual mode, otherwise 1."""
-        every = [getattr(g, "exact_every", 0) for g in self.settings.active()] if self.settings else []
-        return max([1, *every])
+        """Steps after which the cost repeats: see `lib_attn.schema.Technique`."""
+        return max([1, *(g.cycle for g in self.settings.active())]) if self.settings else 1
 
     @property
     def changed(self) -> dict[str, Any] | None:
@@ -67,7 +63,7 @@ class Variant:
     @property
     def uses_negative(self) -> bool:
         """Whether the negative has to be there even where guidance has no use for it."""
-        return any(name in NEGATIVE for name in self.techniques)
+        return any(g.needs_negative for g in self.settings.active()) if self.settings else False
 
     @contextlib.contextmanager
     def on(
@@ -99,14 +95,9 @@ def preset_variants(technique: str) -> list[Variant]:
     return [ours(name, name, settings) for name, settings in load_presets().items() if settings[technique].enabled]
 
 
-#: Presets that show their technique on a single picture without a negative prompt, where its defaults do nothing there.
-SHOWN_BY = ("Negative every 3rd step", "Smoothed (SEG-like)")
-
-
 def technique_variants() -> list[Variant]:
     """One variant of each technique: its defaults, or the preset that shows it on a single picture."""
-    shown = {name: variant for variant in map(preset, SHOWN_BY) for name in variant.techniques}
-    return [replace(shown[g.name], name=g.name) if g.name in shown else defaults(g) for g in TECHNIQUES]
+    return [replace(preset(g.shown_by), name=g.name) if g.shown_by else defaults(g) for g in TECHNIQUES]
 
 
 def defaults(technique: type[Group]) -> Variant:
