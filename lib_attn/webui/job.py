@@ -220,7 +220,10 @@ def changed_nothing(p: Any, technique: str) -> bool:
 def recorded() -> dict[str, Any] | None:
     """Prompt, size and MiB of the recorded run, None without one."""
     found = _references.recording
-    return None if found is None else {**found.about, "mib": round(found.bytes / 2**20)}
+    if found is None:
+        return None
+    about = found.about or {"prompt": "", "width": 0, "height": 0}
+    return about | {"prompt": str(about["prompt"])[:80], "mib": round(found.bytes / 2**20)}
 
 
 def forget_recorded() -> None:
