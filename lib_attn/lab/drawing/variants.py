@@ -23,10 +23,6 @@ Begin = Callable[..., None]
 
 NOTHING_TO_DO = "With these values and this prompt there was nothing to do."
 
-#: Techniques that do something with the negative even at guidance scale 1.
-NEGATIVE = ("negative_skip", "contrast", "key_mix")
-
-
 @dataclass(frozen=True)
 class SamplingPass:
     """What a method may know about the pictures to come.
@@ -66,9 +62,8 @@ class Variant:
 
     @property
     def cycle(self) -> int:
-        """Steps after which the cost repeats: the interval of exact steps of the residual mode, otherwise 1."""
-        every = [getattr(g, "exact_every", 0) for g in self.settings.active()] if self.settings else []
-        return max([1, *every])
+        """Steps after which the cost repeats: see `lib_attn.schema.Technique`."""
+        return max([1, *(g.cycle for g in self.settings.active())]) if self.settings else 1
 
     @property
     def changed(self) -> dict[str, Any] | None:
@@ -86,7 +81,7 @@ class Variant:
     @property
     def uses_negative(self) -> bool:
         """Whether the negative has to be there even where guidance has no use for it."""
-        return any(name in NEGATIVE for name in self.techniques)
+        return any(g.needs_negative for g in self.settings.active()) if self.settings else False
 
     @contextlib.contextmanager
     def on(
@@ -145,14 +140,9 @@ def preset_variants(technique: str) -> list[Variant]:
     return [ours(name, name, settings) for name, settings in load_presets().items() if settings[technique].enabled]
 
 
-#: Presets that show their technique on a single picture without a negative prompt, where its defaults do nothing there.
-SHOWN_BY = ("Negative every 3rd step", "Smoothed (SEG-like)")
-
-
 def technique_variants() -> list[Variant]:
     """One variant of each technique: its defaults, or the preset that shows it on a single picture."""
-    shown = {name: variant for variant in map(preset, SHOWN_BY) for name in variant.techniques}
-    return [replace(shown[g.name], name=g.name) if g.name in shown else defaults(g) for g in TECHNIQUES]
+    return [replace(preset(g.shown_by), name=g.name) if g.shown_by else defaults(g) for g in TECHNIQUES]
 
 
 def defaults(technique: type[Technique]) -> Variant:
