@@ -23,6 +23,7 @@ Begin = Callable[..., None]
 
 NOTHING_TO_DO = "With these values and this prompt there was nothing to do."
 
+
 @dataclass(frozen=True)
 class SamplingPass:
     """What a method may know about the pictures to come.

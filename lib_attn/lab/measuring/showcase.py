@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from lib_attn.lab.drawing.checkpoint import LabModel
 from lib_attn.lab.drawing.sampling import Request
@@ -76,15 +77,15 @@ def shows() -> tuple[Show, ...]:
 
 
 def draw_shows(
-    model: LabModel, chosen: Sequence[Show], progress: Callable[[int], None], side: int
+    model: LabModel, chosen: Sequence[Show], progress: Callable[[int], Any], side: int, clock: Callable[[], float]
 ) -> Iterator[tuple[Show, list[Cell]]]:
     """Each of `chosen` with what was drawn without and with the technique.
 
     Args:
-        progress: takes a number of steps done. side: pixels that the model was trained at.
+        progress: takes a number of steps done. side: pixels that the model was trained at. clock: gives seconds.
     """
     for show in chosen:
-        yield show, compare_one(model, show.request(side), [show.variant], progress)
+        yield show, compare_one(model, show.request(side), [show.variant], progress, clock)
 
 
 def steps_of(chosen: Sequence[Show]) -> int:
