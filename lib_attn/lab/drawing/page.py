@@ -105,7 +105,7 @@ def build_page(model: LabModel, presets_folder: Path | None = None):
                     surroundings=actions.surroundings,
                     docs=lambda name: f"/docs/{name}",
                 )
-                dropped = gr.File(label="Read the settings of a PNG", file_types=[".png"])
+                dropped = gr.File(label="Read the settings of a PNG", file_types=[".png"], height=110)
             with gr.Column():
                 with gr.Row():
                     both = gr.Checkbox(True, label="Draw without it too, to compare", elem_id=_id("both"))
