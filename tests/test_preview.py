@@ -98,6 +98,8 @@ def test_negative_steps_are_those_of_the_runtime():
     assert negative_steps(NegativeSkip(enabled=True, key_every=3, early=0.0), 20) == [0, 3, 6, 9, 12, 15, 18]
     assert negative_steps(NegativeSkip(enabled=True, key_every=1), 5) == [0, 1, 2, 3, 4]
     assert negative_steps(NegativeSkip(enabled=True, key_every=0), 5) == [0]
+    # With few steps nearly all are full: at 2 steps every one.
+    assert negative_steps(NegativeSkip(enabled=True), 2) == [0, 1]
     assert negative_steps(NegativeSkip(enabled=True, key_every=0, fill="copy"), 5) == []
     assert negative_steps(NegativeSkip(enabled=True, key_every=2, early=0.0, start=0.5), 8) == [0, 1, 2, 3, 4, 6]
 

@@ -17,7 +17,7 @@ def negative_steps(s: Any, steps: int) -> list[int]:
     for i in range(steps):
         share = i / steps
         sigma = FIRST_SIGMA * (1 - share)
-        if s.start <= share < s.end and may_skip(s, track, share, sigma):
+        if s.start <= share < s.end and may_skip(s, track, share, sigma, steps):
             track.since = (track.since or 0) + 1
             continue
         full.append(i)
