@@ -3,7 +3,7 @@
 import threading
 
 import pytest
-from lib_attn.estimate import family_profile
+from lib_attn.unet.profile import family_profile
 
 from tests.browser.controls import Controls
 from tests.conftest import ROOT, read_infotext, write_infotext
