@@ -53,6 +53,9 @@ class UNetPhase:
     after such a text stage; blend: share of the U-Net's weights that comes from an earlier phase, or from the
     checkpoint the run started from, instead of the phase before (Wortsman et al. 2022, arXiv 2109.01903: weights
     between a model and its fine-tuned self keep much of both); blend_with: that phase's name, "" the checkpoint.
+    levels: how many of the U-Net's levels this phase trains, counted from the deepest, 0 for all; the next phase puts
+    the finer one around them (see `grow`). narrow: levels, 0 the finest of those trained, whose convolutions lose their reach (see `reach`)
+    over the first `fade` steps.
     """
 
     name: str
@@ -72,6 +75,14 @@ class UNetPhase:
     gaze: float = 0.0
     blend: float = 0.0
     blend_with: str = ""
+    levels: int = 0
+    narrow: tuple[int, ...] = ()
+    fade: int = 0
+
+    def model_of(self, recipe: Recipe) -> UNetConfig:
+        """The U-Net this phase trains."""
+        model = recipe.unet_model
+        return dataclasses.replace(model, channel_mult=model.channel_mult[-self.levels:]) if self.levels else model
 
 
 #: Noise for pictures of 256 px, see `UNetPhase.noise`.
