@@ -28,8 +28,8 @@ def grown(small: Weights, config: UNetConfig, fresh: Weights) -> Weights:
     """Weights of a U-Net with one finer level in front.
 
     small: the trained U-Net's state; config: that of the larger one, whose first two levels are equally wide; fresh: a
-    newly drawn state of the larger one. At the start the new level hands the picture, averaged over 2 x 2 places, to
-    the old network and passes its features on to all four; its residual and attention branches add nothing yet.
+    newly drawn state of the larger one. At the start the new level hands the picture, twice its average over 2 x 2
+    places, to the old network and passes what comes back on to all four; its own branches add nothing yet.
 
     Raises ValueError when the larger network is not the smaller one with a level more.
     """
@@ -52,7 +52,8 @@ def grown(small: Weights, config: UNetConfig, fresh: Weights) -> Weights:
     out[f"{down}.weight"] = torch.zeros_like(out[f"{down}.weight"])
     # Twice the average: averaged noise has half the spread, and the old network knows spread 1.
     out[f"{down}.weight"][:, :, 1:, 1:] = eye[:, :, None, None] / 2
-    out[f"{down}.bias"] = torch.zeros_like(out[f"{down}.bias"])
+    # Doubling doubles the first layer's bias as well, which the old network knows once.
+    out[f"{down}.bias"] = -small["input_blocks.0.0.bias"]
     each = config.num_res_blocks + 1
     last = each * (len(config.channel_mult) - 1)
     up = f"output_blocks.{last - 1}.2.conv"

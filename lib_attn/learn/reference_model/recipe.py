@@ -54,8 +54,8 @@ class UNetPhase:
     checkpoint the run started from, instead of the phase before (Wortsman et al. 2022, arXiv 2109.01903: weights
     between a model and its fine-tuned self keep much of both); blend_with: that phase's name, "" the checkpoint.
     levels: how many of the U-Net's levels this phase trains, counted from the deepest, 0 for all; the next phase puts
-    the finer one around them (see `grow`). narrow: levels, 0 the finest of those trained, whose convolutions lose their reach (see `reach`)
-    over the first `fade` steps.
+    the finer one around them (see `grow`). narrow: levels, 0 the finest of those trained, whose
+    convolutions lose their reach (see `reach`) over the first `fade` steps.
     """
 
     name: str
@@ -96,7 +96,8 @@ class Recipe:
     seed: int = 1
     scenes: int = 14000
     size: int = 256
-    kinds: tuple[float, float, float] = (0.55, 0.35, 0.10)
+    kinds: tuple[float, ...] = (0.55, 0.35, 0.10)
+    textured: float = 0.0
     vae_model: VaeConfig = field(default_factory=VaeConfig)
     unet_model: UNetConfig = field(default_factory=UNetConfig)
     text_model: TextConfig = field(default_factory=TextConfig)

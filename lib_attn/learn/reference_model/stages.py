@@ -42,7 +42,7 @@ class Run:
 
         place = PartialState(cpu=not torch.cuda.is_available())
         if place.is_main_process:
-            mix = layout.Mix(kinds=self.recipe.kinds)
+            mix = layout.Mix(kinds=self.recipe.kinds, textured=self.recipe.textured)
             spec = shards.SetSpec(seed=self.recipe.seed, scenes=self.recipe.scenes, size=self.recipe.size, mix=mix,
                                   maps=("rgb",), shard_scenes=min(1000, max(1, self.recipe.scenes // 2)))
             with render.open_renderer(self.recipe.size) as renderer, \
@@ -175,7 +175,8 @@ class Run:
         """Put the weights of the phase's text stage into `encoder`, training them first if need be."""
         target = self.text_file(phase)
         if not target.exists():
-            mix = layout.Mix(kinds=self.recipe.kinds)
+            # Rows and grids have no left, centre and right to ask about.
+            mix = layout.Mix(kinds=self.recipe.kinds[:3])
             config = self._loop_config(phase.text, phase.text.batch)
             earlier = [self.text_file(p) for p in self.recipe.phases if p != phase and self.text_file(p).exists()]
             taught = state.load_tensors(earlier[-1]) if earlier else None

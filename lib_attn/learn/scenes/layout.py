@@ -84,8 +84,8 @@ class Mix:
 
     kinds: shares of single objects, pairs, several of one kind and, as a fourth that may be missing, rows and grids of
     equal things; textured: share of scenes with patterns, a floor, and parts the caption leaves open; sized: share of
-    things that carry a size word; names, colours, backgrounds: the words to draw from; coloured: whether meshes are painted in
-    a named colour; split: "train" leaves the held-out combinations out, "held-out" has nothing else,
+    things that carry a size word; names, colours, backgrounds: the words to draw from; coloured: whether meshes are
+    painted in a named colour; split: "train" leaves the held-out combinations out, "held-out" has nothing else,
     "all" does not care.
     """
 
