@@ -7,7 +7,6 @@ where a picture cannot say.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import combinations
 
 import numpy as np
@@ -65,8 +64,8 @@ def _inside(part: np.ndarray) -> np.ndarray:
 def paint(picture: np.ndarray, part: np.ndarray) -> np.ndarray:
     """What an object is painted with: its shares of the named colours, of light and of dark without a colour.
 
-    picture uint8 (H, W, 3), part bool (H, W) -> float (colours + 2,), sums to 1. The nearest colour is that of the least
-    angle in RGB, which light and shade leave as it is.
+    picture uint8 (H, W, 3), part bool (H, W) -> float (colours + 2,), sums to 1. The nearest colour is that of the
+    least angle in RGB, which light and shade leave as it is.
     """
     pixels = picture[_inside(part)].astype(float)
     names = np.array(list(vocabulary.COLOURS.values()))
@@ -132,7 +131,7 @@ def symmetry(part: np.ndarray) -> float:
 
 
 def ground(height: int, width: int) -> np.ndarray:
-    """Where the camera's ray through every pixel meets the floor: world (x, z) float (H, W, 2), nan above the horizon."""
+    """Where the camera's ray through each pixel meets the floor: world (x, z) float (H, W, 2), nan above the horizon."""
     reach = np.tan(render.FIELD_OF_VIEW / 2)
     x = ((np.arange(width) + 0.5) / width * 2 - 1) * reach
     y = (1 - (np.arange(height) + 0.5) / height * 2) * reach
@@ -189,11 +188,12 @@ def floor_agreement(picture: np.ndarray, labels: np.ndarray, name: str, seed: in
 def agreement(picture: np.ndarray, labels: np.ndarray, record: dict) -> dict[str, float]:
     """All that a scene's record asks for. labels: (h, w), the objects numbered from left to right, of any size.
 
-    "colour" and "pattern": what objects share without its being named; "symmetry": of the objects that should be;
-    "floor": its pattern on both sides. nan where the record asks for nothing or the picture shows too few objects.
+    "colour": shared without its being named; "pattern": shared; "symmetry": of the objects that should be; "floor": its
+    pattern on both sides. nan where the record asks for nothing or the picture shows too few objects.
     """
     labels = enlarge(labels, *picture.shape[:2])
-    shared = {s["what"] for s in record["shared"] if not s["named"]}
+    # A pattern that is named still has its size and second colour open; a colour that is named has nothing.
+    shared = {s["what"] for s in record["shared"] if s["what"] == "pattern" or not s["named"]}
     seen = int(labels.max())
     return {
         "colour": colour_agreement(picture, labels) if "colour" in shared else _NAN,
@@ -206,12 +206,3 @@ def agreement(picture: np.ndarray, labels: np.ndarray, record: dict) -> dict[str
 
 def _count(record: dict) -> int:
     return len(record["things"]) if len(record["things"]) > 1 else record["count"]
-
-
-def mean_agreement(found: Sequence[dict[str, float]]) -> dict[str, tuple[float, float, int]]:
-    """Mean, standard error and number of pictures of every part, and of "all": each picture's own mean."""
-    rows = {name: [one[name] for one in found if one[name] == one[name]] for name in ("colour", "pattern", "symmetry",
-                                                                                      "floor")}
-    rows["all"] = [float(np.nanmean(list(one.values()))) for one in found if not np.isnan(list(one.values())).all()]
-    return {name: (float(np.mean(v)) if v else _NAN,
-                   float(np.std(v, ddof=1) / len(v) ** 0.5) if len(v) > 1 else _NAN, len(v)) for name, v in rows.items()}
