@@ -167,6 +167,40 @@ def test_a_run_that_grows_exports_a_model_of_all_levels(tmp_path):
     assert torch.equal(unet["input_blocks.0.0.weight"], whole["unet.input_blocks.0.0.weight"].half().float())
 
 
+def test_the_decoder_learns_from_parts_of_large_pictures(tmp_path):
+    """Every part is cut from latents and picture at the same place."""
+    import numpy as np
+
+    from lib_attn.learn.reference_model import vae
+
+    seen = []
+    latents = torch.arange(64.0).reshape(1, 1, 8, 8).expand(2, 4, 8, 8).contiguous()
+    pictures = np.kron(np.arange(64, dtype=np.uint8).reshape(8, 8), np.ones((8, 8), np.uint8))
+    pictures = np.broadcast_to(pictures[None, ..., None], (2, 64, 64, 3)).copy()
+
+    class Watching(models.Autoencoder):
+        def __init__(self):
+            torch.nn.Module.__init__(self)
+            self.encoder = self.quant_conv = torch.nn.Identity()
+            self.post_quant_conv, self.decoder = torch.nn.Conv2d(4, 3, 1), torch.nn.Upsample(scale_factor=8)
+
+    model = Watching()
+    model.post_quant_conv.register_forward_hook(lambda module, args, out: seen.append(args[0] * models.SCALE_FACTOR))
+    config = LoopConfig(steps=6, batch=2, lr=1e-3, warmup=1, precision="no")
+    signed = []
+    before, vae.to_signed = vae.to_signed, lambda p, device: signed.append(p) or before(p, device)
+    try:
+        vae.polish(tmp_path, [(latents, pictures)], model, config, ((0, 0, 2),), jitter=0.0, crop=4)
+    finally:
+        vae.to_signed = before
+    corners = set()
+    for z, x in zip(seen, signed, strict=True):
+        assert z.shape == (2, 4, 4, 4) and x.shape == (2, 32, 32, 3)
+        assert np.allclose(z[:, 0].detach().numpy(), x[:, ::8, ::8, 0], atol=1e-3)
+        corners.add(round(float(z[0, 0, 0, 0].detach())))
+    assert len(corners) > 2
+
+
 def test_fading_goes_on_where_it_was_stopped(tmp_path):
     """A run stopped in the middle of the fading gives the weights of an unbroken one bit for bit."""
     from lib_attn.learn.reference_model import unet as training

@@ -29,7 +29,8 @@ class VaeStage:
 @dataclass(frozen=True)
 class PolishStage:
     """phases: (first step, edge of the pictures in pixels, pictures per step); scenes: how many pictures of
-    each size are used; the latents of those sizes must be cached by a U-Net phase."""
+    each size are used; the latents of those sizes must be cached by a U-Net phase; crop: edge in latents of the parts
+    that are cut from them, 0 for whole pictures."""
 
     steps: int = 60
     lr: float = 4e-4
@@ -38,6 +39,7 @@ class PolishStage:
     ema: float = 0.95
     scenes: int = 500
     phases: tuple[tuple[int, int, int], ...] = ((0, 128, 8),)
+    crop: int = 0
 
 
 @dataclass(frozen=True)

@@ -89,7 +89,8 @@ class Run:
                 sizes.append(size)
         phases = [(first, sizes.index(size), batch) for first, size, batch in plan.phases]
         model = self.autoencoder().train()
-        loop = vae.polish(self.work / "polish", sets, model, self._loop_config(plan, plan.phases[0][2]), phases)
+        loop = vae.polish(self.work / "polish", sets, model, self._loop_config(plan, plan.phases[0][2]), phases,
+                          crop=plan.crop)
         if loop.accelerator.is_main_process:
             state.save_tensors(target, loop.ema.shadow)
         loop.accelerator.wait_for_everyone()
