@@ -7,10 +7,11 @@ import numpy
 import pytest
 from PIL import Image
 
-from lib_attn.lab import checkpoint, cli
-from lib_attn.lab.embedded import EMBEDDED
-from lib_attn.lab.sampling import Request, decode, sample
-from lib_attn.lab.scenebench import JUDGE, Judge
+from lib_attn.lab.commands import cli
+from lib_attn.lab.drawing import checkpoint
+from lib_attn.lab.drawing.embedded import EMBEDDED
+from lib_attn.lab.drawing.sampling import Request, decode, sample
+from lib_attn.lab.judging.judge import JUDGE, Judge
 from tests.host.server import Webui
 
 PROMPT = "a red sphere, grey background"

@@ -8,9 +8,9 @@ import numpy
 import pytest
 from PIL import Image
 
-from lib_attn.lab import checkpoint, pictures
-from lib_attn.lab.sampling import Request, decode, sample
-from lib_attn.lab.variants import ours
+from lib_attn.lab.drawing import checkpoint, pictures
+from lib_attn.lab.drawing.sampling import Request, decode, sample
+from lib_attn.lab.drawing.variants import ours
 from lib_attn.settings import Settings
 
 ALLOWED = 2.0  # mean difference out of 255

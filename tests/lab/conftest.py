@@ -37,7 +37,7 @@ def weights():
     """Random weights in Stable Diffusion 1.x's names."""
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    from lib_attn.lab import checkpoint, unet
+    from lib_attn.lab.drawing import checkpoint, unet
 
     text = CLIPTextConfig(hidden_size=WIDTH, intermediate_size=64, num_hidden_layers=1, num_attention_heads=1)
     with torch.random.fork_rng(devices=[]):
@@ -61,6 +61,6 @@ def tiny(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def model(tiny):
-    from lib_attn.lab import checkpoint
+    from lib_attn.lab.drawing import checkpoint
 
     return checkpoint.load(tiny)

@@ -83,12 +83,12 @@ def test_one_tile_that_holds_everything_is_full_attention(model):
 def test_a_level_is_ablated_for_itself(model):
     depths = {layer.depth for layer in find_layers(model.unet)}
     for depth in depths:
-        for layer, x, out in outputs(model.unet, "out", f"d{depth}").values():
+        for layer, _, out in outputs(model.unet, "out", f"d{depth}").values():
             assert (not out.any()) == (layer.depth == depth), layer.name
 
 
 def test_nothing_stays_behind(model):
-    request = Request(("a cube",), (1,), height=64, width=64, steps=2)
+    request = Request(("a cube",), (1,), height=64, width=256, steps=2)  # two tiles
     before = sample(model, request)
     for mode in MODES:
         assert not torch.equal(sample(model, request, ablated(mode)), before)

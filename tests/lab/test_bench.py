@@ -3,18 +3,22 @@
 import json
 import sys
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 import torch
 
-from lib_attn.lab import deviation, memory, peers, report, speed, unet, variants
-from lib_attn.lab.errors import LabError
-from lib_attn.lab.peers import Job
-from lib_attn.lab.sampling import Request
+from lib_attn.lab.commands import cli
+from lib_attn.lab.drawing import unet, variants
+from lib_attn.lab.drawing.sampling import Request
+from lib_attn.lab.drawing.variants import SamplingPass
+from lib_attn.lab.measuring import borders, deviation, memory, peers, speed
+from lib_attn.lab.reports import benchmark
+from lib_attn.lab.reports.tables import deviation_table
+from lib_attn.lab.shared.errors import LabError
+from lib_attn.lab.shared.results import from_json, read_result, to_json
 from tests.lab.conftest import UNET
 
-NODE = '''
+NODE = """
 class Node:
     FUNCTION = "patch_model"
     @classmethod
@@ -31,8 +35,8 @@ class Node:
         model.set_model_attn1_output_patch(lambda out, extra: out)
         return (model,)
 NODE_CLASS_MAPPINGS = {"NearSightedAttention": Node, "NearSightedTile": Node}
-'''
-HYPERTILE = '''
+"""
+HYPERTILE = """
 seeds = []
 set_hypertile_seed = seeds.append
 def hypertile_hook_model(model, width, height, *, enable, tile_size_max, swap_size, max_depth):
@@ -43,7 +47,7 @@ def hypertile_hook_model(model, width, height, *, enable, tile_size_max, swap_si
             module.attn1.__webui_hypertile_params = 1
             module.attn1.forward = lambda x, context=None, f=before: f(x.flip(1)).flip(1) * 2
     model.__webui_hypertile_layers = {}
-'''
+"""
 
 
 @pytest.fixture(scope="module")
@@ -66,17 +70,17 @@ def state(network):
 
 
 def test_every_variant_changes_the_output_and_comes_off(bench, folders):
-    found, missing = variants.peer_variants(*folders)
+    found, missing = peers.peer_variants(*folders)
     assert not missing and {"todo2", "hypertile", "comfy_near", "comfy_tile"} <= {v.name for v in found}
     before = state(bench.unet)
     x, context = bench.inputs(64, 128)
     full = bench.call(x, 500, context)
-    for variant in [*found, variants.FREE, variants.parse_setting("tile=8 blocks=all")]:
-        with variant.on(bench.unet, Job(64, 128)) as begin:
+    for variant in [*found, peers.FREE, variants.parse_setting("tile=8 blocks=all")]:
+        with variant.on(bench.unet, SamplingPass(64, 128)) as begin:
             begin(bench.plan(), 0, 1)
             assert not torch.equal(bench.call(x, 500, context), full), variant.name
         assert state(bench.unet) == before, variant.name
-        with pytest.raises(RuntimeError), variant.on(bench.unet, Job(64, 128)):
+        with pytest.raises(RuntimeError), variant.on(bench.unet, SamplingPass(64, 128)):
             raise RuntimeError
         assert state(bench.unet) == before, variant.name
     assert torch.equal(bench.call(x, 500, context), full)
@@ -88,7 +92,7 @@ def test_todo_is_our_limit_without_tiles(bench):
     outputs = []
     for variant in (variants.parse_setting("tile=0 pool=2 global_keys=subsample blocks=d0"),
                     variants.Variant("todo", "", "peer", peers.todo(2))):  # fmt: skip
-        with variant.on(bench.unet, Job(128, 64)) as begin:
+        with variant.on(bench.unet, SamplingPass(128, 64)) as begin:
             begin(bench.plan(), 0, 1)
             outputs.append(bench.call(x, 500, context))
     torch.testing.assert_close(*outputs, rtol=1e-4, atol=1e-4)
@@ -97,15 +101,15 @@ def test_todo_is_our_limit_without_tiles(bench):
 def test_what_cannot_be_had_is_said(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "tomesd", None)
     monkeypatch.setattr(peers.importlib.util, "find_spec", lambda name: None)
-    found, missing = peers.standard_peers()
+    found, missing = peers.peer_variants()
     assert [p.name for p in found] == ["todo2", "todo3"] and len(missing) == 3
     monkeypatch.undo()
-    for function in (peers.hypertile, peers.slothful):
+    for function in (peers.hypertile, peers.comfy_node):
         with pytest.raises(LabError, match="was not found"):
             function(tmp_path)
     (tmp_path / "slothful_attention.py").write_text("1/0")
     with pytest.raises(LabError, match="cannot be imported"):
-        peers.slothful(tmp_path)
+        peers.comfy_node(tmp_path)
 
 
 def test_speed_charges_the_residual_mode_for_its_whole_cycle(bench, monkeypatch):
@@ -114,25 +118,25 @@ def test_speed_charges_the_residual_mode_for_its_whole_cycle(bench, monkeypatch)
     bench = replace(bench, clock="cpu")
     variant = variants.parse_setting("tile=8 exact_every=4 blocks=all")
     x, context = bench.inputs(64, 128)
-    found = speed.time_once(bench, variant, x, 500, context, Job(64, 128))
-    assert found == {"seconds": (9 + 3 * 1) / 4, "exact": 9, "step": 1}
+    found = speed.time_once(bench, variant, x, 500, context, SamplingPass(64, 128))
+    assert found == speed.StepTime(seconds=(9 + 3 * 1) / 4, exact=9, step=1)
 
 
 def test_speed_results(bench):
     own = ("a: tile=8 blocks=all", "todo: tile=0 pool=2 blocks=d0")
-    chosen = [variants.FREE, *map(variants.parse_setting, own)]
+    chosen = [peers.FREE, *map(variants.parse_setting, own)]
     said = []
-    rows = {r["name"]: r for r in speed.measure(bench, chosen, 128, 128, repeats=2, progress=said.append)}
-    assert set(rows) == {"full", "free", "a", "todo"} and len(said) == 8 and rows["full"]["ratio"] == 1
-    assert rows["full"]["keys"] == {"d0": 256, "d1": 64} and rows["todo"]["keys"] == {"d0": 64, "d1": 64}
-    assert rows["free"]["keys"] == {} and rows["a"]["keys"]["d0"] == 64 + 16
-    assert all(r["seconds"] > 0 and r["low"] <= r["ratio"] <= r["high"] for r in rows.values())
-    json.dumps(list(rows.values()))
+    rows = {r.name: r for r in speed.measure(bench, chosen, 128, 128, repeats=2, progress=said.append)}
+    assert set(rows) == {"full", "free", "a", "todo"} and len(said) == 8 and rows["full"].ratio == 1
+    assert rows["full"].keys == {"d0": 256, "d1": 64} and rows["todo"].keys == {"d0": 64, "d1": 64}
+    assert rows["free"].keys == {} and rows["a"].keys["d0"] == 64 + 16
+    assert all(r.seconds > 0 and r.low <= r.ratio <= r.high for r in rows.values())
+    json.dumps([to_json(row) for row in rows.values()])
 
 
 def test_memory_is_the_growth_over_the_weights(bench):
-    found = speed.peak_memory(bench, variants.FULL, 256, 256)
-    assert found["weights"] > 0 and 0 <= found["growth"] < 4096
+    found = memory.peak_memory(bench, variants.FULL, 256, 256)
+    assert found.weights > 0 and 0 <= found.growth < 4096
 
 
 def test_live_bytes_are_those_alive_at_once():
@@ -153,7 +157,7 @@ def test_live_bytes_are_those_alive_at_once():
 def test_counted_memory_needs_no_data_and_sees_what_is_kept():
     """The same count as on real tensors; what the residual mode keeps is in it."""
     network = memory.meta_unet(UNET, "fp32")
-    rows = {name: memory.count(network, UNET, variant, 256, 128)["growth"] for name, variant in (
+    rows = {name: memory.count(network, UNET, variant, 256, 128).growth for name, variant in (
         ("full", variants.FULL), ("near", variants.parse_setting("tile=8 blocks=all")),
         ("kept", variants.parse_setting("tile=8 blocks=all exact_every=3")))}  # fmt: skip
     assert 0 < rows["full"] <= rows["near"] < rows["kept"]
@@ -167,28 +171,28 @@ def test_deviation_is_zero_for_neutral_settings(model):
     chosen = [variants.parse_setting("neutral: tile=256 blocks=all"), variants.parse_setting("near: tile=8 blocks=all")]
     small = {"height": 64, "steps": 2}
     asked = [Request(("a",), (1, 2), width=128, **small), Request(("b",), (3,), width=64, **small)]
-    rows = {(r["name"], r["width"]): r for r in deviation.measure(model, chosen, asked)}
-    assert rows["neutral", 128]["l2"] == 0 and rows["neutral", 128]["psnr"] is None
-    assert rows["near", 128]["l2"] > 0 and rows["near", 128]["images"] == 2 and rows["near", 64]["images"] == 1
-    assert "| near |" in deviation.deviation_table(list(rows.values()))
+    rows = {(r.name, r.width): r for r in deviation.measure(model, chosen, asked)}
+    assert rows["neutral", 128].l2 == 0 and rows["neutral", 128].psnr is None
+    assert rows["near", 128].l2 > 0 and rows["near", 128].images == 2 and rows["near", 64].images == 1
+    assert "| near |" in deviation_table(list(rows.values()))
 
 
 def test_border_jumps():
     flat = torch.zeros(1, 16, 24)
     stairs = flat.clone()
     stairs[:, 8:] += 1
-    found = deviation.border_jumps(stairs, 8)
-    assert found["inside"] == 0 and found["across"] > 0
+    found = borders.border_jumps(stairs, 8)
+    assert found.inside == 0 and found.across > 0
     ramp = flat + torch.arange(24) + torch.arange(16)[:, None]
-    assert deviation.border_jumps(ramp, 8, (3, 5))["ratio"] == pytest.approx(1)
+    assert borders.border_jumps(ramp, 8).ratio == pytest.approx(1)
 
 
 def test_seams_needs_a_border(model):
     asked = [Request(("a",), (1,), height=128, width=128, steps=1)]
-    found = deviation.seams(model, variants.parse_setting("tile=8 pool=8 shift=0 blocks=all"), asked)
-    assert found["across"] > 0 and found["images"] == 1
+    found = borders.measure(model, variants.parse_setting("tile=8 pool=8 shift=0 blocks=all"), asked)
+    assert found.across > 0 and found.images == 1
     with pytest.raises(LabError, match="no tile border"):
-        deviation.seams(model, variants.parse_setting("tile=0 pool=2 blocks=all"), asked)
+        borders.measure(model, variants.parse_setting("tile=0 pool=2 blocks=all"), asked)
 
 
 @pytest.mark.parametrize("text", ["tile", "tle=3", "tile=cat", "near_sighted.blocks=xyz", "tile=999", "blocks=d"])
@@ -216,14 +220,38 @@ def test_report(tmp_path):
     files = ("s", result("speed", times)), ("d", result("deviation", moved) | {"sha256": "0123456789ab"})
     for name, value in (*files, ("m", result("memory", grown) | {"model": "sd15", "rows": 2})):
         (tmp_path / f"{name}.json").write_text(json.dumps(value))
-    files = {"speed": [tmp_path / "s.json"], "deviation": [tmp_path / "d.json"], "out": tmp_path / "x",
-             "memory": [tmp_path / "m.json"]}  # fmt: skip
-    args = SimpleNamespace(speed_size=None, **files)
-    assert report.run_report(args) == 0
+    paths = ((tmp_path / f"{name}.json",) for name in "sdm")
+    benchmark.write(benchmark.ReportSpec(*paths, out=tmp_path / "x"))
     page = (tmp_path / "x" / "benchmark.md").read_text()
     assert "| a | 2.00x | 33.3% | 0.1000 | yes |" in page and "| b | 1.50x | 55.6% | 0.2000 |  |" in page
     assert "| 512x512 | a | 105 | 1.050x |" in page and "0123456789ab" in page and str(tmp_path) not in page
     assert (tmp_path / "x" / "benchmark.png").stat().st_size > 1000
     for bad in ("none.json", "d.json"):
         with pytest.raises(LabError):
-            report.read_result(tmp_path / bad, "speed")
+            read_result(tmp_path / bad, "speed")
+
+
+def test_rows_of_older_and_of_damaged_files():
+    row = deviation.DeviationRow("a", "A", "ours", "", 64, 64, images=1, l2=0.0, psnr=None)
+    kept = to_json(row)
+    # Identical pictures are told from ones that were not measured; what is optional and not there takes no room.
+    assert kept["psnr"] is None and not {"l2_all", "said", "settings"} & set(kept)
+    assert from_json(deviation.DeviationRow, json.loads(json.dumps(kept)) | {"of another version": 1}) == row
+    for bad in ({"name": "a"}, [], None):
+        with pytest.raises(LabError, match="damaged"):
+            from_json(deviation.DeviationRow, bad)
+
+
+def test_seams_takes_a_parameter_that_several_techniques_have(tiny, capsys):
+    words = ["bench", "seams", "--checkpoint", str(tiny), "--sizes", "128", "--images", "1", "--steps", "1"]
+    assert cli.main([*words, "--setting", "a: tile=8 pool=8 blocks=all shift=1"]) == 0
+    assert [line.split()[1] for line in capsys.readouterr().out.splitlines()[2:]] == ["0", "0.5", "1"]
+
+
+def test_memory_is_measured_in_a_process_of_its_own(tmp_path):
+    out = tmp_path / "s.json"
+    words = ["--model", "toy", "--sizes", "64", "--precision", "fp32", "--only", "near", "--setting", "near: tile=8"]
+    assert cli.main(["bench", "speed", *words, "--memory", "--no-time", "--out", str(out)]) == 0
+    result = read_result(out, "speed")
+    assert [row["name"] for row in result["memory"]] == ["full", "near"] and result["results"] == []
+    assert all(row["weights"] > 0 for row in result["memory"])

@@ -8,8 +8,8 @@ import pytest
 import torch
 import yaml
 
-from lib_attn.lab import checkpoint
-from lib_attn.lab.errors import LabError
+from lib_attn.lab.drawing import checkpoint
+from lib_attn.lab.shared.errors import LabError
 from tests.lab.conftest import config
 
 
@@ -88,7 +88,7 @@ def test_loading_leaves_the_global_generator_and_the_package_alone(tiny):
 
 
 def test_open_clip_layout_is_renamed_exactly():
-    from lib_attn.lab import text
+    from lib_attn.lab.drawing import text
 
     torch.manual_seed(0)
     width = 64

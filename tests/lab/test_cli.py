@@ -7,11 +7,15 @@ import sys
 
 import pytest
 
-from lib_attn.lab import bench, cli, docs, options, pictures
-from lib_attn.lab.compare import compare, requests_of
-from lib_attn.lab.errors import LabError
-from lib_attn.lab.sampling import Request
-from lib_attn.lab.variants import preset_variants, technique_variants
+from lib_attn.lab.commands import cli, options
+from lib_attn.lab.commands import compare as compare_command
+from lib_attn.lab.drawing import embedded, pictures
+from lib_attn.lab.drawing.sampling import Request
+from lib_attn.lab.drawing.variants import preset_variants, technique_variants
+from lib_attn.lab.measuring.compare import compare
+from lib_attn.lab.reports import readme
+from lib_attn.lab.shared.errors import LabError
+from lib_attn.lab.shared.results import command_line
 from lib_attn.settings import TECHNIQUES, Settings, all_params
 from tests.conftest import ROOT
 
@@ -105,15 +109,13 @@ def test_compare_writes_grid_and_table(tiny, tmp_path, capsys):
 def test_sizes_that_compare_draws(words, sizes):
     """The embedded model at its own size; without further words once larger too."""
     args = cli.build_parser().parse_args(["compare", *words])
-    assert [(r.width, r.height) for r in requests_of(args)] == [(side, side) for side in sizes]
+    assert [(r.width, r.height) for r in compare_command.requests_of(args)] == [(side, side) for side in sizes]
 
 
 def test_pictures_of_two_sizes_make_one_grid(tiny, tmp_path, monkeypatch):
-    from lib_attn.lab import compare as module
-
     for name, value in {"EMBEDDED_SIZE": 64, "LARGE_SIZE": 128, "PROMPTS": ("a", "b")}.items():
-        monkeypatch.setattr(module, name, value)
-    monkeypatch.setattr("lib_attn.lab.embedded.EMBEDDED", tiny)
+        monkeypatch.setattr(compare_command, name, value)
+    monkeypatch.setattr("lib_attn.lab.drawing.embedded.EMBEDDED", tiny)
     assert cli.main(["compare", "--steps", "1", "--setting", "x: tile=8", "--out", str(tmp_path)]) == 0
     assert (tmp_path / "compare.png").is_file() and "| x |" in (tmp_path / "compare.md").read_text()
 
@@ -123,7 +125,7 @@ def test_compare_shows_every_technique(model):
     variants = technique_variants()
     assert [v.name for v in variants] == [technique.name for technique in TECHNIQUES]
     row = compare(model, variants, [Request(("a",), (1,), width=384, height=384, steps=3)])[0]
-    assert row[0]["l2"] == 0 and all(cell["l2"] > 0 for cell in row[1:])
+    assert row[0].l2 == 0 and all(cell.l2 > 0 for cell in row[1:])
     for technique in ("near_sighted", "key_mix"):
         assert all(v.settings[technique].enabled for v in preset_variants(technique))
 
@@ -131,7 +133,7 @@ def test_compare_shows_every_technique(model):
 def test_bench_speed_writes_its_result(tmp_path, capsys, monkeypatch):
     typed = ["lab", "bench", "speed", "--webui", "/a/b", "--out=/c/d.json", "--setting", "a: b"]
     monkeypatch.setattr(sys, "argv", typed)
-    assert bench.command_line() == "python -m lib_attn.lab bench speed --webui FOLDER --out=d.json --setting 'a: b'"
+    assert command_line() == "python -m lib_attn.lab bench speed --webui FOLDER --out=d.json --setting 'a: b'"
     out = tmp_path / "s.json"
     words = ["--model", "toy", "--sizes", "64", "--repeats", "1", "--precision", "fp32", "--only", "todo2"]
     words += ["--out", str(out)]
@@ -145,7 +147,7 @@ def test_readme_is_up_to_date():
 
 def test_docs_say_when_a_marker_is_missing():
     with pytest.raises(LabError, match="missing"):
-        docs.update("# nothing")
+        readme.update("# nothing")
 
 
 def test_readme_example_runs():
@@ -156,8 +158,6 @@ def test_readme_example_runs():
 
 
 def test_without_an_embedded_model_it_is_said(monkeypatch, tmp_path):
-    from lib_attn.lab import embedded
-
     monkeypatch.setattr(embedded, "EMBEDDED", tmp_path / "none")
     with pytest.raises(LabError, match="--checkpoint"):
         embedded.default_checkpoint()

@@ -5,8 +5,9 @@ import shutil
 import pytest
 from safetensors import safe_open
 
-from lib_attn.lab import checkpoint, cli, install
-from lib_attn.lab.embedded import EMBEDDED
+from lib_attn.lab.commands import cli
+from lib_attn.lab.drawing import checkpoint, install
+from lib_attn.lab.drawing.embedded import EMBEDDED
 
 
 @pytest.fixture

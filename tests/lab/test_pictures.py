@@ -5,9 +5,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from lib_attn.lab import pictures
-from lib_attn.lab.errors import LabError
-from lib_attn.lab.sampling import Request
+from lib_attn.lab.drawing import pictures
+from lib_attn.lab.drawing.sampling import Request
+from lib_attn.lab.shared.errors import LabError
 from lib_attn.settings import Settings
 from tests.conftest import read_infotext
 

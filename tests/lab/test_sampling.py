@@ -5,10 +5,10 @@ import dataclasses
 import pytest
 import torch
 
-from lib_attn.lab import variants
-from lib_attn.lab.errors import LabError
-from lib_attn.lab.sampling import SAMPLERS, Request, decode, evaluations, sample
-from lib_attn.lab.variants import parse_setting
+from lib_attn.lab.drawing import variants
+from lib_attn.lab.drawing.sampling import SAMPLERS, Request, decode, evaluations, sample
+from lib_attn.lab.drawing.variants import parse_setting
+from lib_attn.lab.shared.errors import LabError
 
 SMALL = {"height": 64, "width": 128, "steps": 2}
 

@@ -7,8 +7,8 @@ from PIL import Image
 
 pytest.importorskip("gradio", reason="the page needs gradio (pip install gradio==3.41.2)")
 
-from lib_attn.lab import pictures, ui
-from lib_attn.lab.sampling import Request
+from lib_attn.lab.drawing import page, pictures
+from lib_attn.lab.drawing.sampling import Request
 from lib_attn.settings import Settings, positional_params
 
 FIELDS = {"prompt": "a", "negative": "", "sampler": "Euler", "steps": 2, "width": 128, "height": 64}
@@ -21,8 +21,8 @@ def panel_values(settings):
 
 
 def test_the_page_can_be_built(model, tmp_path):
-    page = ui.build_page(model, tmp_path)
-    labels = {c.label for c in page.blocks.values() if getattr(c, "label", None)}
+    built = page.build_page(model, tmp_path)
+    labels = {c.label for c in built.blocks.values() if getattr(c, "label", None)}
     assert {"Prompt", "Sampler", "Tile size", "Infotext", "Pictures"} <= labels
 
 
@@ -30,7 +30,7 @@ def test_draw(model, monkeypatch):
     import gradio
 
     monkeypatch.setattr(gradio, "Progress", lambda: lambda *a, **k: None)
-    actions = ui.Actions(model)
+    actions = page.Actions(model)
     drawn, said, text = actions.draw(FIELDS, panel_values(ON), True)
     assert len(drawn) == 2 and "latent L2" in drawn[1][1] and "Attn near-sighted tile: 8" in text
     drawn, said, text = actions.draw(FIELDS, panel_values(Settings()), True)
@@ -42,9 +42,9 @@ def test_draw(model, monkeypatch):
 def test_a_png_brings_every_control_back(model, tmp_path):
     asked = Request(("a cat",), (9,), "dog", 64, 128, 7, "DDIM", 4.5)
     path = pictures.save(Image.new("RGB", (8, 8)), tmp_path / "a.png", pictures.infotext(asked, 0, ON, "tiny"))
-    *values, said = ui.Actions(model).read_png(SimpleNamespace(name=str(path)))
+    *values, said = page.Actions(model).read_png(SimpleNamespace(name=str(path)))
     assert values[:8] == ["a cat", "dog", "DDIM", 7, 128, 64, 4.5, 9] and values[9:] == panel_values(ON) and not said
     plain = pictures.save(Image.new("RGB", (8, 8)), tmp_path / "b.png")
-    assert ui.Actions(model).read_png(SimpleNamespace(name=str(plain)))[9:-1] == panel_values(Settings())
-    assert "no picture" in ui.Actions(model).read_png(SimpleNamespace(name=str(tmp_path / "c.png")))[-1]
-    assert ui.Actions(model).read_png(None)[-1]
+    assert page.Actions(model).read_png(SimpleNamespace(name=str(plain)))[9:-1] == panel_values(Settings())
+    assert "no picture" in page.Actions(model).read_png(SimpleNamespace(name=str(tmp_path / "c.png")))[-1]
+    assert page.Actions(model).read_png(None)[-1]

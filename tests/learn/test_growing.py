@@ -145,10 +145,10 @@ def growing_recipe():
 
 
 def test_a_run_that_grows_exports_a_model_of_all_levels(tmp_path):
-    from lib_attn.learn.scenes import render
+    from lib_attn.learn.scenes import render, renderers
 
     try:
-        render.open_renderer(32).close()
+        renderers.open_renderer(32).close()
     except render.RenderError as error:
         pytest.skip(str(error))
     run = stages.Run(tmp_path, growing_recipe())

@@ -17,7 +17,7 @@ pytest.importorskip("ldm.modules.diffusionmodules.openaimodel")
 
 from safetensors import safe_open
 
-from lib_attn.lab import scenebench
+from lib_attn.lab.judging.prompts import single_prompts
 from lib_attn.learn.reference_model import data, diffusion, gaze, loop, models, start, state, text, tokenizer, unet, vae
 from lib_attn.learn.reference_model.__main__ import main
 from lib_attn.learn.reference_model.recipe import Recipe
@@ -199,7 +199,8 @@ def test_recipe_round_trip_and_sentences(tmp_path):
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     pytest.importorskip("tqdm")
-    from lib_attn.learn.scenes.render import RenderError, open_renderer
+    from lib_attn.learn.scenes.render import RenderError
+    from lib_attn.learn.scenes.renderers import open_renderer
 
     try:
         open_renderer(32).close()
@@ -310,7 +311,7 @@ def test_text_stage_learns_grammar_and_leaves_words_alone(tmp_path):
     mix = layout.Mix(kinds=(1.0, 0.0, 0.0))
     tokens = tokenizer.encode(words, ["a red cube, grey background"])
     before = encoder(input_ids=tokens).last_hidden_state.detach()
-    scenes = scenebench.single_prompts(6)
+    scenes = single_prompts(6)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         untaught = text.accuracy(text.Reader(encoder), words, scenes)

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from lib_attn.learn.scenes import layout, meshes, render, shards, sources, vocabulary
+from lib_attn.learn.scenes import layout, meshes, render, renderers, shards, sources, vocabulary
 from lib_attn.learn.scenes.__main__ import main
 from lib_attn.learn.scenes.vocabulary import Thing
 
@@ -15,7 +15,7 @@ trimesh = pytest.importorskip("trimesh")
 @pytest.fixture(scope="module")
 def drawer():
     try:
-        renderer = render.open_renderer(64)
+        renderer = renderers.open_renderer(64)
     except render.RenderError as error:
         pytest.skip(str(error))
     with renderer:
@@ -108,7 +108,7 @@ def test_maps_fit_together(drawer):
 
 def test_both_renderers_draw_the_same():
     try:
-        gl, rays = render.GLRenderer(64), render.open_renderer(64, "trimesh")
+        gl, rays = render.GLRenderer(64), renderers.open_renderer(64, "trimesh")
     except render.RenderError as error:
         pytest.skip(str(error))
     with gl, rays:
@@ -255,7 +255,7 @@ def test_command_line(tmp_path, capsys):
     pytest.importorskip("tqdm")
     out = tmp_path / "set"
     try:
-        render.open_renderer(32).close()
+        renderers.open_renderer(32).close()
     except render.RenderError as error:
         pytest.skip(str(error))
     assert main([str(out), "--scenes", "3", "--size", "32", "--maps", "rgb"]) == 0

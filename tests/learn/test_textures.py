@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from lib_attn.learn.scenes import layout, render, texture, vocabulary
+from lib_attn.learn.scenes import layout, render, renderers, texture, vocabulary
 from lib_attn.learn.scenes.layout import Extras, Mix
 from lib_attn.learn.scenes.texture import AROUND, FACING, FLOOR, PATTERNS, Texture
 from lib_attn.learn.scenes.vocabulary import Thing
@@ -17,7 +17,7 @@ MIX = Mix(kinds=(0.3, 0.3, 0.2, 0.2), textured=0.8)
 @pytest.fixture(scope="module")
 def drawer():
     try:
-        renderer = render.open_renderer(96)
+        renderer = renderers.open_renderer(96)
     except render.RenderError as error:
         pytest.skip(str(error))
     with renderer:
@@ -127,7 +127,7 @@ def test_patterns_change_nothing_but_the_colours(drawer):
 @pytest.mark.parametrize("mesh", ["sphere", "cube"])
 def test_both_renderers_draw_the_same_patterns(pattern, mesh):
     try:
-        gl, rays = render.GLRenderer(96), render.open_renderer(96, "trimesh")
+        gl, rays = render.GLRenderer(96), renderers.open_renderer(96, "trimesh")
     except render.RenderError as error:
         pytest.skip(str(error))
     with gl, rays:

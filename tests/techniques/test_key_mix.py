@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lib_attn.attach import attach
-from lib_attn.lab.unet import SD15, TOY, build_unet
+from lib_attn.lab.drawing.unet import SD15, TOY, build_unet
 from lib_attn.layers import find_blocks, find_layers
 from lib_attn.rows import NEGATIVE, POSITIVE, Row, plan_rows
 from lib_attn.settings import KeyMix, NearSighted

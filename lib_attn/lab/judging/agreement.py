@@ -7,13 +7,18 @@ where a picture cannot say.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import combinations
 
 import numpy as np
 
+from lib_attn.lab.shared.distances import mean_and_error
 from lib_attn.learn.scenes import render, texture, vocabulary
+from lib_attn.learn.scenes.layout import Scene
 from lib_attn.learn.scenes.texture import FLOOR, Texture
 
+#: What `agreement` tells.
+PARTS = ("colour", "pattern", "symmetry", "floor")
 #: Objects smaller than this share of the picture are specks.
 SPECK = 0.004
 #: Patterns are compared on a square of this many places cut from the middle of an object.
@@ -131,7 +136,7 @@ def symmetry(part: np.ndarray) -> float:
 
 
 def ground(height: int, width: int) -> np.ndarray:
-    """Where the camera's ray through each pixel meets the floor: world (x, z) float (H, W, 2), nan above the horizon."""
+    """World (x, z) where the ray through each pixel meets the floor: float (H, W, 2), nan above the horizon."""
     reach = np.tan(render.FIELD_OF_VIEW / 2)
     x = ((np.arange(width) + 0.5) / width * 2 - 1) * reach
     y = (1 - (np.arange(height) + 0.5) / height * 2) * reach
@@ -202,6 +207,26 @@ def agreement(picture: np.ndarray, labels: np.ndarray, record: dict) -> dict[str
         if seen and record["symmetric"] and len(record["symmetric"]) == _count(record) else _NAN,
         "floor": floor_agreement(picture, labels, record["floor"]["texture"]["pattern"]) if record["floor"] else _NAN,
     }
+
+
+def judged(pictures: np.ndarray, masks: np.ndarray, scenes: Sequence[Scene]) -> list[dict[str, float]]:
+    """`agreement` of each picture, uint8 (N, H, W, 3), with its prompt's scene. masks: the judge's, bool (N, h, w)."""
+    return [agreement(picture, objects(mask), scene.attributes())
+            for picture, mask, scene in zip(pictures, masks, scenes, strict=True)]  # fmt: skip
+
+
+def wholes(found: Sequence[dict[str, float]]) -> list[float]:
+    """Each picture's mean over its parts; those that say nothing are left out."""
+    means = [mean_and_error(list(one.values()))[0] for one in found]
+    return [value for value in means if value == value]
+
+
+def figures(found: Sequence[dict[str, float]]) -> dict[str, float]:
+    """"all" with its standard error and the number of pictures that can say, and the mean of every part there is."""
+    whole = wholes(found)
+    named = {"pictures": len(whole), **dict(zip(("all", "all_error"), mean_and_error(whole), strict=True))}
+    named |= {part: mean_and_error([one[part] for one in found])[0] for part in (found[0] if found else ())}
+    return {name: value for name, value in named.items() if value == value}
 
 
 def _count(record: dict) -> int:

@@ -14,7 +14,7 @@ from lib_attn.lab.drawing.checkpoint import LabModel, ModelSpec
 from lib_attn.lab.drawing.sampling import Request, decode, sample
 from lib_attn.lab.drawing.unet import attend, project_back
 from lib_attn.lab.drawing.variants import FULL, Variant
-from lib_attn.lab.judging.agreement import agreement, objects
+from lib_attn.lab.judging.agreement import PARTS, figures, judged, wholes
 from lib_attn.lab.judging.judge import Judge
 from lib_attn.lab.judging.metrics import score
 from lib_attn.lab.judging.prompts import agreement_prompts, pair_prompts, single_prompts
@@ -187,14 +187,12 @@ def _draw(model: LabModel, spec: AblationSpec, scenes: Sequence[Scene], variant:
 def _row(mode, level, judge, asked, open_ones, drawn: _Drawn, full: _Drawn) -> AblationRow:
     verdicts, masks = judge.look(drawn.pictures)
     right = [score([seen], [scene]).both for seen, scene in zip(verdicts, asked, strict=False)]
-    found = [agreement(picture, objects(mask), scene.attributes()) for picture, mask, scene in
-             zip(drawn.pictures[len(asked):], masks[len(asked):], open_ones, strict=True)]  # fmt: skip
-    whole = [float(np.nanmean(list(one.values()))) for one in found if not np.isnan(list(one.values())).all()]
-    parts = {name: mean_and_error([one[name] for one in found])[0] for name in (found[0] if found else ())}
+    found = judged(drawn.pictures[len(asked) :], masks[len(asked) :], open_ones)
+    whole, parts = wholes(found), figures(found)
     l2 = [relative_l2(a, b) for a, b in zip(drawn.latents, full.latents, strict=True)]
     (accuracy, a), (agreed, b), (moved, c) = (_known(values) for values in (right, whole, l2))
     return AblationRow(mode, level, len(l2), accuracy, a, agreed, b, len(whole), moved, c,
-                       {name: value for name, value in parts.items() if value == value})  # fmt: skip
+                       {name: parts[name] for name in PARTS if name in parts})  # fmt: skip
 
 
 def _known(values: Sequence[float]) -> tuple[float, float | None]:

@@ -12,8 +12,11 @@ import signal
 import sys
 from pathlib import Path
 
+import torch
+
 from ..scenes.render import RenderError
 from ..scenes.shards import ShardError
+from . import stages, start
 from .recipe import Recipe
 from .state import StateError
 
@@ -50,11 +53,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.show_recipe:
         print(json.dumps(Recipe().to_json(), indent=1))
         return 0
-    from . import stages, start
-
     if args.threads:
-        import torch
-
         torch.set_num_threads(args.threads)
     before = signal.signal(signal.SIGTERM, _stop)
     try:

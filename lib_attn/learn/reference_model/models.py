@@ -11,9 +11,9 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import nn
 
+from lib_attn.lab.drawing.tokenizer import TOKENS, VOCABULARY
+
 SCALE_FACTOR = 0.18215
-TOKENS = 77
-VOCABULARY = 49408
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from ..scenes import layout, render, shards
+from ..scenes import layout, renderers, shards
 from . import data, export, grow, preview, reach, start, state, text, tokenizer, unet, vae
 from .loop import LoopConfig, draw
 from .models import SCALE_FACTOR, Autoencoder, TextToNoise
@@ -45,7 +45,7 @@ class Run:
             mix = layout.Mix(kinds=self.recipe.kinds, textured=self.recipe.textured)
             spec = shards.SetSpec(seed=self.recipe.seed, scenes=self.recipe.scenes, size=self.recipe.size, mix=mix,
                                   maps=("rgb",), shard_scenes=min(1000, max(1, self.recipe.scenes // 2)))
-            with render.open_renderer(self.recipe.size) as renderer, \
+            with renderers.open_renderer(self.recipe.size) as renderer, \
                     tqdm(total=spec.scenes, unit="scene", desc="scenes") as bar:
                 shards.write_set(self.scenes, spec, lambda scene: renderer.render(scene, False), bar.update)
         place.wait_for_everyone()

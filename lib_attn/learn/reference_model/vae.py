@@ -143,8 +143,3 @@ def fold_statistics(model: Autoencoder, means: torch.Tensor) -> None:
     weight = model.post_quant_conv.weight
     model.post_quant_conv.bias += weight[:, :, 0, 0] @ mean
     weight /= factor[None, :, None, None]
-
-
-def psnr(a: torch.Tensor, b: torch.Tensor) -> float:
-    """Peak signal to noise ratio in dB of pictures in -1..1."""
-    return float(10 * torch.log10(4.0 / (a.clamp(-1, 1) - b).square().mean()))

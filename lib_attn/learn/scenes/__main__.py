@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from . import layout, meshes, render, shards, sources
+from . import layout, meshes, render, renderers, shards, sources
 
 
 def parser() -> argparse.ArgumentParser:
@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> None:
     spec = shards.SetSpec(seed=args.seed, scenes=args.scenes, size=args.size, mix=mix,
                           maps=tuple(args.maps.split(",")), shard_scenes=args.shard_scenes, source=library.title)
     geometry = spec.maps != ("rgb",)
-    with render.open_renderer(args.size, args.renderer, library.mesh) as renderer:
+    with renderers.open_renderer(args.size, args.renderer, library.mesh) as renderer:
         with tqdm(total=args.scenes, unit="scene", desc=f"rendering with {renderer.name}") as bar:
             shards.write_set(args.out, spec, lambda scene: renderer.render(scene, geometry), bar.update)
 

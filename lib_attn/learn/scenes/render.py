@@ -289,17 +289,3 @@ class GLRenderer:
         inverse = np.where(seen, NEAR / np.maximum(packed[..., 3], NEAR), 0.0).astype(np.float32)
         normals = np.where(seen[..., None], packed[..., :3], 0.0).astype(np.float32)
         return Maps(rgb, inverse, normals, mask)
-
-
-def open_renderer(size: int, which: str = "auto", source: MeshSource = primitive):
-    """The renderer asked for; "auto" is moderngl where it runs, else ray casting. Raises RenderError."""
-    from .raycast import RayRenderer
-
-    if which == "trimesh":
-        return RayRenderer(size, source)
-    try:
-        return GLRenderer(size, source)
-    except RenderError:
-        if which == "moderngl":
-            raise
-        return RayRenderer(size, source)

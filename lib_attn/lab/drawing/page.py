@@ -1,0 +1,198 @@
+"""A page on 127.0.0.1 with the webui's panel, for playing without a webui. It needs the package gradio."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import uvicorn
+from fastapi import FastAPI
+
+from lib_attn.lab.drawing.checkpoint import LabModel, ModelSpec
+from lib_attn.lab.drawing.generate import picture_request
+from lib_attn.lab.drawing.pictures import infotext, parse_infotext, read_parameters
+from lib_attn.lab.drawing.sampling import SAMPLERS, decode, evaluations, sample
+from lib_attn.lab.drawing.variants import FULL, ours
+from lib_attn.lab.shared.distances import relative_l2
+from lib_attn.lab.shared.errors import LabError
+from lib_attn.presets import Presets
+from lib_attn.settings import Settings, positional_params
+from lib_attn.webui import panel as panels
+from lib_attn.webui.api import read_args
+
+STYLE = Path(__file__).resolve().parents[3] / "style.css"
+
+#: Infotext key -> control of the page, with the type of its value.
+FIELDS = {"Steps": ("steps", int), "Sampler": ("sampler", str), "CFG scale": ("cfg", float), "Seed": ("seed", int)}
+
+
+@dataclass(frozen=True)
+class PageSpec:
+    """A page at `port` for one model. presets_folder: where the user's own presets are kept."""
+
+    model: ModelSpec
+    port: int
+    presets_folder: Path
+
+
+def serve(spec: PageSpec) -> None:
+    """Open the page until interrupted.
+
+    Raises:
+        LabError: when the port cannot be had.
+    """
+    with socket.socket() as probe:
+        try:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(("127.0.0.1", spec.port))
+        except OSError as error:
+            raise LabError(f"The page cannot be opened at port {spec.port}: {error.strerror}.") from None
+    app = build_app(build_page(spec.model.load(), spec.presets_folder))
+    print(f"Open http://127.0.0.1:{spec.port} in a browser; Ctrl+C ends it.", flush=True)
+    uvicorn.run(app, host="127.0.0.1", port=spec.port, log_level="warning")
+
+
+def build_app(page):
+    """The web application around `page`. It forbids the browser to ask anybody else for anything."""
+    app = FastAPI()
+
+    @app.middleware("http")
+    async def stay_here(request, call_next):
+        answer = await call_next(request)
+        # gradio's page is made of inline scripts and styles, and would load one script from elsewhere.
+        answer.headers["Content-Security-Policy"] = (
+            "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; connect-src 'self' ws: data: blob:"
+        )
+        return answer
+
+    return gr.mount_gradio_app(app, page.queue(concurrency_count=1), path="/")
+
+
+def build_page(model: LabModel, presets_folder: Path | None = None):
+    """The gradio page for `model`."""
+    # The default theme asks a font server; the system's own fonts do.
+    theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
+    css = STYLE.read_text(encoding="utf-8") if STYLE.is_file() else None
+    with gr.Blocks(title="Attention Lab", theme=theme, css=css, analytics_enabled=False) as page:
+        gr.Markdown(f"## Attention Lab · {model.name}")
+        with gr.Row():
+            with gr.Column():
+                fields = _picture_controls()
+                panel = panels.build(
+                    elem_id=lambda name: f"lab_{name}", switch=_unfolded, presets=Presets(presets_folder)
+                )
+                dropped = gr.File(label="Read the settings of a PNG", file_types=[".png"])
+            with gr.Column():
+                with gr.Row():
+                    both = gr.Checkbox(True, label="Draw without it too, to compare")
+                    button = gr.Button("Generate", variant="primary")
+                gallery = gr.Gallery(label="Pictures", columns=2, object_fit="contain", height=560)
+                said = gr.Markdown("")
+                text = gr.Textbox(label="Infotext", lines=4, show_copy_button=True)
+        actions = Actions(model)
+        names, controls = list(fields), panel.inputs()
+        button.click(
+            lambda both, *values: actions.draw(dict(zip(names, values, strict=False)), values[len(names) :], both),
+            [both, *fields.values(), *controls], [gallery, said, text],
+        )  # fmt: skip
+        dropped.upload(actions.read_png, [dropped], [*fields.values(), *controls, said], show_progress="hidden")
+    return page
+
+
+@contextlib.contextmanager
+def _unfolded(value: bool, label: str, elem_id: str):
+    """The panel's accordion, open: here it is what the page is for."""
+    with gr.Accordion(label, open=True, elem_id=elem_id):
+        yield gr.Checkbox(value, label=label, elem_id=f"{elem_id}-checkbox")
+
+
+def _picture_controls() -> dict[str, Any]:
+    fields = {
+        "prompt": gr.Textbox("a large red sphere left of a small blue cube", label="Prompt", lines=2),
+        "negative": gr.Textbox("", label="Negative prompt"),
+    }
+    with gr.Row():
+        fields["sampler"] = gr.Dropdown(list(SAMPLERS), value="Euler a", label="Sampler")
+        fields["steps"] = gr.Slider(1, 100, value=20, step=1, label="Steps")
+    with gr.Row():
+        fields["width"] = gr.Slider(64, 2048, value=512, step=8, label="Width")
+        fields["height"] = gr.Slider(64, 2048, value=512, step=8, label="Height")
+    with gr.Row():
+        fields["cfg"] = gr.Slider(0, 30, value=5, step=0.5, label="CFG scale")
+        fields["seed"] = gr.Number(1, label="Seed (-1: draw one)", precision=0)
+        fields["batch"] = gr.Slider(1, 8, value=1, step=1, label="Batch size")
+    return fields
+
+
+class Actions:
+    """What the page's buttons do. One picture is drawn at a time: the U-Net carries one technique only."""
+
+    def __init__(self, model: LabModel):
+        self._model, self._busy = model, threading.Lock()
+        self._warm: set[tuple[int, int]] = set()
+
+    def draw(self, fields: dict[str, Any], panel_values, both: bool):
+        """Pictures with captions, a sentence, and the infotext of the first picture."""
+        settings, said = read_args(list(panel_values))
+        try:
+            whole = {name: int(fields[name]) for name in ("width", "height", "steps", "seed")}
+            asked = picture_request(**fields | whole | {"batch": int(fields["batch"])})
+        except (LabError, TypeError, ValueError) as error:
+            return [], str(error), ""
+        variant = ours("on", "With", settings)
+        on = bool(list(settings.active()))
+        pictures, first = [], None
+        with self._busy:
+            if (asked.height, asked.width) not in self._warm:
+                # What is set up once at a new size would be charged to the first picture.
+                sample(self._model, replace(asked, steps=1))
+                self._warm.add((asked.height, asked.width))
+            for one in [FULL, variant] if both and on else [variant if on else FULL]:
+                start = time.perf_counter()
+                bar = _Bar(gr.Progress(), evaluations(self._model, asked), one.label)
+                latents = sample(self._model, asked, one, say=said.append, progress=bar)
+                seconds = time.perf_counter() - start
+                caption = f"{one.label}, {seconds:.1f} s"
+                if first is not None:
+                    caption += f", latent L2 {relative_l2(latents, first):.3f}"
+                first = latents
+                pictures += [(picture, caption) for picture in decode(self._model, latents)]
+        return pictures, " ".join(said), infotext(asked, 0, settings, self._model.name)
+
+    def read_png(self, file: Any) -> list[Any]:
+        """Values for all controls from a picture's infotext; what it does not say stays, our techniques go off."""
+        names = ("prompt", "negative", "sampler", "steps", "width", "height", "cfg", "seed", "batch")
+        kept = {name: gr.update() for name in names}
+        try:
+            pairs = parse_infotext(read_parameters(Path(file.name)))
+        except (LabError, AttributeError) as error:
+            return [*kept.values(), *(gr.update() for _ in positional_params()), str(error)]
+        settings, said = Settings.from_infotext(pairs)
+        found = {"prompt": pairs.get("Prompt", ""), "negative": pairs.get("Negative prompt", "")}
+        width, cross, height = pairs.get("Size", "").partition("x")
+        try:
+            if cross:
+                found |= {"width": int(width), "height": int(height)}
+            found |= {name: kind(pairs[key]) for key, (name, kind) in FIELDS.items() if key in pairs}
+        except ValueError:
+            said.append("Some of the picture's values are not understood.")
+        if found.get("sampler") not in SAMPLERS and "sampler" in found:
+            said.append(f"There is no sampler {found.pop('sampler')[:40]} here.")
+        return [*(kept | found).values(), *panels.values(settings), " ".join(said)]
+
+
+class _Bar:
+    """Moves gradio's progress bar on by one each time it is called."""
+
+    def __init__(self, progress: Any, total: int, text: str):
+        self._progress, self._total, self._text, self._done = progress, total, text, 0
+
+    def __call__(self) -> None:
+        self._done += 1
+        self._progress((self._done, self._total), desc=self._text)

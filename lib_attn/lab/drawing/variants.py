@@ -1,0 +1,184 @@
+"""What is put on a U-Net while it draws: nothing, a method of other people, or settings of ours, all alike."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from lib_attn import presets
+from lib_attn.attach import attach
+from lib_attn.lab.shared.errors import LabError
+from lib_attn.settings import TECHNIQUES, Settings, all_params
+
+#: Called before every guided evaluation with its rows, its running number, the number of all, and by name what else
+#: `lib_attn.boundary.Evaluation` holds.
+Begin = Callable[..., None]
+
+#: Techniques that do something with the negative even at guidance scale 1.
+NEGATIVE = ("negative_skip", "contrast", "key_mix")
+
+
+@dataclass(frozen=True)
+class SamplingPass:
+    """What a method may know about the pictures to come: size in pixels, seeds of the batch, number of steps."""
+
+    height: int
+    width: int
+    seeds: tuple[int, ...] = (0,)
+    steps: int = 20
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way of computing self-attention.
+
+    kind: ``full``, ``free``, ``peer`` or ``ours``. put: ``put(unet, ahead)`` returns a context manager within which the
+    method is on the U-Net (ahead: a `SamplingPass`). settings: of ours, in place of `put`. source: of its code.
+    """
+
+    name: str
+    label: str
+    kind: str
+    put: Any = field(repr=False, default=None)
+    settings: Settings | None = None
+    source: str = ""
+
+    @property
+    def cycle(self) -> int:
+        """Steps after which the cost repeats: the interval of exact steps of the residual mode, otherwise 1."""
+        every = [getattr(g, "exact_every", 0) for g in self.settings.active()] if self.settings else []
+        return max([1, *every])
+
+    @property
+    def changed(self) -> dict[str, Any] | None:
+        """Parameters that are not at their defaults, by dotted name; None where it is no setting of ours."""
+        if self.settings is None:
+            return None
+        plain = Settings().flat()
+        return {k: v for k, v in self.settings.flat().items() if v != plain[k] and not k.endswith(".enabled")}
+
+    @property
+    def uses_negative(self) -> bool:
+        """Whether the negative has to be there even where guidance has no use for it."""
+        return self.settings is not None and any(g.name in NEGATIVE for g in self.settings.active())
+
+    @contextlib.contextmanager
+    def on(
+        self, unet, ahead: SamplingPass, say: Callable[[str], None] | None = None, prediction: str = "epsilon"
+    ) -> Iterator[Begin]:
+        """Put this variant on `unet`, which predicts `prediction`; yields the function to call before each evaluation.
+
+        Args:
+            prediction: ``epsilon`` or ``v``.
+        """
+        if self.settings is None:
+            with self.put(unet, ahead):
+                yield lambda rows, step, total, **told: None
+            return
+        groups = self.settings.for_pass(hires=False)
+        with attach(unet, groups, seeds=ahead.seeds, steps=ahead.steps, prediction=prediction, say=say) as attachment:
+            yield attachment.begin_step
+
+
+FULL = Variant("full", "Full attention", "full", lambda unet, ahead: contextlib.nullcontext())
+
+
+def ours(name: str, label: str, settings: Settings) -> Variant:
+    return Variant(name, label, "ours", settings=settings, source="this project")
+
+
+def preset_variants(technique: str) -> list[Variant]:
+    """The shipped presets that switch a technique on, as variants."""
+    return [ours(name, name, settings) for name, settings in load_presets().items() if settings[technique].enabled]
+
+
+#: What shows a technique whose defaults do nothing to a single picture without a negative prompt.
+SHOWN_BY = {"negative_skip": "Negative every 3rd step", "key_mix": "Smoothed (SEG-like)"}
+
+
+def technique_variants() -> list[Variant]:
+    """One variant of each technique: its defaults, or the preset that shows it."""
+    known = load_presets()
+    settings = {g.name: known[SHOWN_BY[g.name]] if g.name in SHOWN_BY else read_settings({f"{g.name}.enabled": True})
+                for g in TECHNIQUES}  # fmt: skip
+    return [ours(g.name, SHOWN_BY.get(g.name, g.label), settings[g.name]) for g in TECHNIQUES]
+
+
+def load_presets() -> dict[str, Settings]:
+    """Shipped presets by name."""
+    return {name: read_settings(values) for name, values in presets.shipped().items()}
+
+
+def preset(name: str, **changes) -> Variant:
+    """A shipped preset, with changes by dotted name, as a variant."""
+    return ours(name, name, read_settings(load_presets()[name].flat() | changes))
+
+
+def setting(name: str, text: str) -> Variant:
+    """A variant from ``parameter=value; parameter=value``."""
+    return parse_setting(f"{name}: {text};")
+
+
+def parse_setting(text: str) -> Variant:
+    """Read ``name: tile=16 pool=4 exact_every=3`` as a variant of ours; the name may be left out.
+
+    A parameter is named in full (``near_sighted.tile``) or alone where only one technique has it, or only one of
+    those that the other items name (``tile=16 blocks=d0``); items are separated by spaces, or by semicolons where
+    values have spaces in them. A technique that is named is switched on.
+
+    Raises:
+        LabError: when something in it is not understood.
+    """
+    name, colon, body = text.partition(":")
+    name, body = (name.strip(), body) if colon else ("", text)
+    items: list[tuple[str, str]] = []
+    for item in filter(None, map(str.strip, body.split(";" if ";" in body else None))):
+        key, equals, value = item.partition("=")
+        if not equals:
+            raise LabError(f"'{item}' is no setting: write parameter=value, for example tile=16.")
+        items.append((key, value))
+    found = [_keys_named(key) for key, _ in items]
+    meant = {keys[0].partition(".")[0] for keys in found if len(keys) == 1}
+    values: dict[str, Any] = {full_key(key, meant): value for key, value in items}
+    for technique in {key.partition(".")[0] for key in values} - {"general"}:
+        values.setdefault(f"{technique}.enabled", True)
+    settings = read_settings(values)
+    name = name or " ".join(f"{k.partition('.')[2]}={v}" for k, v in values.items() if not k.endswith(".enabled"))
+    return ours(name or "defaults", name or "defaults", settings)
+
+
+def full_key(name: str, meant: Collection[str] = ()) -> str:
+    """``tile`` -> ``near_sighted.tile``; names with a dot are checked and handed back.
+
+    Args:
+        meant: techniques that decide where several have the parameter.
+
+    Raises:
+        LabError: when there is no such parameter or several techniques have it.
+    """
+    keys = _keys_named(name)
+    if len(keys) > 1:
+        keys = [key for key in keys if key.partition(".")[0] in meant] or keys
+    if len(keys) != 1:
+        why = f"several techniques have it, write one of {', '.join(keys)}" if keys else "there is no such parameter"
+        raise LabError(f"'{name}' is not understood: {why}.")
+    return keys[0]
+
+
+def _keys_named(name: str) -> list[str]:
+    keys = [p.key for p in all_params() if name in (p.key, p.name)]
+    return [key for key in keys if not key.startswith("general.")] or keys
+
+
+def read_settings(values: dict[str, Any]) -> Settings:
+    """`Settings.read`, but everything it would only mention is an error here.
+
+    Raises:
+        LabError: with the first sentence.
+    """
+    settings, messages = Settings.read(values)
+    if messages:
+        raise LabError(messages[0])
+    return settings

@@ -1,0 +1,5 @@
+"""Tables and pages of documents, made from rows, from result files and from the settings schema.
+
+`tables` for rows, `benchmark` and `negative` for the pages of the benches, `readme` for the README's tables.
+May import: `lib_attn.lab.shared`, `drawing`, `judging` and `measuring`, and of `lib_attn` what those may import.
+"""

@@ -1,0 +1,96 @@
+"""Tables of measured rows in Markdown."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from lib_attn.lab.drawing.variants import Variant
+from lib_attn.lab.measuring.ablation import MODES, AblationRow
+from lib_attn.lab.measuring.borders import BorderRow
+from lib_attn.lab.measuring.compare import Cell
+from lib_attn.lab.measuring.deviation import DeviationRow
+from lib_attn.lab.measuring.memory import MemoryRow
+from lib_attn.lab.measuring.speed import SpeedRow
+
+
+def speed_table(rows: Sequence[SpeedRow]) -> str:
+    """One line per variant and size."""
+    lines = ["| size | variant | seconds a step | speed-up | range | keys d0 / d1 / d2 |", "|---|---|---|---|---|---|"]
+    for r in rows:
+        seconds = f"{r.seconds:.3g}"
+        if r.cycle is not None:
+            seconds += f" (exact {r.exact_seconds:.3g}, between {r.step_seconds:.3g}, every {r.cycle})"
+        keys = " / ".join(str(r.keys.get(f"d{d}", "-")) for d in range(3)) if r.keys else "-"
+        spread = f"{r.low:.2f} … {r.high:.2f}"
+        lines.append(f"| {r.width}x{r.height} | {r.label} | {seconds} | {r.ratio:.2f}x | {spread} | {keys} |")
+    return "\n".join(lines)
+
+
+def memory_table(rows: Sequence[MemoryRow]) -> str:
+    """One line per variant and size, against full attention at the same size."""
+    full = {(r.height, r.width): r.growth for r in rows if r.name == "full"}
+    lines = ["| size | variant | MiB on top of the weights | against full |", "|---|---|---|---|"]
+    for r in rows:
+        share = r.growth / max(full[r.height, r.width], 1e-9)
+        lines.append(f"| {r.width}x{r.height} | {r.label} | {r.growth:.0f} | {share:.3f}x |")
+    return "\n".join(lines)
+
+
+def deviation_table(rows: Sequence[DeviationRow]) -> str:
+    """One line per variant, one pair of columns per size."""
+    sizes = list(dict.fromkeys((r.height, r.width) for r in rows))
+    head = " | ".join(f"{w}x{h} latent L2 | PSNR" for h, w in sizes)
+    lines = [f"| variant | {head} |", "|---|" + "---|---|" * len(sizes)]
+    for name in dict.fromkeys(r.name for r in rows):
+        own = {(r.height, r.width): r for r in rows if r.name == name}
+        cells = []
+        for size in sizes:
+            row = own.get(size)
+            decibel = "-" if row is None or row.psnr is None else f"{row.psnr:.1f}"
+            cells.append("- | -" if row is None else f"{row.l2:.4f} | {decibel}")
+        lines.append(f"| {next(iter(own.values())).label} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def border_head() -> str:
+    """The heading above `border_line`s."""
+    return "| shift | jump across borders | inside | ratio |\n|---|---|---|---|"
+
+
+def border_line(shift: float, row: BorderRow) -> str:
+    """Jumps with borders that wander by `shift`."""
+    return f"| {shift} | {row.across:.4g} | {row.inside:.4g} | {row.ratio:.3f} |"
+
+
+def compare_table(rows: Sequence[Sequence[Cell]], variants: Sequence[Variant]) -> str:
+    """Means over all pictures, a line per variant, then what techniques had to say. rows: by picture and variant."""
+    lines = ["| | seconds a picture | latent L2 | PSNR |", "|---|---|---|---|"]
+    for column, variant in enumerate(variants):
+        cells = [row[column] for row in rows]
+        seconds, l2 = (sum(getattr(cell, key) for cell in cells) / len(cells) for key in ("seconds", "l2"))
+        finite = [cell.psnr for cell in cells if math.isfinite(cell.psnr)]
+        decibel = f"{sum(finite) / len(finite):.1f} dB" if finite else "identical"
+        lines.append(f"| {variant.label} | {seconds:.2f} | {l2:.3f} | {decibel} |")
+    return "\n".join([*lines, *sorted({sentence for row in rows for cell in row for sentence in cell.said})])
+
+
+def caption(cell: Cell) -> str:
+    """One line for below a picture."""
+    decibel = f", {cell.psnr:.1f} dB" if math.isfinite(cell.psnr) else ""
+    return f"{cell.seconds:.1f} s, L2 {cell.l2:.3f}{decibel}"
+
+
+def ablation_table(rows: Sequence[AblationRow]) -> str:
+    """One line per level and mode, each figure with its standard error."""
+    lines = ["| self-attention | levels | all right | agreement | latent L2 |", "|---|---|---|---|---|"]
+    for r in rows:
+        figures = (_with_error(r.accuracy, r.accuracy_error, 2), _with_error(r.agreement, r.agreement_error, 2),
+                   _with_error(r.l2, r.l2_error, 2))  # fmt: skip
+        what = MODES.get(r.mode, "as it is")
+        lines.append(f"| {what} | {r.level} | {' | '.join(figures)} |")
+    return "\n".join(lines)
+
+
+def _with_error(value: float, error: float | None, digits: int) -> str:
+    return f"{value:.{digits}f}" + (f" ± {error:.{digits}f}" if error is not None else "")
