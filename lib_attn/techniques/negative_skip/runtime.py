@@ -25,7 +25,6 @@ import torch
 
 from lib_attn.techniques.base import Context, Runtime
 from lib_attn.techniques.negative_skip.penalty import NegativeText, penalise
-from lib_attn.techniques.saving import READ
 from lib_attn.unet.batch import has_mean, weighted_mean
 from lib_attn.unet.layers import parse_selector
 from lib_attn.unet.rows import NEGATIVE, POSITIVE
@@ -219,7 +218,8 @@ class NegativeSkipRuntime(Runtime):
                 track.since = None if track.since is None else track.since + 1
             return frozenset(images)
         if evaluation.negative_read and self._settings.fill != "estimate":
-            self._say(f"Negative skip computes the negative in every step: {READ}, so only an estimate could stand in.")
+            why = f"{evaluation.negative_read}, so only an estimate could stand in"
+            self._say(f"Negative skip computes the negative in every step: {why}.")
             return frozenset()
         skipped = set()
         for image in images - unguided:
@@ -232,8 +232,8 @@ class NegativeSkipRuntime(Runtime):
                 skipped.add(image)
         if skipped and evaluation.negative_read:
             self._say(
-                f"Negative skip: {READ}; where it is left out they get an estimate, which may shift colours (Full step "
-                "every 1: never left out)."
+                f"Negative skip: {evaluation.negative_read}, and gets an estimate where it is left out. That may shift "
+                "colours; with Full step every 1 it is never left out."
             )
         return frozenset(unguided | skipped)
 
