@@ -171,7 +171,7 @@ def test_early_full_steps_are_as_many_but_earlier(every, steps):
 
 
 def test_few_steps_have_more_full_ones():
-    """Each goes further than one of twenty; measured in docs/negative-stream.md."""
+    """Each goes further than one of twenty; measured in docs/negative-skip.md."""
     found = {}
     for steps in (4, 8, 10, 15, 20, 30):
         sigmas = range(steps, 0, -1)
