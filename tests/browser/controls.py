@@ -59,10 +59,10 @@ class Controls:
         return self.find(f"{name}_live").first.inner_text()
 
     def wait_live(self, text, name="near_sighted"):
-        self.find(f"{name}_live", f".attention-lab-live:has-text({json.dumps(text)})").first.wait_for(state="attached")
+        self.find(f"{name}_live", f".attention-lab-live:has-text({json.dumps(text, ensure_ascii=False)})").first.wait_for(state="attached")
 
     def wait_told(self, text):
-        self.find("preset_said", f":text({json.dumps(text)})").first.wait_for()
+        self.find("preset_said", f":text({json.dumps(text, ensure_ascii=False)})").first.wait_for()
 
     def wait_changed(self, changed):
         state = "attached" if changed else "detached"
