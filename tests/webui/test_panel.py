@@ -181,7 +181,21 @@ def text_of(node):
     return "".join(parts)
 
 
-NAMES = {"file.stem": "name", "error.strerror": "reason"}
+NAMES = {
+    "file.stem": "name", "error.strerror": "reason", "chosen.text": "blocks", "group.label": "technique",
+    "' and '.join(labels)": "techniques",
+}  # fmt: skip
+
+
+def said_in(path):
+    """What is handed to a function that tells the user a sentence."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        name = getattr(getattr(node, "func", None), "attr", "")
+        for part in node.args if name in ("say", "_say", "comment") else ():
+            if text_of(part) is not None:
+                yield text_of(part)
+
+
 # Put together from parts: see `lib_attn.webui.xyz.tell_grid`.
 GRID = {
     "X/Y/Z: {technique} is off, so its axis changes nothing. Cells: {cells}.",
@@ -201,6 +215,9 @@ def told_texts():
     more = ("techniques/facts.py", "presets.py", "webui/live.py", "webui/preset_actions.py", "webui/compare.py")
     for path in ("preview.py", *previews, *more):
         texts |= set(sentences_in(path))
+    for folder in ("", "techniques", "webui"):
+        for path in (ROOT / "lib_attn" / folder).glob("*.py"):
+            texts |= set(said_in(path))
     return texts
 
 
