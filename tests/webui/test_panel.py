@@ -12,6 +12,7 @@ import pytest
 
 from lib_attn.presets import Presets
 from lib_attn.settings import TECHNIQUES, Settings, all_params, positional_params
+from lib_attn.techniques import ORDER
 from tests.conftest import ROOT
 
 gr = pytest.importorskip("gradio", reason="the panel needs gradio (pip install gradio==3.41.2)")
@@ -196,7 +197,9 @@ def told_texts():
     texts = {*GRID, *script_texts(), *NEEDS.values(), OWN, *options.LABELS.values(), *options.INFOS.values()}
     texts |= {text for name in shipped() for text in Presets().about(name)}
     texts |= {p.reads[1] for p in all_params() if p.reads}
-    for path in ("preview.py", "presets.py", "webui/live.py", "webui/preset_actions.py", "webui/compare.py"):
+    previews = [f"techniques/{name}/preview.py" for name in ORDER]
+    more = ("techniques/facts.py", "presets.py", "webui/live.py", "webui/preset_actions.py", "webui/compare.py")
+    for path in ("preview.py", *previews, *more):
         texts |= set(sentences_in(path))
     return texts
 
