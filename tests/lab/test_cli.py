@@ -182,6 +182,13 @@ def test_with_nothing_named_compare_draws_each_technique_as_a_pair(tiny, tmp_pat
         assert sheet.format == "JPEG" and sheet.height == 5 * first.height and sheet.width == first.width
 
 
+def test_a_large_picture_stays_within_reason():
+    """Three times its own size on the embedded model, twice on one of 512 px, never below the model's own size."""
+    (large,) = [show for show in shows() if show.scale > 1]
+    assert [large.side(side) for side in (256, 512, 768, 1024, 1536)] == [768, 1024, 1024, 1024, 1536]
+    assert large.request(512).width == large.request(512).height == 1024 and "1024 × 1024 px" in large.conditions(512)
+
+
 def test_pairs_show_every_technique_where_it_acts(model):
     """Each at the conditions that it needs: the pictures differ, and nobody has to explain why they do not."""
     assert {show.technique for show in shows()} == set(TECHNIQUES)
