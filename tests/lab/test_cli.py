@@ -178,6 +178,7 @@ def test_with_nothing_named_compare_draws_each_technique_as_a_pair(tiny, tmp_pat
     assert said.err.startswith("Drawing 5 pairs")
     table = (tmp_path / "compare.md").read_text()
     assert all(show.claim in table for show in short)
+    assert table.startswith("# ") and "CPU threads" in table and "Model: tiny" in table
     with Image.open(tmp_path / "compare.jpg") as sheet, Image.open(tmp_path / f"compare-{short[0].name}.jpg") as first:
         assert sheet.format == "JPEG" and sheet.height == 5 * first.height and sheet.width == first.width
 
