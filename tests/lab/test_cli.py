@@ -178,8 +178,16 @@ def test_with_nothing_named_compare_draws_each_technique_as_a_pair(tiny, tmp_pat
     assert said.err.startswith("Drawing 5 pairs")
     table = (tmp_path / "compare.md").read_text()
     assert all(show.claim in table for show in short)
+    assert table.startswith("# ") and "CPU threads" in table and "Model: tiny" in table
     with Image.open(tmp_path / "compare.jpg") as sheet, Image.open(tmp_path / f"compare-{short[0].name}.jpg") as first:
         assert sheet.format == "JPEG" and sheet.height == 5 * first.height and sheet.width == first.width
+
+
+def test_a_large_picture_stays_within_reason():
+    """Three times its own size on the embedded model, twice on one of 512 px, never below the model's own size."""
+    (large,) = [show for show in shows() if show.scale > 1]
+    assert [large.side(side) for side in (256, 512, 768, 1024, 1536)] == [768, 1024, 1024, 1024, 1536]
+    assert large.request(512).width == large.request(512).height == 1024 and "1024 × 1024 px" in large.conditions(512)
 
 
 def test_pairs_show_every_technique_where_it_acts(model):
