@@ -346,8 +346,33 @@ class KeyMix(Group):
         return needs.get(self.source, "")
 
 
-# In this order they act: what is skipped is decided and learnt from before contrast changes the negative's prediction.
-TECHNIQUES: tuple[type[Group], ...] = (NearSighted, NegativeSkip, Contrast, KeyMix)
+_STEP = _shared("", since=4)
+
+
+@dataclass(frozen=True)
+class StepSkip(Group):
+    """Whole steps left out, and what the model would have predicted forecast."""
+
+    name: ClassVar[str] = "step_skip"
+    label: ClassVar[str] = "Step skip"
+    about: ClassVar[str] = (
+        "The model is computed in some steps only; in between, the line that its predictions follow is continued. "
+        "Half the work at every size; nearer to the picture of all steps than a sampler with half as many."
+    )
+
+    enabled: bool = param(False, "Step skip", "Leave whole steps out and forecast them.", since=4)
+    key_every: float = param(2.0, "Computed step every", "Every n-th step is computed, on average: Computed steps early says how they are spread. Counted for each image. 1: every step.", 1.0, 10.0, 0.5, unit="steps", since=4)
+    early: float = param(1.0, "Computed steps early", "1: computed steps lie close together at first, where the picture takes shape, and rarer later; about as many in all. 0: evenly spread.", 0.0, 1.0, 0.05, advanced=True, since=4)
+    trend: float = param(1.0, "Forecast trend", "How far the forecast continues the change between the last two computed steps. 0: the last one as it is.", 0.0, 1.0, 0.05, advanced=True, since=4)
+    keep_first: float = param(0.0, "Computed steps first", "The first steps, which decide the layout, are all computed. At least two always are.", 0.0, 1.0, 0.01, unit="share of steps", advanced=True, since=4)
+    keep_last: float = param(0.0, "Computed steps last", "The last steps, which decide the details, are all computed.", 0.0, 1.0, 0.01, unit="share of steps", advanced=True, since=4)
+    start: float = _STEP["start"]
+    end: float = _STEP["end"]
+    hires: str = _STEP["hires"]
+
+
+# The order of the panel; `lib_attn.techniques.ORDER` is the one in which they act.
+TECHNIQUES: tuple[type[Group], ...] = (NearSighted, NegativeSkip, Contrast, KeyMix, StepSkip)
 GROUPS: tuple[type[Group], ...] = (General, *TECHNIQUES)
 
 

@@ -54,6 +54,7 @@ class Evaluation:
     negative_read: somebody beyond the ordinary combination u + s (c - u) reads the negative's prediction.
     editions: for each image something that changes when its prompts do (prompt editing), None when unknown.
     positive_only: the host itself leaves all negatives out of this evaluation; their rows will not come.
+    adaptive: the sampler chooses its steps by comparing predictions.
     """
 
     rows: tuple[Row, ...] = ()
@@ -64,6 +65,7 @@ class Evaluation:
     negative_read: bool = False
     editions: tuple[Any, ...] | None = None
     positive_only: bool = False
+    adaptive: bool = False
 
     def edition(self, image: int) -> Any:
         """Which of its prompts an image is at."""

@@ -110,6 +110,11 @@ def is_edit(denoiser: Any) -> bool:
     return edits and denoiser.image_cfg_scale is not None and denoiser.image_cfg_scale != 1.0
 
 
+def steps_by_itself(denoiser: Any) -> bool:
+    """Whether the sampler chooses its steps by comparing the model's predictions (DPM adaptive)."""
+    return "adaptive" in str(getattr(denoiser.sampler, "funcname", ""))
+
+
 class ModelNote:
     """What was found out when a model was loaded. Holds it weakly: we must not keep a dropped model in memory."""
 

@@ -213,7 +213,7 @@ class Job:
 
 def _why_idle(attachment: Any, group: Group) -> str | None:
     """Why a technique took no call although its steps had come; None when it cannot be said."""
-    selector = parse_selector(group.blocks)
+    selector = parse_selector(getattr(group, "blocks", "auto"))
     placed = group.name in attachment.placed
     if not placed and not selector.auto and not any(selector.matches(layer) for layer in attachment.layers):
         return f"this model has no attention in the blocks {group.blocks}"

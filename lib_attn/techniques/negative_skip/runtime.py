@@ -29,13 +29,12 @@ from lib_attn.techniques.base import Context, Runtime
 from lib_attn.techniques.negative_skip.gate import Gate
 from lib_attn.techniques.negative_skip.penalty import NegativeText, penalise
 from lib_attn.techniques.saving import READ
+from lib_attn.techniques.spacing import RISE, is_due, key_interval
 from lib_attn.unet.batch import has_mean, weighted_mean
 from lib_attn.unet.layers import parse_selector
 from lib_attn.unet.rows import NEGATIVE, POSITIVE
 
 COARSE = 0.25  # share of each axis' frequencies that counts as coarse
-ENOUGH_STEPS = 20  # with fewer, guidance changes more from step to step than an estimate can follow
-RISE = 1.0001  # sigma above the last full step's by more than rounding: the sampler went back up
 
 
 def weigh_frequencies(x: torch.Tensor, low: float, high: float) -> torch.Tensor:
@@ -121,21 +120,6 @@ class Track:
             self.agrees = False
 
 
-def key_interval(key_every: float, early: float, share: float, steps: int | None = None) -> float:
-    """Steps from one full step to the next at a share of the steps.
-
-    Guidance changes most in the first steps, and an error there moves the picture most. At `early` 1 full step number
-    k of K comes after a share (k / K)^2 of the steps, which is an interval of 2 n sqrt(share): about as many full
-    steps as one every n, but most of them early. n is `key_every` from `ENOUGH_STEPS` on; with fewer steps each of them
-    goes further, and n falls in proportion towards 1. At `early` 0 they are spread evenly, every `key_every`.
-
-    Args:
-        steps: number of all steps, None when unknown: then there are enough.
-    """
-    few = 0.0 if steps is None else early * (1.0 - min(1.0, steps / ENOUGH_STEPS))
-    return (1.0 + (key_every - 1.0) * (1.0 - few)) * (1.0 + early * (2.0 * math.sqrt(share) - 1.0))
-
-
 def has_stopped(settings, share: float) -> bool:
     """Whether the negative has stopped for good at a share of the steps."""
     return settings.until < 1.0 and share >= settings.until
@@ -155,8 +139,7 @@ def may_skip(settings, track: Track, share: float, sigma: float, steps: int | No
         return not (s.key_every or s.adaptive or s.fill == "estimate")
     if sigma > track.sigma * RISE and (s.fill == "estimate" or s.adaptive):
         return False
-    # Intervals are rounded down up to three quarters, which brings the count near that of an even spread.
-    if s.key_every and track.since + 1 >= key_interval(s.key_every, s.early, share, steps) - 0.75:
+    if s.key_every and is_due(track.since, key_interval(s.key_every, s.early, share, steps)):
         return False
     return track.agrees if s.adaptive else True
 
