@@ -1,220 +1,249 @@
-// The text below the Near-sighted sliders: how many tiles, and how much self-attention is left at the present size.
-// The formulas are those of lib_attn/estimate.py and lib_attn/techniques/near_sighted.py; a test compares them.
+// Keeps the panel alive: reads what stands on the page, asks Python what it is going to do, and shows the sentences.
+// All that is known of parameters and techniques comes with the page; nothing is computed here.
 
 var attentionLab = (function() {
-    var families = {
-        "SD 1, 2": {
-            breakEven: 96 * 96,
-            blocks: [
-                ["in", [1, 2], 0, 1], ["in", [4, 5], 1, 1], ["in", [7, 8], 2, 1], ["mid", [0], 3, 1],
-                ["out", [3, 4, 5], 2, 1], ["out", [6, 7, 8], 1, 1], ["out", [9, 10, 11], 0, 1],
-            ],
-        },
-        "SDXL": {
-            breakEven: 192 * 192,
-            blocks: [
-                ["in", [4, 5], 1, 2], ["in", [7, 8], 2, 10], ["mid", [0], 2, 10],
-                ["out", [0, 1, 2], 2, 10], ["out", [3, 4, 5], 1, 2],
-            ],
-        },
-    };
-    var minTile = 8;
-    var worthwhileShare = 0.6;
-    var leastTokens = 2048;
-
     var texts = {
-        tiles: "{family}: {tiles} tiles, {left} % of the self-attention left",
-        untiled: "{family}: no tiles, {left} % of the self-attention left",
-        exact: "{family}: full attention at this size, nothing to gain",
-        little: "(little to gain at this size)",
-        first: "{size}:",
-        unread: "Blocks: not understood, so auto is used",
+        changed: "changed",
+        recorded: "Recorded: {prompt}, {width} × {height}, {mib} MiB.",
     };
+    var panels = {};
+    var waiting = false;
 
-    function halved(size, depth) {
-        for (var i = 0; i < depth; i++) {
-            size = Math.ceil(size / 2);
-        }
-        return size;
-    }
-
-    // Python rounds halves to the even neighbour.
-    function round(x) {
-        var low = Math.floor(x);
-        if (x - low != 0.5) return Math.round(x);
-        return low % 2 == 0 ? low : low + 1;
-    }
-
-    function timeCurve(base, peak, s) {
-        if (!peak) return base;
-        return base + (peak - base) * Math.exp(-Math.pow((0.5 - s.peak_time) * s.time_decay, 2));
-    }
-
-    function windowCells(size, window, cell) {
-        return Math.min(Math.ceil(size / cell), Math.ceil(window / cell) + (cell > 1 ? 1 : 0));
-    }
-
-    function plan(h, w, s, depth) {
-        var scale = Math.pow(2, -depth * s.depth_scaling);
-        var tile = 0;
-        if (s.tile_count) {
-            tile = Math.ceil(Math.max(h, w) / s.tile_count);
-        } else if (s.tile) {
-            tile = Math.max(minTile, round(timeCurve(s.tile, s.tile_peak, s) * scale));
-        }
-        var pool = s.pool ? Math.max(1, round(timeCurve(s.pool, s.pool_peak, s) * scale)) : 0;
-        var window = tile ? tile + 2 * round(s.halo * scale) : 0;
-        var local = s.local_shape == "1D" ? [1, s.local_pool] : [s.local_pool, s.local_pool];
-        var unpooled = s.local_pool == 1;
-        var keys = tile ? windowCells(h, window, local[0]) * windowCells(w, window, local[1]) : 0;
-        keys += pool ? Math.ceil(h / pool) * Math.ceil(w / pool) : 0;
-        return {
-            tiles: tile ? Math.ceil(h / tile) * Math.ceil(w / tile) : 1,
-            cost: keys / (h * w),
-            exact: tile ? unpooled && (window >= Math.max(h, w) || pool == 1) : pool <= 1,
-        };
-    }
-
-    // The rules of a block selector, [] for auto, null when it cannot be read.
-    function parseBlocks(text) {
-        var items = text.trim().toLowerCase().split(/[,;\s]+/).filter(Boolean);
-        if (items.length == 0 || (items.length == 1 && items[0] == "auto")) return [];
-        var rules = [];
-        for (var item of items) {
-            var match = /^(!?)(all|in|mid|m|out|d)(?:(\d{1,2})(?:-(\d{1,2}))?)?$/.exec(item);
-            if (!match || (match[2] == "all" && match[3]) || (match[2] == "d" && !match[3])) return null;
-            var low = match[3] ? Number(match[3]) : 0;
-            var high = match[4] ? Number(match[4]) : (match[3] ? low : 99);
-            if (low > high) return null;
-            rules.push({include: !match[1], section: match[2] == "m" ? "mid" : match[2], low: low, high: high});
-        }
-        return rules;
-    }
-
-    function matches(rules, section, number, depth) {
-        var chosen = !rules[0].include;
-        for (var rule of rules) {
-            var n = rule.section == "d" ? depth : number;
-            var named = (rule.section == "d" || rule.section == section) && rule.low <= n && n <= rule.high;
-            if (rule.section == "all" || named) chosen = rule.include;
-        }
-        return chosen;
-    }
-
-    function estimate(width, height, s, family) {
-        var rules = parseBlocks(s.blocks) || [];
-        var full = 0, left = 0, tiles = 0, largest = 0;
-        for (var [section, numbers, depth, count] of families[family].blocks) {
-            var h = halved(Math.ceil(height / 8), depth), w = halved(Math.ceil(width / 8), depth);
-            var p = plan(h, w, s, depth);
-            for (var number of numbers) {
-                var cost = h * w * h * w * Math.min(Math.pow(2, depth), 4) * count;
-                var saves = h * w >= leastTokens && p.cost <= worthwhileShare;
-                var chosen = !p.exact && (rules.length ? matches(rules, section, number, depth) : saves);
-                full += cost;
-                left += cost * (chosen ? p.cost : 1);
-                if (chosen && h * w > largest) {
-                    tiles = p.tiles;
-                    largest = h * w;
-                }
-            }
-        }
-        var share = left / full;
-        if (s.exact_every) share += (1 - share) / s.exact_every;
-        return {tiles: tiles, left: 1 - (1 - share) * Math.max(0, s.end - s.start)};
+    function find(id, inner) {
+        return document.querySelector("#" + CSS.escape(id) + (inner ? " " + inner : ""));
     }
 
     function translated(text, values) {
         var known = typeof localization == "object" && localization ? localization[text] : null;
         return (known || text).replace(/\{(\w+)\}/g, function(all, name) {
-            return name in values ? String(values[name]) : all;
+            return values && name in values ? String(values[name]) : all;
         });
     }
 
-    function describe(width, height, s) {
-        var parts = [translated(texts.first, {size: width + " × " + height})];
-        for (var family in families) {
-            var e = estimate(width, height, s, family);
-            var tokens = Math.ceil(width / 8) * Math.ceil(height / 8);
-            var values = {family: family, tiles: e.tiles, left: Math.max(1, Math.round(100 * e.left))};
-            if (e.left >= 1) {
-                parts.push(translated(texts.exact, values) + ".");
-                continue;
-            }
-            var line = translated(s.tile || s.tile_count ? texts.tiles : texts.untiled, values);
-            if (tokens < families[family].breakEven || e.left > 0.8) line += " " + translated(texts.little, {});
-            parts.push(line + ".");
-        }
-        return parts.join(" ");
-    }
-
     function number(id) {
-        var input = document.querySelector("#" + id + " input[type=number]");
+        var input = find(id, "input[type=number]");
         return input && input.value !== "" ? Number(input.value) : null;
     }
 
-    function readSettings(prefix) {
-        var s = {};
-        for (var name of ["tile", "tile_count", "halo", "pool", "exact_every", "local_pool", "tile_peak", "pool_peak",
-            "peak_time", "time_decay", "depth_scaling", "start", "end"]) {
-            s[name] = number(prefix + name);
-            if (s[name] === null) return null;
-        }
-        var blocks = document.querySelector("#" + prefix + "blocks input, #" + prefix + "blocks textarea");
-        var shape = document.querySelector("#" + prefix + "local_shape input:checked");
-        s.blocks = blocks ? blocks.value : "auto";
-        s.local_shape = shape ? shape.value : "2D";
-        return s;
+    function read(id) {
+        var box = find(id);
+        if (!box) return undefined;
+        var input = box.querySelector("input[type=number]");
+        if (input) return input.value === "" ? undefined : Number(input.value);
+        input = box.querySelector("input[type=radio]:checked");
+        if (input) return input.value;
+        input = box.querySelector("input[type=checkbox]");
+        if (input) return input.checked;
+        input = box.querySelector("input, textarea");
+        return input ? input.value : undefined;
+    }
+
+    function tabOf(prefix) {
+        return (/(txt2img|img2img)/.exec(prefix) || ["lab"])[0];
     }
 
     // The size of the hires pass, as the host works it out; null when there is none.
     function hiresSize(tab, width, height) {
-        var on = document.querySelector("#" + tab + "_hr-checkbox input");
+        var on = find(tab + "_hr-checkbox", "input");
         if (!on || !on.checked) return null;
         var x = number(tab + "_hr_resize_x"), y = number(tab + "_hr_resize_y"), scale = number(tab + "_hr_scale");
         if (!x && !y) return [Math.round(width * scale), Math.round(height * scale)];
         return [x || Math.round(y * width / height), y || Math.round(x * height / width)];
     }
 
-    function update() {
-        document.querySelectorAll(".attention-lab-live").forEach(function(line) {
-            var box = line.closest("[id$=_near_sighted_live]");
-            if (!box) return;
-            var prefix = box.id.replace(/live$/, "");
-            var tab = (/(txt2img|img2img)/.exec(prefix) || ["lab"])[0];
-            var width = number(tab + "_width"), height = number(tab + "_height");
-            var s = width && height ? readSettings(prefix) : null;
-            var text = "";
-            if (s) {
-                var hires = hiresSize(tab, width, height);
-                text = describe(width, height, s);
-                if (hires && hires[0] && hires[1]) text += "\n" + describe(hires[0], hires[1], s);
-                if (parseBlocks(s.blocks) === null) text += "\n" + translated(texts.unread, {}) + ".";
-            }
-            if (line.textContent !== text) line.textContent = text;
+    // img2img at "Resize by": the size that the host shows there.
+    function resizedBy(tab) {
+        var preview = find(tab + "_scale_resolution_preview");
+        if (!preview || preview.offsetParent === null) return null;
+        var sizes = preview.textContent.match(/\d+\s*[x×]\s*\d+/g);
+        return sizes ? sizes[sizes.length - 1].split(/[x×]/).map(Number) : null;
+    }
+
+    // How many steps the host makes when it starts from a picture.
+    function stepsOf(steps, denoising) {
+        return denoising === null ? steps : Math.min(steps, Math.floor(Math.min(denoising, 0.999) * steps) + 1);
+    }
+
+    function facts(panel) {
+        var tab = tabOf(panel.prefix), values = {};
+        panel.params.forEach(function(param) {
+            var value = read(param.id);
+            if (value !== undefined) values[param.key] = value;
+        });
+        var steps = number(tab + "_steps"), denoising = number(tab + "_denoising_strength");
+        var found = {
+            values: values, width: number(tab + "_width"), height: number(tab + "_height"),
+            cfg: number(tab + "_cfg_scale"), batch: number(tab + "_batch_size"),
+            steps: tab == "img2img" ? stepsOf(steps, denoising) : steps,
+            preset: read(panel.prefix + "preset"),
+        };
+        var negative = find(tab + "_neg_prompt", "textarea");
+        if (negative) found.negative = negative.value.trim() !== "";
+        var resized = resizedBy(tab);
+        if (resized) [found.width, found.height] = resized;
+        var hires = hiresSize(tab, found.width, found.height);
+        if (hires) {
+            [found.hires_width, found.hires_height] = hires;
+            found.hires_steps = stepsOf(number(tab + "_hires_steps") || steps, denoising);
+        }
+        return JSON.stringify(found);
+    }
+
+    // What else may change the answer: a picture was made, the checkpoint was changed, a preset was saved.
+    function events() {
+        var seen = ["#html_info_txt2img", "#html_info_img2img", "#setting_sd_model_checkpoint", "[id$=preset_said]"];
+        return seen.map(function(selector) {
+            return Array.from(document.querySelectorAll(selector)).map(function(element) {
+                var input = element.querySelector("input");
+                return element.textContent + (input ? input.value : "");
+            }).join();
+        }).join();
+    }
+
+    function press(id) {
+        var button = find(id);
+        if (button) button.click();
+    }
+
+    function write(box, said) {
+        if (!box) return;
+        box.textContent = "";
+        [["line", said.lines], ["warning", said.warnings]].forEach(function([kind, sentences]) {
+            sentences.forEach(function(sentence) {
+                var p = document.createElement("p");
+                p.className = "attention-lab-" + kind;
+                p.textContent = (sentence.before ? translated(sentence.before) + ": " : "") +
+                    translated(sentence.text, sentence.values);
+                box.appendChild(p);
+            });
         });
     }
 
-    var waiting = false;
+    // All that is on, in one place: it is to be seen when the techniques are folded.
+    function together(answer) {
+        var all = {lines: answer.general.lines.slice(), warnings: answer.general.warnings.slice()};
+        answer.active.forEach(function([name, label]) {
+            ["lines", "warnings"].forEach(function(kind) {
+                answer.techniques[name][kind].forEach(function(sentence) {
+                    all[kind].push({before: label, text: sentence.text, values: sentence.values});
+                });
+            });
+        });
+        return all;
+    }
+
+    function show(prefix, text) {
+        var panel = panels[prefix], answer;
+        try {
+            answer = JSON.parse(text);
+        } catch (error) {
+            return [];
+        }
+        if (!panel) return [];
+        write(find(prefix + "general_live", ".attention-lab-live"), together(answer));
+        for (var name in answer.techniques) {
+            write(find(prefix + name + "_live", ".attention-lab-live"), answer.techniques[name]);
+        }
+        showRecorded(prefix, answer.recorded);
+        var label = find(prefix + "preset", "label > span, span");
+        if (label) {
+            label.classList.toggle("attention-lab-changed", Boolean(answer.changed));
+            label.dataset.changed = translated(texts.changed);
+        }
+        if (answer.names) {
+            var names = JSON.stringify(answer.names);
+            if (panel.names && panel.names !== names) press(prefix + "refresh");
+            panel.names = names;
+        }
+        return [];
+    }
+
+    function showRecorded(prefix, recorded) {
+        var line = find(prefix + "recorded", ".attention-lab-recorded");
+        if (line) line.textContent = recorded ? translated(texts.recorded, recorded) : "";
+        var button = find(prefix + "recorded_clear");
+        if (button) button.classList.toggle("attention-lab-gone", !recorded);
+    }
+
+    // What a slider's value means, beside its number: 16 is 128 px.
+    function readOut(param) {
+        var input = find(param.id, "input[type=number]");
+        if (!input || !param.reads) return;
+        var out = input.parentElement.querySelector(".attention-lab-reads");
+        if (!out) {
+            out = document.createElement("span");
+            out.className = "attention-lab-reads";
+            input.parentElement.insertBefore(out, input.nextSibling);
+        }
+        var [factor, unit] = param.reads;
+        var value = Math.round(Number(input.value) * factor * 100) / 100;
+        var text = (factor == 1 ? "" : "= " + value + " ") + translated(unit);
+        if (out.textContent !== text) out.textContent = text;
+    }
+
+    function setUp(element) {
+        var schema = JSON.parse(element.dataset.schema), prefix = schema.prefix;
+        var panel = panels[prefix];
+        if (panel && panel.element === element) return panel;
+        panel = panels[prefix] = {prefix: prefix, params: schema.params, element: element, seen: null, names: null};
+        var clear = find(prefix + "recorded_clear");
+        if (clear) clear.addEventListener("click", () => press(prefix + "clear"));
+        schema.params.forEach(function(param) {
+            // Switching a technique on opens it; folding it never switches.
+            var box = /-checkbox$/.test(param.id) ? find(param.id, "input") : null;
+            var header = box ? find(param.id.replace(/-checkbox$/, ""), ".label-wrap") : null;
+            if (!box || !header || !find(param.id).classList.contains("attention-lab-switch")) return;
+            box.addEventListener("change", function(event) {
+                if (event.isTrusted && box.checked && !header.classList.contains("open")) header.click();
+            });
+        });
+        press(prefix + "start");
+        return panel;
+    }
+
+    function update() {
+        waiting = false;
+        var around = events();
+        document.querySelectorAll(".attention-lab-data").forEach(function(element) {
+            var panel = setUp(element);
+            panel.params.forEach(readOut);
+            var now = facts(panel) + around;
+            if (now === panel.seen) return;
+            panel.seen = now;
+            press(panel.prefix + "ask");
+        });
+    }
 
     function updateSoon() {
         if (waiting) return;
         waiting = true;
-        setTimeout(function() {
-            waiting = false;
-            update();
-        }, 100);
+        setTimeout(update, 150);
     }
 
-    return {texts: texts, estimate: estimate, describe: describe, parseBlocks: parseBlocks, updateSoon: updateSoon};
+    // Another page may have saved a preset meanwhile.
+    function lookAgain() {
+        for (var prefix in panels) panels[prefix].seen = null;
+        updateSoon();
+    }
+
+    return {
+        texts: texts, updateSoon: updateSoon, lookAgain: lookAgain, show: show,
+        ask: (prefix) => [panels[prefix] ? facts(panels[prefix]) : ""],
+        generate: function(prefix) {
+            press(tabOf(prefix) + "_generate");
+            return false;
+        },
+    };
 })();
 
 if (typeof document !== "undefined") {
     document.addEventListener("input", attentionLab.updateSoon);
     document.addEventListener("change", attentionLab.updateSoon);
+    document.addEventListener("visibilitychange", () => document.hidden || attentionLab.lookAgain());
+    window.addEventListener("focus", attentionLab.lookAgain);
     if (typeof onAfterUiUpdate === "function") {
         onAfterUiUpdate(attentionLab.updateSoon);
     } else {
-        document.addEventListener("click", attentionLab.updateSoon);
+        setInterval(attentionLab.updateSoon, 500);
     }
 }

@@ -321,7 +321,7 @@ class Attachment:
             read, self._reads = self._reads(), None
             flight.evaluation = replace(flight.evaluation, negative_read=bool(read))
         call = UnetCall(flight.evaluation, rows, flight.moment, sigma_of(timestep), x, context)
-        call.fixed, call.whole = self._why_fixed(), is_replaced(unet)
+        call.fixed, call.told, call.whole = self._why_fixed(), self.failed_with_fewer, is_replaced(unet)
         args, kwargs = self._boundary.enter(call, args, kwargs)
         flight.rows = self._boundary.inner_rows
         return args, kwargs

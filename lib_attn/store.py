@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 
 class Kept(Protocol):
-    """Something kept; `bytes` may grow while it is filled."""
+    """Something kept.
+
+    bytes: memory it takes; may grow while it is filled. about: what a host wants to tell of it, for example the prompt.
+    """
 
     bytes: int
+    about: dict[str, Any]
 
 
 class Store:

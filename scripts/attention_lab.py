@@ -11,9 +11,20 @@ from modules.infotext_utils import PasteField
 from modules.ui_components import InputAccordion
 
 from lib_attn.presets import Presets
-from lib_attn.webui import infotext, job, panel, xyz
+from lib_attn.webui import compare, host, infotext, job, live, options, panel, xyz
 
 PRESETS = Presets(os.path.join(paths.data_path, "attention_lab", "presets"))
+DOCS = os.path.join(scripts.basedir(), "docs")
+
+
+def surroundings():
+    """What the panel's sentences depend on beside the panel."""
+    return live.Surroundings(host.profile(), job.recorded(), job.forget_recorded)
+
+
+def docs(name):
+    """Address of a page of the docs; the host serves files of its extensions."""
+    return "file=" + os.path.join(DOCS, name).replace("\\", "/")
 
 
 class AttentionLab(scripts.Script):
@@ -26,13 +37,22 @@ class AttentionLab(scripts.Script):
         return scripts.AlwaysVisible
 
     def ui(self, is_img2img):
-        built = panel.build(elem_id=self.elem_id, switch=InputAccordion, presets=PRESETS)
-        self.infotext_fields = [PasteField(control, infotext.READERS[key]) for key, control in built.controls.items()]
-        self.paste_field_names = [infotext.READERS[key] for key in built.controls]
+        built = panel.build(
+            elem_id=self.elem_id,
+            switch=InputAccordion,
+            presets=PRESETS,
+            surroundings=surroundings,
+            docs=docs,
+            start_with=options.first_preset,
+            compare=True,
+        )
+        self.infotext_fields = [PasteField(built.controls[key], reader) for key, reader in infotext.READERS.items()]
+        self.paste_field_names = list(infotext.READERS.values())
         return built.inputs()
 
     def before_process(self, p, *args):
         job.clear(p)
+        compare.before(p, self, args)
 
     def process(self, p, *args):
         job.begin(p, args)
@@ -45,10 +65,12 @@ class AttentionLab(scripts.Script):
 
     def postprocess(self, p, processed, *args):
         job.finish(p, processed)
+        compare.after(p, processed)
 
 
 script_callbacks.on_model_loaded(job.on_model_loaded)
 script_callbacks.on_cfg_denoiser(job.on_cfg_denoiser)
 script_callbacks.on_cfg_denoised(job.on_cfg_denoised)
-script_callbacks.on_before_ui(lambda: xyz.install(scripts.scripts_data))
+script_callbacks.on_ui_settings(lambda: options.add(PRESETS.names))
+script_callbacks.on_before_ui(lambda: xyz.install(scripts.scripts_data, PRESETS, options.all_axes()))
 script_callbacks.on_script_unloaded(job.release_all)

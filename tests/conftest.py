@@ -111,6 +111,28 @@ class FakeAxisOption:
         self.label, self.type, self.apply, self.confirm, self.choices = label, type, apply, confirm, choices
 
 
+class FakeOption:
+    """`shared.OptionInfo`: what a setting is, and what is said of it."""
+
+    def __init__(self, default, label, component=None, component_args=None, section=None):
+        self.default, self.label, self.component, self.section = default, label, component, section
+        self.component_args, self.told, self.reload = component_args, "", False
+
+    def info(self, text):
+        self.told = text
+        return self
+
+    def needs_reload_ui(self):
+        self.reload = True
+        return self
+
+
+def font(size):
+    from PIL import ImageFont
+
+    return ImageFont.load_default(size)
+
+
 def fake_grid_data(module_name="xyz_grid.py"):
     """What the host's list of scripts holds for X/Y/Z plot."""
     grid = SimpleNamespace(
@@ -132,6 +154,18 @@ class Callbacks(types.ModuleType):
         if not name.startswith("on_"):
             raise AttributeError(name)
         return lambda function, name_=name, **_: self.registered.setdefault(name_, []).append(function)
+
+    @property
+    def callback_map(self):
+        """Every callback with the file that registered it."""
+        return {
+            f"callbacks_{name[3:]}": [types.SimpleNamespace(callback=f, script=_file_of(f)) for f in functions]
+            for name, functions in self.registered.items()
+        }
+
+
+def _file_of(function):
+    return getattr(getattr(function, "__code__", None), "co_filename", "")
 
 
 def _module(name, **content):
@@ -165,8 +199,15 @@ def install_fake_host(data_path):
 
     callbacks = sys.modules["modules.script_callbacks"] = Callbacks()
     opts = SimpleNamespace(upcast_attn=False, use_old_scheduling=False)
-    shared = _module("modules.shared", sd_model=None, loaded_hypernetworks=[], opts=opts)
-    scripts = _module("modules.scripts", Script=FakeScript, AlwaysVisible=object(), scripts_data=[])
+    opts.added = {}
+    opts.add_option = lambda key, option: opts.added.update({key: option})
+    shared = _module(
+        "modules.shared", sd_model=None, loaded_hypernetworks=[], opts=opts, OptionInfo=FakeOption,
+        state=SimpleNamespace(job_count=-1),
+    )  # fmt: skip
+    scripts = _module(
+        "modules.scripts", Script=FakeScript, AlwaysVisible=object(), scripts_data=[], basedir=lambda: str(ROOT)
+    )
     fake = _module(
         "modules",
         __path__=[],
@@ -176,6 +217,9 @@ def install_fake_host(data_path):
         prompt_parser=_module("modules.prompt_parser", get_learned_conditioning_prompt_schedules=prompt_schedules),
         paths=_module("modules.paths", data_path=str(data_path)),
         sd_unet=_module("modules.sd_unet", current_unet=None),
+        sd_models=_module("modules.sd_models", model_data=SimpleNamespace(sd_model=None)),
+        images=_module("modules.images", get_font=font),
+        processing=_module("modules.processing", fix_seed=lambda p: None, process_images=None),
         infotext_utils=_module("modules.infotext_utils", PasteField=FakePasteField),
         ui_components=_module("modules.ui_components", InputAccordion=input_accordion),
     )

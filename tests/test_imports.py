@@ -12,11 +12,12 @@ from tests.conftest import ROOT
 #: From the bottom up. A module belongs to the longest name here that it starts with.
 ROOMS = (
     "lib_attn.unet",
-    "lib_attn.settings",
-    "lib_attn.presets",
+    "lib_attn.schema",
     "lib_attn.store",
     "lib_attn.techniques",
-    "lib_attn.estimate",
+    "lib_attn.settings",
+    "lib_attn.presets",
+    "lib_attn.preview",
     "lib_attn.attach",
     "lib_attn.webui",
     "lib_attn.learn.scenes",
@@ -181,3 +182,9 @@ def test_what_these_tests_see(tmp_path):
     ring = find_circle(imports)
     assert ring[0] == ring[-1] and set(ring) == {"lib_attn.a.b", "lib_attn.a.c", "lib_attn.a.d"}
     assert find_circle({"x": [("y", False)], "y": [("z", False)], "z": []}) == []
+
+
+def test_what_measures_never_sees_the_command_line():
+    """Options become a specification in `commands`; no other room of the lab knows argparse."""
+    users = {name for name, path in MODULES.items() if belongs(name, "lib_attn.lab") and "argparse" in path.read_text()}
+    assert users and all(belongs(name, "lib_attn.lab.commands") for name in users)

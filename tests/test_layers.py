@@ -1,10 +1,11 @@
 """Block names, depths and the selector grammar."""
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lib_attn.unet.families import find_layers
+from lib_attn.unet.families import find_blocks, find_layers
 from lib_attn.unet.layers import MAX_SELECTOR_LENGTH, parse_selector
 from tests.unets import tiny_unet
 
@@ -84,3 +85,28 @@ def test_selector_reads_its_own_text(text):
 def test_models_without_a_unet_are_refused():
     with pytest.raises(TypeError, match="no U-Net"):
         find_layers(object())
+
+
+class Wrapper(torch.nn.Module):
+    """What another extension may put around a block; nothing to iterate over."""
+
+    def __init__(self, block):
+        super().__init__()
+        self.inside = torch.nn.ModuleDict({"block": block})
+
+
+def test_wrapped_blocks_are_those_inside():
+    unet = tiny_unet()
+    blocks, layers = find_blocks(unet), find_layers(unet)
+    for place in (unet.input_blocks, unet.output_blocks):
+        for number in (0, 3, 4, 11):
+            place[number] = Wrapper(place[number])
+    unet.middle_block = Wrapper(unet.middle_block)
+    assert find_blocks(unet) == blocks and [b.module for b in find_blocks(unet)] == [b.module for b in blocks]
+    assert find_layers(unet) == layers
+
+
+def test_a_block_that_cannot_be_looked_into():
+    unet = tiny_unet()
+    unet.input_blocks[1] = torch.nn.Identity()
+    assert [layer.name for layer in find_layers(unet)] == ALL[1:]

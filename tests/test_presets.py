@@ -7,16 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lib_attn.estimate import FAMILIES
-from lib_attn.presets import MAX_BYTES, MAX_FILES, Presets, check_name, shipped
-from lib_attn.settings import Settings
+from lib_attn.presets import ALL_OFF, MAX_BYTES, MAX_FILES, Presets, check_name, shipped
+from lib_attn.settings import TECHNIQUES, NearSighted, Settings
 from lib_attn.unet.layers import Layer, parse_selector
+from lib_attn.unet.profile import FAMILIES
 from tests.strategies import settings
 
 BAD_NAMES = [
-    "", " ", ".", "..", "../x", "a/b", "a\\b", "/etc/passwd", "C:", "C:x", "a\0b", "a\nb", "x.json", ".hidden", "con",
+    "", " ", ".", "..", "../x", "a/b", "a\\b", "/etc/passwd", "C:", "C:x", "a\0b", "a\nb", ".hidden", "con",
     "NUL", "com1", "LPT9", "a" * 61, "あ" * 67, "-x", "x ;", "x*", "x?", '"x"', "<x>", "|", "~", "$HOME", None, 3, [],
-    {"a": 1}, b"x", "x\u202e", "a:b",
+    {"a": 1}, b"x", "x\u202e", "a:b", "a..b", "x.", "con.txt", ".x", "All off", "all OFF",
 ]  # fmt: skip
 
 
@@ -26,7 +26,6 @@ def presets(tmp_path):
 
 
 def test_shipped_presets_are_valid_and_on():
-    assert list(shipped())[0] == "Default"
     for name, fields in shipped().items():
         value, messages = Settings.read(fields)
         assert not messages and any(value.active()), name
@@ -61,6 +60,61 @@ def test_any_settings_come_back(tmp_path_factory, value):
     assert presets.read("x") == (value, [])
 
 
+@pytest.mark.parametrize(
+    "name", ["v1.2", "SD1.5 fast", "my_snake_preset", "4x fast", "(paren)", "Été à Paris", "x.json", "a-b+c"]
+)
+def test_ordinary_names_are_kept_as_they_are(presets, name):
+    assert presets.save(name, Settings()) == name and presets.own_names() == [name]
+    assert presets.has_own(name) and presets.delete(name) == name and presets.own_names() == []
+
+
+def test_a_name_written_with_accents_of_their_own_is_found(presets, tmp_path):
+    """As some systems store it."""
+    presets.save("x", Settings())
+    (tmp_path / "presets" / "x.json").rename(tmp_path / "presets" / "e\u0301te\u0301.json")
+    assert presets.own_names() == ["été"] and presets.read("été")[1] == []
+    presets.delete("été")
+    assert presets.own_names() == []
+
+
+def test_every_shipped_preset_says_what_it_is_for():
+    presets = Presets()
+    for name in shipped():
+        about = presets.about(name)
+        assert about and all(text.endswith(".") for text in about)
+        groups, messages = presets.techniques(name)
+        assert not messages and len(groups) == 1
+        by_batch = getattr(groups[0], "source", "") in ("first image", "batch mean")
+        assert by_batch == ("Needs batch size 2 or more." in about)
+    assert {presets.techniques(n)[0][0].name for n in shipped()} == {t.name for t in TECHNIQUES}
+
+
+def test_names_of_before_are_still_read():
+    presets = Presets()
+    for old, new in (
+        ("Default", "Faster large pictures"),
+        ("Fast 1024", "Fast 1024 (SD 1.x)"),
+        ("SDXL", "SDXL from 1536 px"),
+    ):
+        assert presets.read(old) == presets.read(new) and presets.about(old) == presets.about(new) != []
+
+
+def test_a_preset_sets_only_the_techniques_it_switches_on(presets):
+    own, _ = Settings.read({"contrast": {"enabled": True, "keys": 0.5}, "near_sighted.tile": 99})
+    first, _ = presets.apply("Fast 1024 (SD 1.x)", own)
+    both, _ = presets.apply("Negative every 3rd step", first)
+    assert [g.name for g in both.active()] == ["near_sighted", "negative_skip", "contrast"]
+    assert (both["near_sighted"].tile, both["near_sighted"].pool, both["contrast"].keys) == (8, 8, 0.5)
+    assert not presets.changed("Fast 1024 (SD 1.x)", both) and not presets.changed("Negative every 3rd step", both)
+    moved = both.replace(near_sighted=NearSighted(enabled=True, tile=9))
+    assert presets.changed("Fast 1024 (SD 1.x)", moved) and not presets.changed("Negative every 3rd step", moved)
+    off, _ = presets.apply(ALL_OFF, both)
+    assert list(off.active()) == [] and off["near_sighted"].tile == 8
+    presets.save("mine", own)
+    assert [g.name for g in presets.techniques("mine")[0]] == ["contrast"]
+    assert presets.apply("mine", first)[0]["near_sighted"].tile == 8
+
+
 def test_names_of_any_script(presets):
     presets.save("高速プリセット", Settings())
     assert presets.own_names() == ["高速プリセット"]
@@ -81,10 +135,15 @@ def test_an_accepted_name_is_a_plain_file_name(name):
         name = check_name(name)
     except ValueError:
         return
-    assert os.path.basename(name) == name and not set(name) & set('./\\:*?"<>|\0\n') and name.strip() == name
+    assert (
+        os.path.basename(name) == name
+        and not set(name) & set('/\\:*?"<>|\0\n')
+        and ".." not in name
+        and name.strip() == name
+    )
 
 
-@pytest.mark.parametrize("name", ["Default", "default", "SDXL", "sdxl"])
+@pytest.mark.parametrize("name", ["Default", "default", "SDXL", "sdxl", "Layout only", "fast 1024 (sd 1.X)"])
 def test_shipped_presets_are_read_only(presets, name):
     for action in (presets.delete, lambda n: presets.save(n, Settings())):
         with pytest.raises(ValueError, match="comes with the extension"):

@@ -1,21 +1,42 @@
 """One folder a technique: ``settings.py`` (what the user can set, no torch), its maths, and ``runtime.py`` with the
 `lib_attn.techniques.base.Runtime` that acts on a U-Net, named there as ``RUNTIME``.
 
-The order of `ORDER` is the order in which techniques act: whether a step is computed at all is decided before which of
-its rows are, and what is skipped is decided and learnt from before contrast changes the negative's prediction. Runtimes are loaded when they are needed, so that reading settings takes no torch.
+The order of `TECHNIQUES` is the order in which techniques act: what is skipped is decided and learnt from before
+contrast changes the negative's prediction. Where rows are left out `lib_attn.unet.batch` has the rule. Runtimes are loaded when they are needed, so that reading settings takes
+no torch. A technique may have a ``preview.py`` with what it says before anything is drawn.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib import import_module
 from typing import TYPE_CHECKING
+
+from lib_attn.schema import Technique
+from lib_attn.techniques.contrast.settings import Contrast
+from lib_attn.techniques.key_mix.settings import KeyMix
+from lib_attn.techniques.near_sighted.settings import NearSighted
+from lib_attn.techniques.negative_skip.settings import NegativeSkip
+from lib_attn.techniques.step_skip.settings import StepSkip
 
 if TYPE_CHECKING:
     from lib_attn.techniques.base import Runtime
 
-ORDER = ("step_skip", "near_sighted", "negative_skip", "contrast", "key_mix")
+TECHNIQUES: tuple[type[Technique], ...] = (NearSighted, NegativeSkip, Contrast, KeyMix, StepSkip)
+ORDER = tuple(technique.name for technique in TECHNIQUES)
 
 
 def load(name: str) -> type[Runtime]:
     """The runtime of the technique `name`."""
     return import_module(f"{__name__}.{name}.runtime").RUNTIME
+
+
+def teller_of(name: str) -> Callable[..., None] | None:
+    """``tell`` of the technique's ``preview.py``, what it says before drawing; None when it has no such file."""
+    place = f"{__name__}.{name}.preview"
+    try:
+        return import_module(place).tell
+    except ModuleNotFoundError as error:
+        if error.name and place.startswith(error.name):
+            return None
+        raise

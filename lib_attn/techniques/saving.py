@@ -14,7 +14,7 @@ class FreeSaving(Runtime):
     def enter(self, call):
         evaluation = call.evaluation
         if call.fixed or evaluation.negative_read:
-            if any(evaluation.drops_out(row.image) for row in evaluation.rows):
+            if not call.told and any(evaluation.drops_out(row.image) for row in evaluation.rows):
                 self._say(f"No negative at CFG 1 left nothing out: {call.fixed or READ}.")
             return None
         return [i for i, row in enumerate(call.rows) if row.sign != NEGATIVE or not call.evaluation.unguided(row.image)]

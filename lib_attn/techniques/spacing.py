@@ -13,13 +13,14 @@ def key_interval(key_every: float, early: float, share: float, steps: int | None
 
     Guidance changes most in the first steps, and an error there moves the picture most. At `early` 1 full step number
     k of K comes after a share (k / K)^2 of the steps, which is an interval of 2 n sqrt(share): about as many full
-    steps as one every n, but most of them early. n is `key_every` from `ENOUGH_STEPS` on; with fewer steps each of them
-    goes further, and n falls in proportion towards 1. At `early` 0 they are spread evenly, every `key_every`.
+    steps as one every n, but most of them early. n is `key_every` from `ENOUGH_STEPS` on; with fewer, each step goes
+    further, and n falls towards 1 as N^1.5 of the number of steps N. At `early` 0 they are spread evenly, every
+    `key_every`.
 
     Args:
         steps: number of all steps, None when unknown: then there are enough.
     """
-    few = 0.0 if steps is None else early * (1.0 - min(1.0, steps / ENOUGH_STEPS))
+    few = 0.0 if steps is None else early * (1.0 - min(1.0, steps / ENOUGH_STEPS) ** 1.5)
     return (1.0 + (key_every - 1.0) * (1.0 - few)) * (1.0 + early * (2.0 * math.sqrt(share) - 1.0))
 
 

@@ -31,9 +31,9 @@ class UnetCall:
 
     rows: all rows that were asked for. kept: indices of those that are computed. through: number of In blocks that
     rows left out still pass (0: none). x, context: as handed in, all rows. fixed: why no row may be left out, as the
-    end of a sentence; empty when one may. whole: every block has to see all rows, because ControlNet adds to the blocks
-    what it computed for all. predictions: for each image the weights and predictions ``[C, h, w]`` of its conditions so
-    far in this evaluation; complete once the negatives come.
+    end of a sentence, empty when one may; told: the user knows already. whole: every block has to see all rows, because
+    ControlNet adds to the blocks what it computed for all. predictions: for each image the weights and predictions
+    ``[C, h, w]`` of its conditions so far in this evaluation; complete once the negatives come.
     """
 
     evaluation: Evaluation
@@ -45,6 +45,7 @@ class UnetCall:
     kept: tuple[int, ...] = ()
     through: int = 0
     fixed: str = ""
+    told: bool = False
     whole: bool = False
     predictions: dict[int, list[tuple[float, torch.Tensor]]] = field(default_factory=dict)
 

@@ -13,6 +13,8 @@ import torch
 from lib_attn.unet.families import Ldm
 from lib_attn.unet.rows import IMAGE_ONLY, NEGATIVE, POSITIVE, Row
 
+CHUNK = 77  # columns of text per chunk of a CLIP prompt, begin and end included
+
 
 @dataclass(frozen=True)
 class Moment:

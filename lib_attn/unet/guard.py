@@ -53,7 +53,7 @@ class Guard:
         generators = _generators()
         try:
             return plain(*args, **kwargs)
-        except torch.OutOfMemoryError:
+        except torch.cuda.OutOfMemoryError:
             raise
         except Exception:
             if self._boundary.fewer:

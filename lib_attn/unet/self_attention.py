@@ -164,8 +164,9 @@ class SelfAttentionHook:
         names = dict.fromkeys(
             layer.name for layer in self._layers if is_replaced(layer.attn1) and not self._inert(layer.attn1)
         )
+        where = ", ".join(names) if len(names) <= 6 else f"{len(names)} blocks"
         return (
-            f"Attention Lab left {', '.join(names)} alone: another extension has replaced self-attention there "
+            f"Attention Lab left {where} alone: another extension has replaced self-attention there "
             "(Hypertile?). If it is off by now, it left that behind: loading the checkpoint again mends it."
         )
 

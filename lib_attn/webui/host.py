@@ -7,11 +7,12 @@ import weakref
 from typing import Any
 
 import torch
-from modules import sd_unet, shared
+from modules import sd_models, sd_unet, shared
 from modules.hypernetworks import hypernetwork
 from PIL import Image
 
 from lib_attn.unet.families import find_layers
+from lib_attn.unet.profile import Profile, profile_of
 from lib_attn.unet.rows import Row, plan_rows
 from lib_attn.webui import infotext
 
@@ -113,6 +114,34 @@ def is_edit(denoiser: Any) -> bool:
 def steps_by_itself(denoiser: Any) -> bool:
     """Whether the sampler chooses its steps by comparing the model's predictions (DPM adaptive)."""
     return "adaptive" in str(getattr(denoiser.sampler, "funcname", ""))
+
+
+class ProfileNote:
+    """The profile of the loaded model, worked out once for each. Never makes the host load one."""
+
+    def __init__(self) -> None:
+        self._model: Any = None
+        self._profile: Profile | None = None
+
+    def now(self) -> Profile | None:
+        """None without a model, or for one of an unsupported kind."""
+        model = getattr(sd_models.model_data, "sd_model", None)
+        if model is None:
+            return None
+        if self._model is None or self._model() is not model:
+            try:
+                self._model, self._profile = weakref.ref(model), profile_of(model)
+            except TypeError:
+                self._profile = None
+        return self._profile
+
+
+_profile = ProfileNote()
+
+
+def profile() -> Profile | None:
+    """The profile of the model that is loaded now, see `ProfileNote`."""
+    return _profile.now()
 
 
 class ModelNote:

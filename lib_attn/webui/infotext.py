@@ -9,23 +9,66 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any
 
-from lib_attn.settings import GROUPS, General, Param, Settings, all_params, note_key
+from lib_attn.settings import (
+    GROUPS,
+    TECHNIQUES,
+    General,
+    Param,
+    Settings,
+    all_params,
+    infotext_value,
+    note_key,
+    unit_key,
+)  # fmt: skip
 
 MESSAGES = "Attention Lab messages"
 """Infotext key of what the user was told; it is never read back."""
 
-KEYS: tuple[str, ...] = (*(p.infotext for p in all_params()), *(note_key(group) for group in GROUPS), MESSAGES)
+KEYS: tuple[str, ...] = (
+    *(p.infotext for p in all_params()),
+    *(note_key(group) for group in GROUPS),
+    *(unit_key(group) for group in TECHNIQUES),
+    MESSAGES,
+)
 
 
-def write(parameters: MutableMapping[str, Any], settings: Settings) -> None:
+class UnitText(str):
+    """A technique's text that drops out of a picture which the technique did not change.
+
+    The host calls what it finds callable when it writes a picture's text, after the picture is drawn; everybody else,
+    the API's answer among them, sees the text.
+    """
+
+    still: Callable[[Any], bool]
+
+    def __call__(self, p: Any = None, **_: Any) -> str | None:
+        return None if self.still(p) else str(self)
+
+
+def write(
+    parameters: MutableMapping[str, Any],
+    settings: Settings,
+    full: bool = False,
+    still: Callable[[Any, str], bool] | None = None,
+) -> None:
     """Put the pairs of `settings` into the job's `parameters`, and take out ours of another job.
 
     The cells of an X/Y/Z grid are shallow copies that share one such dictionary: what one cell wrote is there in the
     next.
+
+    Args:
+        full: every parameter has a key of its own.
+        still: ``still(p, technique)``: whether the technique is known to have changed nothing in job `p`.
     """
     for key in KEYS:
         parameters.pop(key, None)
-    parameters.update(settings.to_infotext())
+    pairs = settings.to_infotext(full)
+    for group in TECHNIQUES:
+        key = unit_key(group)
+        if key in pairs and still is not None:
+            pairs[key] = UnitText(pairs[key])
+            pairs[key].still = lambda p, name=group.name: still(p, name)
+    parameters.update(pairs)
 
 
 def tell(parameters: MutableMapping[str, Any], text: str) -> None:
@@ -42,7 +85,8 @@ def _reader(param: Param) -> Callable[[Mapping[str, Any]], Any]:
             return getattr(settings.general, param.name)
         try:
             # Not by way of all the others: the host asks for each of them in turn.
-            return param.read(parameters.get(param.infotext, param.default))
+            value = infotext_value(param, parameters)
+            return param.default if value is None else param.read(value)
         except ValueError:
             return param.default
 

@@ -12,11 +12,12 @@ from typing import Any
 
 from lib_attn.attach import attach
 from lib_attn.settings import Group, Settings
-from lib_attn.store import Store
+from lib_attn.store import Kept, Store
+from lib_attn.techniques import ORDER
 from lib_attn.unet.families import UnsupportedModel
 from lib_attn.unet.layers import parse_selector
 from lib_attn.unet.rows import Row
-from lib_attn.webui import api, host, infotext, negatives, xyz
+from lib_attn.webui import api, grid, host, infotext, negatives, options, xyz
 
 ATTRIBUTE = "attention_lab"
 
@@ -49,6 +50,7 @@ class Job:
         self._inner_model: Any = None
         self._sampling = False
         self._acted: set[str] = set()
+        self.changed: set[str] = set()
         self._idle: dict[Group, str | None] = {}
         self._words = negatives.Words()
         self._failed_with_fewer = self._failed = False
@@ -179,6 +181,7 @@ class Job:
             self._acted |= self._attachment.acted | self._attachment.spoke
             self._failed_with_fewer |= self._attachment.failed_with_fewer
             self._failed |= self._attachment.failed
+            self.changed |= self._attachment.acted
             for group in self._techniques:
                 if group.name in self._due:
                     self._idle[group] = _why_idle(self._attachment, group)
@@ -213,7 +216,7 @@ class Job:
 
 def _why_idle(attachment: Any, group: Group) -> str | None:
     """Why a technique took no call although its steps had come; None when it cannot be said."""
-    selector = parse_selector(getattr(group, "blocks", "auto"))
+    selector = parse_selector(group.blocks)
     placed = group.name in attachment.placed
     if not placed and not selector.auto and not any(selector.matches(layer) for layer in attachment.layers):
         return f"this model has no attention in the blocks {group.blocks}"
@@ -231,6 +234,28 @@ def _why_idle(attachment: Any, group: Group) -> str | None:
 
 def job_of(p: Any) -> Job | None:
     return getattr(p, ATTRIBUTE, None)
+
+
+def changed_nothing(p: Any, technique: str) -> bool:
+    """Whether a technique is known to have changed nothing in what job `p` has sampled so far."""
+    job = job_of(p)
+    return job is not None and job.asked and technique not in job.changed
+
+
+def _kept() -> Kept | None:
+    """What the last recording has kept."""
+    return next((kept for kept in map(_store.get, ORDER) if kept is not None), None)
+
+
+def recorded() -> dict[str, Any] | None:
+    """Prompt, size and MiB of the recorded run, None without one."""
+    found = _kept()
+    return None if found is None else {**found.about, "mib": round(found.bytes / 2**20)}
+
+
+def forget_recorded() -> None:
+    """Drop the recorded run."""
+    _store.clear()
 
 
 def clear(p: Any) -> None:
@@ -262,12 +287,12 @@ def finish(p: Any, processed: Any = None) -> None:
 def begin(p: Any, args: Sequence[Any]) -> None:
     """Read the settings of job `p`, write its infotext and tell the user what was not understood."""
     clear(p)
-    settings, messages = api.read_args(args)
-    settings, more = xyz.apply_overrides(p, settings)
+    chosen, messages = api.read_args(args)
+    settings, more = xyz.apply_overrides(p, chosen)
     inner = host.is_inner_pass(p) and not settings.general.inner_passes
     if not inner:
-        infotext.write(p.extra_generation_params, settings)
-    for message in dict.fromkeys([*messages, *more]):
+        infotext.write(p.extra_generation_params, settings, options.full_infotext(), changed_nothing)
+    for message in dict.fromkeys([*messages, *more, *grid.told(p, chosen, recorded() is not None)]):
         host.comment(p, message)
     if inner:
         return
@@ -294,7 +319,9 @@ def before_sampling(p: Any) -> None:
 
 def after_batch(p: Any) -> None:
     """A batch is done: say so when the host never came by our way, or when there was nothing to do in any pass."""
-    job = job_of(p)
+    job, kept = job_of(p), _kept()
+    if kept is not None and not kept.about:
+        kept.about = {name: getattr(p, name, "") for name in ("prompt", "width", "height")}
     if job is not None and not job.asked and any(job.settings.active()):
         job.say("Attention Lab did nothing: a script samples in a way of its own.")
     elif job is not None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from modules import prompt_parser, script_callbacks, shared
 
-from lib_attn.techniques.negative_skip.penalty import CHUNK
+from lib_attn.unet.flight import CHUNK
 from lib_attn.unet.neighbours import OWN, package_of
 from lib_attn.unet.rows import POSITIVE, Row
 from lib_attn.webui import host

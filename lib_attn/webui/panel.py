@@ -1,10 +1,14 @@
 """The panel, made from the settings schema.
 
-Works in the host and in a plain gradio page; what differs (the accordion with a switch in its header) is handed in.
+Works in the host and in a plain gradio page; what differs (the accordion with a switch in its header, what is known
+of the model, where the docs are) is handed in. `javascript/attention_lab.js` keeps it alive: it asks `Live` for the
+sentences whenever a value moves. Without that script the panel works all the same, only silently.
 """
 
 from __future__ import annotations
 
+import html
+import json
 from collections.abc import Callable, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,19 +16,28 @@ from typing import Any
 
 import gradio as gr
 
-from lib_attn.presets import Presets
-from lib_attn.settings import GROUPS, General, Group, Param, Settings, positional_params
-from lib_attn.webui.api import read_args
+from lib_attn.presets import ALL_OFF, Presets
+from lib_attn.settings import GROUPS, TECHNIQUES, General, Group, Param, positional_params
+from lib_attn.webui.live import Live, Surroundings
+from lib_attn.webui.preset_actions import PresetActions, sentences, values
+
+__all__ = ["Panel", "PresetActions", "build", "info", "label", "plain_switch", "values"]
 
 SHARED = ("blocks", "start", "end", "hires")  # fields that every technique has, and so would every label
 ADVANCED = "Advanced"
 TEXTS = {
     "preset": "Preset",
-    "apply": "Apply preset",
+    "about": "Choosing one applies it to the techniques it names; others stay as they are.",
+    "all_off": ALL_OFF,
+    "compare": "Compare off / on",
     "own": "My presets",
-    "name": "Preset name",
+    "name": "Name for the present settings",
     "save": "Save preset",
-    "delete": "Delete preset",
+    "delete": "Delete chosen preset",
+    "reset": "Reset",
+    "clear": "Clear recording",
+    "general": "In general",
+    "more": "What it is",
 }
 
 
@@ -46,7 +59,7 @@ def label(group: type[Group], param: Param) -> str:
 
 def info(param: Param) -> str:
     """The sentence below the control."""
-    return f"{param.help} Unit: {param.unit}." if param.unit else param.help
+    return param.help
 
 
 @contextmanager
@@ -61,6 +74,10 @@ def build(
     elem_id: Callable[[str], str],
     switch: Callable[..., Any] = plain_switch,
     presets: Presets | None = None,
+    surroundings: Callable[[], Surroundings] = Surroundings,
+    docs: Callable[[str], str] | None = None,
+    start_with: Callable[[], str] = str,
+    compare: bool = False,
 ) -> Panel:
     """Lay out all controls inside the current gradio context.
 
@@ -68,54 +85,131 @@ def build(
         elem_id: gives the page's id for one of our names.
         switch: ``switch(value, label=…, elem_id=…)``, a context manager that yields the on/off control.
         presets: shown when given.
+        surroundings: tells what is known of the model and the recorded run at the moment.
+        docs: address of a page of the docs by its file's name.
+        start_with: name of the preset that a freshly loaded page begins with, empty for none.
+        compare: whether the page can draw the same seeds without and with; shows the button.
     """
-    panel = Panel()
-    techniques = [group for group in GROUPS if group is not General]
-    with _switch(panel, General, elem_id, switch):
-        choose = _preset_row(elem_id, presets) if presets is not None else None
-        for group in techniques:
-            with _switch(panel, group, elem_id, switch):
-                _technique(panel, group, elem_id)
-        _rows(panel, General, [p for p in General.params() if p.name != "enabled"], elem_id)
-        if presets is not None:
-            _own_presets(panel, choose, elem_id, presets)
+    panel, page = Panel(), _Page(elem_id, docs)
+    general = [p for p in General.params() if p.name != "enabled"]
+    master = General.params()[0]
+    with switch(master.default, label=master.label, elem_id=elem_id(General.name)) as control:
+        panel.controls[master.key] = control
+        page.data()
+        chosen = _presets_head(page, presets, compare) if presets is not None else None
+        page.live(General.name)
+        for group in TECHNIQUES:
+            _technique(panel, group, page)
+        with gr.Accordion(TEXTS["general"], open=False, elem_id=elem_id("general_advanced")):
+            _row(panel, General, general, page)
+        wish = next(p for p in General.all_params() if p.transient)
+        panel.controls[wish.key] = _transient(
+            gr.Checkbox(False, label=wish.label, visible=False, elem_id=elem_id("compare"))
+        )
+        if chosen is not None:
+            _preset_events(panel, chosen, page, presets, start_with)
+        _live_events(page, Live(presets, surroundings))
+    if compare and chosen is not None:
+        _compare_events(chosen.compare, panel.controls[wish.key], elem_id)
     return panel
 
 
-@contextmanager
-def _switch(panel: Panel, group: type[Group], elem_id: Callable[[str], str], switch: Callable[..., Any]):
-    param = next(p for p in group.params() if p.name == "enabled")
-    with switch(param.default, label=param.label, elem_id=elem_id(group.name)) as control:
-        panel.controls[param.key] = control
-        yield
+class _Page:
+    """What all parts need to know of the page they are put on."""
+
+    def __init__(self, elem_id: Callable[[str], str], docs: Callable[[str], str] | None):
+        self.id, self.docs = elem_id, docs
+
+    @property
+    def prefix(self) -> str:
+        return self.id("")
+
+    def data(self) -> None:
+        """The schema for the script, which has no list of parameters of its own."""
+        params = [
+            {"key": p.key, "id": control_id(p, self.id), "reads": p.reads} for group in GROUPS for p in group.params()
+        ]
+        data = html.escape(json.dumps({"prefix": self.prefix, "params": params}), quote=True)
+        gr.HTML(f'<div class="attention-lab-data" hidden data-schema="{data}"></div>', elem_id=self.id("data"))
+
+    def live(self, name: str) -> Any:
+        return gr.HTML('<div class="attention-lab-live" aria-live="polite"></div>', elem_id=self.id(f"{name}_live"))
+
+    def hidden_button(self, name: str) -> Any:
+        """A button for the script to press; gradio takes events from nothing that is not on the page."""
+        button = gr.Button("", elem_id=self.id(name), elem_classes=["attention-lab-hidden"])
+        return _transient(button)
 
 
-def _technique(panel: Panel, group: type[Group], elem_id: Callable[[str], str]) -> None:
+def control_id(param: Param, elem_id: Callable[[str], str]) -> str:
+    """The page's id of a parameter's control."""
+    if param.name == "enabled":
+        return f"{elem_id(param.technique)}-checkbox"
+    return elem_id(f"{param.technique}_{param.name}")
+
+
+def _technique(panel: Panel, group: type[Group], page: _Page) -> None:
     params = [p for p in group.params() if p.name != "enabled"]
-    gr.HTML(f'<p class="attention-lab-about">{group.about}</p>', elem_id=elem_id(f"{group.name}_about"))
-    basic = [p for p in params if not p.advanced]
-    # What every technique has stands in the same rows everywhere: start beside end.
-    _rows(panel, group, [p for p in basic if p.name not in SHARED], elem_id)
-    _rows(panel, group, [p for p in basic if p.name in SHARED], elem_id)
-    gr.HTML('<p class="attention-lab-live" aria-live="polite"></p>', elem_id=elem_id(f"{group.name}_live"))
-    with gr.Accordion(ADVANCED, open=False, elem_id=elem_id(f"{group.name}_advanced")):
-        _rows(panel, group, [p for p in params if p.advanced], elem_id)
+    enabled = group.params()[0]
+    own: dict[str, Any] = {}
+    with gr.Group(elem_classes=["attention-lab-technique"], elem_id=page.id(f"{group.name}_box")):
+        panel.controls[enabled.key] = gr.Checkbox(
+            enabled.default,
+            label=enabled.label,
+            container=False,
+            elem_id=control_id(enabled, page.id),
+            elem_classes=["attention-lab-switch"],
+        )
+        with gr.Accordion(group.label, open=False, elem_id=page.id(group.name)):
+            gr.HTML(_about(group, page), elem_id=page.id(f"{group.name}_about"))
+            basic = [p for p in params if not p.advanced]
+            first = next(p for p in basic if p.kind in ("int", "float"))
+            with gr.Row(elem_classes=["attention-lab-row"]):
+                panel.controls[first.key] = own[first.key] = _control(group, first, page)
+                with gr.Column(elem_classes=["attention-lab-beside"]):
+                    page.live(group.name)
+                    reset = _transient(gr.Button(TEXTS["reset"], size="sm", elem_id=page.id(f"{group.name}_reset")))
+            _row(panel, group, [p for p in basic if p is not first], page)
+            if any(p.name == "record" for p in basic):
+                _recorded(page, group)
+            with gr.Accordion(ADVANCED, open=False, elem_id=page.id(f"{group.name}_advanced")):
+                advanced = [p for p in params if p.advanced]
+                for pair in (advanced[i : i + 2] for i in range(0, len(advanced), 2)):
+                    _row(panel, group, pair, page)
+    controls = [panel.controls[p.key] for p in params]
+    reset.click(lambda: [p.default for p in params], [], controls, show_progress="hidden")
 
 
-def _rows(panel: Panel, group: type[Group], params: Iterable[Param], elem_id: Callable[[str], str]) -> None:
-    params = list(params)
-    for pair in (params[i : i + 2] for i in range(0, len(params), 2)):
-        with gr.Row(elem_classes=["attention-lab-row"]):
-            for param in pair:
-                panel.controls[param.key] = _control(group, param, elem_id)
+def _about(group: type[Group], page: _Page) -> str:
+    link = ""
+    if page.docs is not None:
+        address = html.escape(page.docs(f"{group.name.replace('_', '-')}.md"), quote=True)
+        link = f' <a href="{address}" target="_blank" rel="noopener">{TEXTS["more"]}</a>'
+    return f'<p class="attention-lab-about"><span>{html.escape(group.about)}</span>{link}</p>'
 
 
-def _control(group: type[Group], param: Param, elem_id: Callable[[str], str]) -> Any:
+def _recorded(page: _Page, group: type[Group]) -> None:
+    with gr.Row(elem_classes=["attention-lab-buttons"]):
+        gr.HTML('<p class="attention-lab-recorded"></p>', elem_id=page.id("recorded"))
+        _transient(
+            gr.Button(
+                TEXTS["clear"], size="sm", elem_id=page.id("recorded_clear"), elem_classes=["attention-lab-clear"]
+            )
+        )
+
+
+def _row(panel: Panel, group: type[Group], params: Iterable[Param], page: _Page) -> None:
+    with gr.Row(elem_classes=["attention-lab-row"]):
+        for param in params:
+            panel.controls[param.key] = _control(group, param, page)
+
+
+def _control(group: type[Group], param: Param, page: _Page) -> Any:
     shared = {
         "value": param.default,
         "label": label(group, param),
         "info": info(param),
-        "elem_id": elem_id(f"{group.name}_{param.name}"),
+        "elem_id": control_id(param, page.id),
     }
     if param.kind == "bool":
         return gr.Checkbox(**shared)
@@ -133,70 +227,68 @@ def _transient(component: Any) -> Any:
     return component
 
 
-def _preset_row(elem_id: Callable[[str], str], presets: Presets) -> tuple[Any, Any]:
+@dataclass
+class _Chosen:
+    """The controls of the preset part."""
+
+    name: Any
+    about: Any
+    all_off: Any
+    compare: Any
+    own: Any
+    save: Any
+    delete: Any
+    said: Any
+
+
+def _presets_head(page: _Page, presets: Presets, compare: bool) -> _Chosen:
     with gr.Row(elem_classes=["attention-lab-presets"]):
-        name = gr.Dropdown(
-            presets.names(), value=presets.names()[0], label=TEXTS["preset"], elem_id=elem_id("preset"), scale=3
-        )
-        apply = gr.Button(TEXTS["apply"], elem_id=elem_id("preset_apply"), scale=1)
-    return _transient(name), _transient(apply)
-
-
-def _own_presets(panel: Panel, choose: tuple[Any, Any], elem_id: Callable[[str], str], presets: Presets) -> None:
-    chosen, apply = choose
-    with gr.Accordion(TEXTS["own"], open=False, elem_id=elem_id("own_presets")):
+        name = gr.Dropdown(presets.names(), value=None, label=TEXTS["preset"], elem_id=page.id("preset"), scale=3)
+        with gr.Row(elem_classes=["attention-lab-buttons"]):
+            all_off = gr.Button(TEXTS["all_off"], size="sm", elem_id=page.id("all_off"))
+            versus = gr.Button(TEXTS["compare"], size="sm", elem_id=page.id("compare_run")) if compare else None
+    about = gr.HTML(sentences([TEXTS["about"]]), elem_id=page.id("preset_about"))
+    with gr.Accordion(TEXTS["own"], open=False, elem_id=page.id("own_presets")):
         with gr.Row(elem_classes=["attention-lab-presets"]):
-            name = _transient(gr.Textbox(label=TEXTS["name"], max_lines=1, elem_id=elem_id("preset_name"), scale=3))
-            save = _transient(gr.Button(TEXTS["save"], elem_id=elem_id("preset_save"), scale=1))
-            delete = _transient(gr.Button(TEXTS["delete"], elem_id=elem_id("preset_delete"), scale=1))
-    said = gr.Markdown("", elem_id=elem_id("preset_said"))
-    controls = panel.inputs()
-    actions = PresetActions(presets)
-    apply.click(actions.apply, [chosen], [*controls, said], show_progress="hidden")
-    save.click(actions.save, [name, *controls], [chosen, said], show_progress="hidden")
-    delete.click(actions.delete, [name], [chosen, said], show_progress="hidden")
+            own = gr.Textbox(label=TEXTS["name"], max_lines=1, elem_id=page.id("preset_name"), scale=3)
+            with gr.Row(elem_classes=["attention-lab-buttons"]):
+                save = gr.Button(TEXTS["save"], size="sm", elem_id=page.id("preset_save"))
+                delete = gr.Button(TEXTS["delete"], size="sm", elem_id=page.id("preset_delete"))
+        said = gr.HTML("", elem_id=page.id("preset_said"))
+    for component in filter(None, (name, all_off, versus, own, save, delete)):
+        _transient(component)
+    return _Chosen(name, about, all_off, versus, own, save, delete, said)
 
 
-class PresetActions:
-    """What the preset buttons do; each returns values for gradio and one sentence for the user."""
-
-    def __init__(self, presets: Presets):
-        self._presets = presets
-
-    def apply(self, name: Any) -> list[Any]:
-        try:
-            settings, messages = self._presets.read(name)
-        except ValueError as error:
-            return [*(gr.update() for _ in positional_params()), _sentence(error)]
-        return [*values(settings), " ".join(messages)]
-
-    def save(self, name: Any, *args: Any) -> list[Any]:
-        settings, _ = read_args(args)
-        try:
-            saved = self._presets.save(name, settings)
-        except ValueError as error:
-            return [gr.update(), _sentence(error)]
-        return [gr.update(choices=self._presets.names(), value=saved), f"Saved {_plain(saved)}."]
-
-    def delete(self, name: Any) -> list[Any]:
-        try:
-            deleted = self._presets.delete(name)
-        except ValueError as error:
-            return [gr.update(), _sentence(error)]
-        names = self._presets.names()
-        return [gr.update(choices=names, value=names[0]), f"Deleted {_plain(deleted)}."]
+def _preset_events(panel: Panel, chosen: _Chosen, page: _Page, presets: Presets, start_with: Callable[[], str]) -> None:
+    actions, controls = PresetActions(presets, start_with), panel.inputs()
+    pending = gr.State("")
+    quiet = {"show_progress": "hidden"}
+    chosen.name.input(actions.apply, [chosen.name, *controls], [*controls, chosen.about, chosen.said], **quiet)
+    chosen.all_off.click(actions.all_off, controls, [*controls, chosen.said], **quiet)
+    told = [chosen.name, chosen.about, chosen.said]
+    chosen.save.click(actions.save, [chosen.own, pending, *controls], [*told, pending], **quiet)
+    chosen.delete.click(actions.delete, [chosen.name], told, **quiet)
+    # For the script: the list anew, and what a freshly loaded page begins with.
+    page.hidden_button("refresh").click(actions.refresh, [chosen.name], [chosen.name], queue=False, **quiet)
+    page.hidden_button("start").click(
+        actions.start, [chosen.name, *controls], [chosen.name, chosen.about, *controls], queue=False, **quiet
+    )
 
 
-def values(settings: Settings) -> list[Any]:
-    """The panel's values for `settings`, in the order of `Panel.inputs`."""
-    flat = settings.flat()
-    return [flat[p.key] for p in positional_params()]
+def _live_events(page: _Page, live: Live) -> None:
+    """The script presses a button, hands in what it sees on the page and shows the answer."""
+    asked, answer = (_transient(gr.Textbox(visible=False, elem_id=page.id(name))) for name in ("asked", "answer"))
+    prefix = json.dumps(page.prefix)
+    for name, act in (("ask", live.answer), ("clear", live.clear)):
+        page.hidden_button(name).click(
+            act, [asked], [answer], _js=f"() => attentionLab.ask({prefix})", queue=False, show_progress="hidden"
+        ).then(None, [answer], [], _js=f"(text) => attentionLab.show({prefix}, text)")
 
 
-def _sentence(error: Exception) -> str:
-    return f"{_plain(str(error))}."
-
-
-def _plain(text: str) -> str:
-    """`text` without anything that Markdown or HTML would act on."""
-    return "".join(c for c in text if c not in "<>[]`*_&\\")
+def _compare_events(button: Any, wish: Any, elem_id: Callable[[str], str]) -> None:
+    """Set the wish, start the job, take the wish back: the job has its values by then."""
+    prefix = json.dumps(elem_id(""))
+    button.click(None, [], [wish], _js="() => true").then(
+        None, [], [wish], _js=f"() => attentionLab.generate({prefix})"
+    )

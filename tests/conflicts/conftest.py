@@ -1,4 +1,4 @@
-"""Real webuis with extensions of others, each without and with ours.
+"""Real webuis with extensions of others and ours.
 
 ATTENTION_LAB_EXTENSIONS names the folder of their checkouts (neighbours.py has the repositories), beside WEBUI_DIR and
 WEBUI_PYTHON. ATTENTION_LAB_RESULTS names a JSON file for what was found; docs/compatibility.md is made of it.
@@ -7,21 +7,20 @@ WEBUI_PYTHON. ATTENTION_LAB_RESULTS names a JSON file for what was found; docs/c
 import json
 import os
 import subprocess
-from contextlib import ExitStack
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
 from lib_attn import __version__
 from tests.conflicts.jobs import INSTALLED_KINDS, KINDS, OFF, SMALL, TECHNIQUES, distance
-from tests.conflicts.neighbours import NEIGHBOURS, REPOSITORIES, commit, fill
+from tests.conflicts.neighbours import EMBEDDED, NEIGHBOURS, RANDOM, REPOSITORIES, api_scripts, commit
 from tests.conftest import ROOT
 from tests.host.conftest import webui_folder, webui_python  # noqa: F401
 from tests.host.server import ENVIRONMENT, Webui, with_embedded_model
 
 HERE = Path(__file__).resolve().parent
-PROBE = ROOT / "tests" / "host" / "probe"
-EMBEDDED, RANDOM = "reference.safetensors", "a.safetensors"
+PROBE = HERE / "probe"
 
 
 def pytest_collection_modifyitems(items):
@@ -49,18 +48,27 @@ def extensions():
     return Path(folder).resolve()
 
 
+class Results:
+    """What was found, kept in ATTENTION_LAB_RESULTS; an earlier run's stays where this one is silent."""
+
+    def __init__(self, extensions):
+        path = os.environ.get("ATTENTION_LAB_RESULTS")
+        self._path = Path(path) if path else None
+        self.found = json.loads(self._path.read_text()) if path and self._path.is_file() else {}
+        self.found["version"] = __version__
+        self.found["commits"] = {
+            name: commit(extensions / name) for name in REPOSITORIES if (extensions / name).is_dir()
+        }
+
+    def note(self, part, name, value):
+        self.found.setdefault(part, {})[name] = value
+        if self._path:
+            self._path.write_text(json.dumps(self.found, indent=1, sort_keys=True) + "\n")
+
+
 @pytest.fixture(scope="session")
 def results(extensions):
-    """What was found, written to ATTENTION_LAB_RESULTS; what an earlier run found is kept where this one is silent."""
-    path = os.environ.get("ATTENTION_LAB_RESULTS")
-    found = json.loads(Path(path).read_text()) if path and Path(path).is_file() else {}
-    found["version"] = __version__
-    found["commits"] = {name: commit(extensions / name) for name in REPOSITORIES if (extensions / name).is_dir()}
-    found.setdefault("beside", {})
-    found.setdefault("cases", {})
-    yield found
-    if path:
-        Path(path).write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
+    return Results(extensions)
 
 
 @pytest.fixture(scope="session")
@@ -73,78 +81,80 @@ def installed(webui_folder, webui_python, tmp_path_factory):  # noqa: F811
     return folder
 
 
-class Pair:
-    """Two running webuis with the same extensions of others, `ours` with Attention Lab and `without` without."""
+class Host:
+    """A running webui with extensions of others and Attention Lab.
+
+    What others draw is drawn here with ours off: test_off_is_absent holds it against a webui without ours.
+    """
 
     def __init__(self, start, extensions, folders):
-        self.folders, self._start = folders, start
-        self._others = {name: extensions / name for name in folders}
-        self.without, self.ours = start(self._others), None
-        self._made, self._reference, self._spoiled = {}, None, True
+        self.folders, self.others = folders, {name: extensions / name for name in folders}
+        self._start, self._webui, self._spoiled = start, None, True
+        self._checkpoint, self._made, self._reference = None, {}, None
 
-    def ready(self):
-        """Start ours, anew after a job that left something behind: each failure is to be seen once."""
+    def ready(self, checkpoint):
+        """Start it, anew after a job that left something behind: each failure is to be seen once."""
         if self._spoiled:
-            if self.ours is not None:
-                self.ours.stop()
-            self.ours, self._spoiled = self._start({"attention-lab": ROOT, **self._others, "zz-probe": PROBE}), False
+            self.stop()
+            self._webui = self._start({"attention-lab": ROOT, **self.others, "zz-probe": PROBE})
+            self._spoiled, self._checkpoint = False, EMBEDDED
+        if checkpoint != self._checkpoint:
+            self._webui.call("/sdapi/v1/options", {"sd_model_checkpoint": checkpoint})
+            self._checkpoint = checkpoint
+        self.plain()
         return self
 
     def spoil(self):
-        """Let the next test have a fresh webui of ours."""
+        """Let the next test have a fresh webui."""
         self._spoiled = True
 
     def stop(self):
-        for webui in filter(None, (self.without, self.ours)):
-            webui.stop()
+        if self._webui is not None:
+            self._webui.stop()
+            self._webui = None
 
-    @property
     def reference(self):
         """A picture for those who want one."""
         if self._reference is None:
-            self._reference = self.without.picture(**SMALL | {"seed": 3}).encoded[0]
+            self._reference = self._webui.picture(**SMALL | {"seed": 3}).encoded[0]
         return self._reference
 
-    def draw(self, webui, neighbour, args=(), *, used=True, **fields):
-        """A small picture of `webui`, with the neighbour switched on if it is `used`."""
-        if not (used and neighbour.used):
-            return webui.picture(*args, **SMALL | fields)
-        scripts = fill(neighbour.scripts, self.reference)
-        with webui.options(**neighbour.options) if neighbour.options else ExitStack():
-            return webui.picture(*args, scripts=scripts, **SMALL | neighbour.fields | fields)
-
-    def absent(self, neighbour, *, used=True, **fields):
-        """The picture where ours is not installed, drawn once."""
-        key = neighbour.name if used else None, tuple(sorted(fields.items()))
-        if key not in self._made:
-            self._made[key] = self.draw(self.without, neighbour, used=used, **fields)
-        return self._made[key]
-
-    def with_ours(self, neighbour, settings, *, used=True, **fields):
-        return self.draw(self.ours, neighbour, [settings], used=used, **fields)
-
-    def technique(self, neighbour, technique, *, used=True, **fields):
-        """The picture of one of the techniques that are tried, drawn once.
+    def draw(self, settings, scripts=None, options=None, webui=None, **fields):
+        """A small picture with the others' `scripts` and `options` at work; `settings` are ours, None: not mentioned.
 
         Raises:
-            Refused: when there is none, each time anew.
+            Refused: where there is no picture.
         """
-        key = technique, neighbour.name if used else None, tuple(sorted(fields.items()))
+        webui = webui or self._webui
+        scripts = api_scripts(scripts, self.reference()) if scripts else None
+        with webui.options(**options) if options else nullcontext():
+            return webui.picture(*[settings] if settings is not None else [], scripts=scripts, **SMALL | fields)
+
+    def once(self, name, settings, **fields):
+        """`draw`, but only once for this `name`; what fails is tried again."""
+        key = self._checkpoint, name, repr(fields)
         if key not in self._made:
-            self._made[key] = self.with_ours(neighbour, TECHNIQUES[technique], used=used, **fields)
+            self._made[key] = self.draw(settings, **fields)
         return self._made[key]
 
-    def traces(self, neighbour):
+    def plain(self):
+        """What a plain job draws, as drawn before anything else."""
+        return self.once("off", OFF)
+
+    def traces(self):
         """What is wrong after a job of ours: things left on the model, errors in our hooks, another plain picture."""
-        state, wrong = self.ours.probe("state"), []
-        left = [name for name in state["leftovers"] if name != "an attribute differs"]  # of others
-        wrong += [f"left on the model: {left[:3]}"] if left else []
+        state, wrong = self._webui.probe("state"), []
+        wrong += [f"left on the model: {state['leftovers'][:3]}"] if state["leftovers"] else []
         wrong += [f"one of our hooks raised: {state['errors'][0]}"] if state["errors"] else []
-        plain, next_plain = self.absent(neighbour, used=False), self.with_ours(neighbour, OFF, used=False)
-        if plain.pixels != next_plain.pixels:
-            wrong.append(f"the next plain picture is off by {distance(plain, next_plain):.2f}")
+        after = self.draw(OFF)
+        if self.plain().pixels != after.pixels:
+            wrong.append(f"the next plain picture is off by {distance(self.plain(), after):.2f}")
         self._spoiled |= bool(wrong)
         return wrong
+
+    def page(self):
+        """Sentences below the last picture on the page."""
+        return self._webui.probe("state")["comments"]
 
 
 @pytest.fixture(scope="session")
@@ -162,15 +172,15 @@ def start(installed, webui_python, tmp_path_factory):  # noqa: F811
 
 
 @pytest.fixture(scope="session")
-def pair_of(start, extensions):
-    """``pair_of(folders)``: the webuis with these extensions. One pair at a time runs."""
+def host_with(start, extensions):
+    """``host_with(folders, checkpoint)``: the webui with these extensions. One at a time runs."""
     running = []
 
-    def get(folders):
+    def get(folders, checkpoint=EMBEDDED):
         if not running or running[0].folders != folders:
             stop()
-            running.append(Pair(start, extensions, folders))
-        return running[0].ready()
+            running.append(Host(start, extensions, folders))
+        return running[0].ready(checkpoint)
 
     def stop():
         while running:
@@ -189,19 +199,27 @@ def neighbour(request, extensions):
 
 
 @pytest.fixture
-def pair(neighbour, pair_of):
-    return pair_of(neighbour.folders)
+def beside(neighbour, host_with):
+    return host_with(neighbour.folders, neighbour.checkpoint)
 
 
 @pytest.fixture(scope="session")
 def by_ourselves(start):
-    """(technique, kind): what ours draws with no neighbour installed."""
-    webui = start({"attention-lab": ROOT})
-    try:
-        return {
-            (technique, kind): webui.picture(settings, **SMALL | KINDS[kind])
-            for technique, settings in TECHNIQUES.items()
-            for kind in INSTALLED_KINDS
-        }
-    finally:
-        webui.stop()
+    """``by_ourselves(checkpoint)``: (technique, kind) -> what ours draws with no neighbour installed."""
+    made = {}
+
+    def get(checkpoint):
+        if checkpoint not in made:
+            webui = start({"attention-lab": ROOT})
+            try:
+                webui.call("/sdapi/v1/options", {"sd_model_checkpoint": checkpoint})
+                made[checkpoint] = {
+                    (technique, kind): webui.picture(settings, **SMALL | KINDS[kind])
+                    for technique, settings in TECHNIQUES.items()
+                    for kind in INSTALLED_KINDS
+                }
+            finally:
+                webui.stop()
+        return made[checkpoint]
+
+    return get

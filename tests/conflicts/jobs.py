@@ -1,11 +1,10 @@
 """The jobs that are tried beside every neighbour, and what is asked of their pictures."""
 
 from lib_attn.settings import GROUPS
-from lib_attn.webui import infotext
 from tests.conflicts.neighbours import PROMPT
 from tests.host.negatives import differences
 
-SMALL = {"prompt": PROMPT, "negative_prompt": "blue, blurry", "steps": 4, "width": 128, "height": 128, "seed": 7}
+SMALL = {"prompt": PROMPT, "negative_prompt": "blue, blurry", "steps": 3, "width": 128, "height": 128, "seed": 7}
 HIRES = {"enable_hr": True, "hr_scale": 1.5, "hr_upscaler": "Latent", "denoising_strength": 0.7}
 INSTALLED_KINDS = ("batch 2, CFG 7", "batch 1, CFG 1")
 KINDS = {
@@ -15,6 +14,7 @@ KINDS = {
     "batch 2, CFG 1": {"cfg_scale": 1, "batch_size": 2},
     "hires": HIRES,
 }
+MESSAGES = "Attention Lab messages"
 OFF = {"general": {"enabled": False}}
 MASTER = "master switch"
 ALL = "all together"
@@ -39,12 +39,8 @@ ROUNDING = 0.02  # mean difference out of 255 of what is the same but for the ro
 
 
 def said(pictures):
-    """Sentences of ours in an API's answer."""
-    return [
-        str(value)
-        for key, value in pictures.parameters.items()
-        if key.startswith(("Attention Lab", "Attn")) and key not in infotext.KEYS
-    ]
+    """What we told a client of the API about these pictures."""
+    return pictures.parameters.get(MESSAGES, "")
 
 
 def distance(ones, others):

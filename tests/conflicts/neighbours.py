@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 REFERENCE = object()  # stands for a picture in base64
+EMBEDDED, RANDOM = "reference.safetensors", "a.safetensors"  # checkpoints; the second has SD 1.x's layout
 PROMPT = "a red sphere, grey background"
 
 REPOSITORIES = {
@@ -34,7 +35,8 @@ class Neighbour:
     """One way to have extensions of others at work in a job.
 
     name: for the page. folders: what is installed. scripts: their arguments; empty together with the next two when
-    they are only installed. fields, options: of the request, of the host's settings.
+    they are only installed. fields, options: of the request, of the host's settings. checkpoint: for those that work
+    on SD 1.x's layout alone.
     """
 
     name: str
@@ -42,10 +44,16 @@ class Neighbour:
     scripts: dict[str, list] = field(default_factory=dict)
     fields: dict[str, Any] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
+    checkpoint: str = EMBEDDED
 
     @property
     def used(self) -> bool:
         return bool(self.scripts or self.fields or self.options)
+
+    @property
+    def work(self) -> dict[str, Any]:
+        """What a job is drawn with to have them at work."""
+        return {"scripts": self.scripts, "options": self.options, **self.fields}
 
     def __str__(self) -> str:
         return self.name.replace(" ", "-").replace(":", "")
@@ -88,15 +96,17 @@ NEIGHBOURS = (
               {"Dynamic Thresholding (CFG Scale Fix)": [True, 5.0, 95.0]}),
     Neighbour("CADS", ("sd-webui-cads",), {"CADS": [True]}),
     Neighbour("CD Tuner", ("sd-webui-cd-tuner",), {"CD Tuner": [True, 3.0, 0.0, 2.0, 0.0, 1.0]}),
-    Neighbour("ControlNet: reference_only", ("sd-webui-controlnet",), {"ControlNet": reference("reference_only")}),
-    Neighbour("ControlNet: reference_adain", ("sd-webui-controlnet",), {"ControlNet": reference("reference_adain")}),
+    Neighbour("ControlNet: reference_only", ("sd-webui-controlnet",), {"ControlNet": reference("reference_only")},
+              checkpoint=RANDOM),
+    Neighbour("ControlNet: reference_adain", ("sd-webui-controlnet",), {"ControlNet": reference("reference_adain")},
+              checkpoint=RANDOM),
     Neighbour("FreeU", ("sd-webui-freeu",), {"FreeU": [True]}),
-    Neighbour("Incantations: SEG", ("sd-webui-incantations",), {"Incantations": SEG}),
+    Neighbour("Incantations: SEG", ("sd-webui-incantations",), {"Incantations": SEG}, checkpoint=RANDOM),
     Neighbour("Incantations: S-CFG", ("sd-webui-incantations",), {"Incantations": [*NO_SEG, *SCFG]}),
     Neighbour("Incantations: PAG", ("sd-webui-incantations",), {"Incantations": [*NO_SEG, *NO_SCFG, *PAG]}),
     Neighbour("Kohya hires fix", ("sd-webui-kohya-hiresfix",), {"Kohya Hires.fix": KOHYA}),
     Neighbour("ControlNet reference_only with Kohya hires fix", ("sd-webui-controlnet", "sd-webui-kohya-hiresfix"),
-              {"ControlNet": reference("reference_only"), "Kohya Hires.fix": KOHYA}),
+              {"ControlNet": reference("reference_only"), "Kohya Hires.fix": KOHYA}, checkpoint=RANDOM),
     Neighbour("NegPiP", ("sd-webui-negpip",), {"NegPiP": [True]}, {"prompt": f"{PROMPT}, (blue:-1.0)"}),
     Neighbour("Neutral Prompt: AND_PERP", ("sd-webui-neutral-prompt",), {},
               {"prompt": f"{PROMPT} AND_PERP a green cone :0.8"}),
@@ -106,7 +116,7 @@ NEIGHBOURS = (
     Neighbour("Regional Prompter: Latent", ("sd-webui-regional-prompter",),
               {"Regional Prompter": regional("Latent")}, TWO_REGIONS),
     Neighbour("Token downsampling", ("sd-webui-token-downsampling",), {}, {}, {"token_downsampling_factor": 2.0}),
-    Neighbour("SAG", ("sd_webui_SAG",), {"Self Attention Guidance": [True, 0.75, 1.0]}),
+    Neighbour("SAG", ("sd_webui_SAG",), {"Self Attention Guidance": [True, 0.75, 1.0]}, checkpoint=RANDOM),
 )  # fmt: skip
 
 
@@ -117,6 +127,11 @@ def fill(value: Any, picture: str) -> Any:
     if isinstance(value, dict):
         return {key: fill(part, picture) for key, part in value.items()}
     return [fill(part, picture) for part in value] if isinstance(value, list) else value
+
+
+def api_scripts(scripts: dict[str, list], picture: str) -> dict[str, dict]:
+    """What the API takes for `scripts`."""
+    return {name: {"args": fill(args, picture)} for name, args in scripts.items()}
 
 
 def commit(folder: Path) -> str:

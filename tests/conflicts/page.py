@@ -1,7 +1,7 @@
 """Make docs/compatibility.md of what a run of this folder's tests found.
 
-    ATTENTION_LAB_RESULTS=tests/conflicts/results.json python -m pytest tests/conflicts
-    python -m tests.conflicts.page
+ATTENTION_LAB_RESULTS=tests/conflicts/results.json python -m pytest tests/conflicts
+python -m tests.conflicts.page
 """
 
 import json
@@ -16,10 +16,9 @@ PAGE = ROOT / "docs" / "compatibility.md"
 HEAD = f"""# Beside other extensions
 
 Attention Lab was installed in a real stable-diffusion-webui v1.10.1 beside real extensions of others, one at a time
-(and ControlNet with Kohya hires fix). Each was switched on through the API, with a small picture and the embedded
-model, on a CPU; what is below is what such a run found, written by `python -m tests.conflicts.page`. Whoever has
-the checkouts repeats it with `WEBUI_DIR=… ATTENTION_LAB_EXTENSIONS=folder
-python -m pytest tests/conflicts`.
+(and ControlNet with Kohya hires fix). Each was switched on through the API, with small pictures and small models, on a
+CPU; what is below is what such a run found, written by `python -m tests.conflicts.page`. Whoever has the checkouts
+repeats it with `WEBUI_DIR=… ATTENTION_LAB_EXTENSIONS=folder python -m pytest tests/conflicts`.
 
 Each technique was tried in {len(KINDS)} jobs: {", ".join(KINDS)}.
 
@@ -92,8 +91,8 @@ def _details(found: dict) -> str:
             texts = [*seen[technique]["wrong"], *_more_wrong(seen, technique)]
             wrong += [f"- {neighbour.name}, {technique}: {text}" for text in texts]
             for job in seen[technique]["jobs"].values():
-                for sentence in job["said"] if isinstance(job, dict) else ():
-                    sentences.setdefault(sentence, []).append(technique)
+                if isinstance(job, dict) and job["said"]:
+                    sentences.setdefault(job["said"], []).append(technique)
         for sentence, techniques in sentences.items():
             spoken.append(f"- {neighbour.name} ({', '.join(dict.fromkeys(techniques))}): {sentence}")
     text = "## What did not come out right\n\n" + ("\n".join(wrong) or "Nothing.") + "\n\n"

@@ -22,79 +22,80 @@ MORE_THAN_THEIRS = 3.0  # of 255, between an image of a batch and the same one a
 
 
 def note(results, neighbour, what, value):
-    results["beside"].setdefault(neighbour.name, {"folders": list(neighbour.folders)})[what] = value
+    results.note("beside", neighbour.name, results.found.get("beside", {}).get(neighbour.name, {}) | {what: value})
 
 
-def test_off_is_absent(pair, neighbour, results):
+def test_off_is_absent(beside, neighbour, start, results):
     """Drawn twice where it differs, because some neighbours do not draw the same picture twice."""
-    wrong = []
-    for used in (False, True) if neighbour.used else (False,):
-        for kind, fields in KINDS.items():
-            absent = pair.absent(neighbour, used=used, **fields)
-            off = pair.with_ours(neighbour, OFF, used=used, **fields)
+    wrong, ours = [], {}
+    jobs = [(used, kind) for used in (False, True) if neighbour.used or not used for kind in KINDS]
+    for used, kind in jobs:
+        ours[used, kind] = beside.draw(OFF, **neighbour.work if used else {}, **KINDS[kind])
+    without = start(beside.others)
+    try:
+        for used, kind in jobs:
+            fields = {**(neighbour.work if used else {}), **KINDS[kind]}
+            absent, off = beside.draw(None, webui=without, **fields), ours[used, kind]
             if off.pixels != absent.pixels:
-                repeat = pair.draw(pair.without, neighbour, used=used, **fields)
-                by_itself = distance(absent, repeat)
-                wrong.append(f"{kind}, used: {used}: off by {distance(off, absent):.2f}, itself by {by_itself:.2f}")
+                repeat = distance(absent, beside.draw(None, webui=without, **fields))
+                wrong.append(f"{kind}, used: {used}: off by {distance(off, absent):.2f}, without ours by {repeat:.2f}")
             if said(off):
                 wrong.append(f"{kind}: speaks although off: {said(off)}")
+    finally:
+        without.stop()
     note(results, neighbour, "off", wrong or "equal")
     assert not wrong
 
 
 @pytest.mark.parametrize("technique", TECHNIQUES)
-def test_technique_beside(pair, neighbour, technique, results):
+def test_technique_beside(beside, neighbour, technique, results):
     wrong, outcomes = [], {}
     for kind, fields in KINDS.items():
-        theirs = pair.absent(neighbour, **fields)
+        theirs = beside.once("off", OFF, **neighbour.work, **fields)
         try:
-            made = pair.technique(neighbour, technique, **fields)
+            made = beside.once(technique, TECHNIQUES[technique], **neighbour.work, **fields)
         except Refused as error:
             outcomes[kind] = "no picture"
             wrong.append(f"{kind}: {error}")
-            wrong += [f"{kind}: {trace}" for trace in pair.traces(neighbour)]
+            wrong += [f"{kind}: {trace}" for trace in beside.traces()]
             continue
         changed, sentences = distance(made, theirs), said(made)
         outcomes[kind] = {"changed": round(changed, 2), "said": sentences}
         if technique == MASTER and changed > ROUNDING:
             wrong.append(f"{kind}: the master switch alone moves the picture by {changed:.2f}")
         if technique != MASTER and changed <= ROUNDING and not sentences:
-            page = pair.ours.probe("state")["comments"]
-            wrong.append(f"{kind}: changed nothing ({changed:.3f}) without a sentence in the answer; page: {page}")
-    wrong += pair.traces(neighbour)
+            wrong.append(f"{kind}: changed nothing ({changed:.3f}), no sentence in the answer; page: {beside.page()}")
+    wrong += beside.traces()
     note(results, neighbour, technique, {"jobs": outcomes, "wrong": wrong})
     assert not wrong
 
 
 @pytest.mark.parametrize("technique", [t for t in TECHNIQUES if t not in MIXES_IMAGES])
-def test_image_of_a_batch_is_the_one_drawn_alone(pair, neighbour, technique, results):
+def test_image_of_a_batch_is_the_one_drawn_alone(beside, neighbour, technique, results):
     """As nearly as without ours."""
     wrong = []
     for cfg in (7, 1):
         both = KINDS[f"batch 2, CFG {cfg}"]
         alone = {**KINDS[f"batch 1, CFG {cfg}"], "seed": SMALL["seed"] + 1}
+        apart = {}
         try:
-            ours = _second(*(pair.technique(neighbour, technique, **fields) for fields in (both, alone)))
+            for name, settings in (("off", OFF), (technique, TECHNIQUES[technique])):
+                batch, one = (beside.once(name, settings, **neighbour.work, **fields) for fields in (both, alone))
+                apart[name] = abs(arrays(batch)[-1] - arrays(one)[0]).mean()
         except Refused as error:
             wrong.append(f"CFG {cfg}: {error}")
             continue
-        theirs = _second(pair.absent(neighbour, **both), pair.absent(neighbour, **alone))
-        if ours > theirs + MORE_THAN_THEIRS:
-            wrong.append(f"CFG {cfg}: {ours:.1f} apart with ours, {theirs:.1f} without")
+        if apart[technique] > apart["off"] + MORE_THAN_THEIRS:
+            wrong.append(f"CFG {cfg}: {apart[technique]:.1f} apart with ours, {apart['off']:.1f} without")
     note(results, neighbour, f"{technique}: batch", wrong or "equal")
     assert not wrong
 
 
-def _second(batch, alone):
-    """Distance of a batch's last picture from one that was drawn alone."""
-    return abs(arrays(batch)[-1] - arrays(alone)[0]).mean()
-
-
 @pytest.mark.parametrize("technique", TECHNIQUES)
-def test_merely_installed_takes_nothing_away(pair, neighbour, technique, by_ourselves, results):
-    """Ours draws beside an installed but unused neighbour what it draws without it, to the bit or with a sentence.
+def test_merely_installed_takes_nothing_away(beside, neighbour, technique, by_ourselves, results):
+    """Ours draws beside an installed but unused neighbour what it draws without it.
 
-    The same saving may be refused, which moves a picture by the rounding of another batch size.
+    Up to the rounding of another batch size: a saving may be refused.
     """
     if not neighbour.folders:
         pytest.skip("there is nothing to be installed")
@@ -102,10 +103,10 @@ def test_merely_installed_takes_nothing_away(pair, neighbour, technique, by_ours
         pytest.skip("this was tried with these extensions already")
     wrong = []
     for kind in INSTALLED_KINDS:
-        expected = by_ourselves[technique, kind]
-        found = pair.technique(neighbour, technique, used=False, **KINDS[kind])
+        expected = by_ourselves(neighbour.checkpoint)[technique, kind]
+        found = beside.once(technique, TECHNIQUES[technique], **KINDS[kind])
         if (moved := distance(found, expected)) > ROUNDING:
             wrong.append(f"{kind}: moved by {moved:.2f}; said {said(found)}")
-    wrong += pair.traces(neighbour)
+    wrong += beside.traces()
     note(results, neighbour, f"{technique}: installed", wrong or "equal")
     assert not wrong

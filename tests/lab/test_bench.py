@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from lib_attn.lab.commands import cli
 from lib_attn.lab.drawing import unet, variants
 from lib_attn.lab.drawing.sampling import Request
 from lib_attn.lab.drawing.variants import SamplingPass
@@ -14,10 +15,10 @@ from lib_attn.lab.measuring import borders, deviation, memory, peers, speed
 from lib_attn.lab.reports import benchmark
 from lib_attn.lab.reports.tables import deviation_table
 from lib_attn.lab.shared.errors import LabError
-from lib_attn.lab.shared.results import read_result, to_json
+from lib_attn.lab.shared.results import from_json, read_result, to_json
 from tests.lab.conftest import UNET
 
-NODE = '''
+NODE = """
 class Node:
     FUNCTION = "patch_model"
     @classmethod
@@ -34,8 +35,8 @@ class Node:
         model.set_model_attn1_output_patch(lambda out, extra: out)
         return (model,)
 NODE_CLASS_MAPPINGS = {"NearSightedAttention": Node, "NearSightedTile": Node}
-'''
-HYPERTILE = '''
+"""
+HYPERTILE = """
 seeds = []
 set_hypertile_seed = seeds.append
 def hypertile_hook_model(model, width, height, *, enable, tile_size_max, swap_size, max_depth):
@@ -46,7 +47,7 @@ def hypertile_hook_model(model, width, height, *, enable, tile_size_max, swap_si
             module.attn1.__webui_hypertile_params = 1
             module.attn1.forward = lambda x, context=None, f=before: f(x.flip(1)).flip(1) * 2
     model.__webui_hypertile_layers = {}
-'''
+"""
 
 
 @pytest.fixture(scope="module")
@@ -183,7 +184,7 @@ def test_border_jumps():
     found = borders.border_jumps(stairs, 8)
     assert found.inside == 0 and found.across > 0
     ramp = flat + torch.arange(24) + torch.arange(16)[:, None]
-    assert borders.border_jumps(ramp, 8, (3, 5)).ratio == pytest.approx(1)
+    assert borders.border_jumps(ramp, 8).ratio == pytest.approx(1)
 
 
 def test_seams_needs_a_border(model):
@@ -228,3 +229,29 @@ def test_report(tmp_path):
     for bad in ("none.json", "d.json"):
         with pytest.raises(LabError):
             read_result(tmp_path / bad, "speed")
+
+
+def test_rows_of_older_and_of_damaged_files():
+    row = deviation.DeviationRow("a", "A", "ours", "", 64, 64, images=1, l2=0.0, psnr=None)
+    kept = to_json(row)
+    # Identical pictures are told from ones that were not measured; what is optional and not there takes no room.
+    assert kept["psnr"] is None and not {"l2_all", "said", "settings"} & set(kept)
+    assert from_json(deviation.DeviationRow, json.loads(json.dumps(kept)) | {"of another version": 1}) == row
+    for bad in ({"name": "a"}, [], None):
+        with pytest.raises(LabError, match="damaged"):
+            from_json(deviation.DeviationRow, bad)
+
+
+def test_seams_takes_a_parameter_that_several_techniques_have(tiny, capsys):
+    words = ["bench", "seams", "--checkpoint", str(tiny), "--sizes", "128", "--images", "1", "--steps", "1"]
+    assert cli.main([*words, "--setting", "a: tile=8 pool=8 blocks=all shift=1"]) == 0
+    assert [line.split()[1] for line in capsys.readouterr().out.splitlines()[2:]] == ["0", "0.5", "1"]
+
+
+def test_memory_is_measured_in_a_process_of_its_own(tmp_path):
+    out = tmp_path / "s.json"
+    words = ["--model", "toy", "--sizes", "64", "--precision", "fp32", "--only", "near", "--setting", "near: tile=8"]
+    assert cli.main(["bench", "speed", *words, "--memory", "--no-time", "--out", str(out)]) == 0
+    result = read_result(out, "speed")
+    assert [row["name"] for row in result["memory"]] == ["full", "near"] and result["results"] == []
+    assert all(row["weights"] > 0 for row in result["memory"])

@@ -79,8 +79,16 @@ def test_ssim_agrees_with_scikit_image():
     rng = np.random.default_rng(1)
     a = rng.integers(0, 256, (1, 40, 40, 3), dtype=np.uint8)
     b = np.clip(a + rng.normal(0, 20, a.shape), 0, 255).astype(np.uint8)
-    _, full = metrics.structural_similarity(a[0], b[0], channel_axis=2, gaussian_weights=True, sigma=1.5,
-                                            use_sample_covariance=False, data_range=255, full=True)
+    _, full = metrics.structural_similarity(
+        a[0],
+        b[0],
+        channel_axis=2,
+        gaussian_weights=True,
+        sigma=1.5,
+        use_sample_covariance=False,
+        data_range=255,
+        full=True,
+    )
     assert ssim(a, b) == pytest.approx(full[5:-5, 5:-5].mean(), abs=1e-6)
 
 
@@ -169,8 +177,18 @@ def test_the_command_from_end_to_end(tmp_path, capsys):
     assert 0 < figures["distance"]["latent_l2"] < 2
 
 
-@pytest.mark.parametrize("words", [["--batch", "0"], ["--pairs", "-1"], ["--width", "100"], ["--sampler", "Euler b"],
-                                   ["--steps", "0"], ["--seed", "-1"], ["--checkpoint", "none.safetensors"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--batch", "0"],
+        ["--pairs", "-1"],
+        ["--width", "100"],
+        ["--sampler", "Euler b"],
+        ["--steps", "0"],
+        ["--seed", "-1"],
+        ["--checkpoint", "none.safetensors"],
+    ],
+)
 def test_bad_options_are_one_sentence(words, capsys):
     assert cli.main(["scenebench", "run", "--singles", "1", "--counts", "0", "--negatives", "0", *words]) == 2
     said = capsys.readouterr().err.splitlines()

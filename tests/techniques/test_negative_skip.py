@@ -12,7 +12,7 @@ from lib_attn.techniques.negative_skip.runtime import Track, guidance_ratio, lev
 from lib_attn.unet.batch import weighted_mean
 from lib_attn.unet.flight import Evaluation, sigma_of
 from lib_attn.unet.rows import plan_rows
-from tests.unets import tiny_unet, unet_input
+from tests.unets import probe, tiny_unet, unet_input
 
 SKIP = NegativeSkip(enabled=True, key_every=3, early=0.0, trend=1.0, penalty="off")
 CFG = 5.0
@@ -125,11 +125,11 @@ def test_a_trend_is_a_line_over_log_sigma():
         assert continue_trend(last, old, now, trend) is last[1]
 
 
-def pattern(settings, sigmas, agreements=()):
+def pattern(settings, sigmas, agreements=(), steps=None):
     """Which steps would be skipped: a string of f(ull) and s(kipped)."""
     track, out = Track(), ""
     for i, sigma in enumerate(sigmas):
-        if may_skip(settings, track, i / len(sigmas), sigma):
+        if may_skip(settings, track, i / len(sigmas), sigma, steps):
             track.since = (track.since or 0) + 1
             out += "s"
         else:
@@ -168,6 +168,19 @@ def test_early_full_steps_are_as_many_but_earlier(every, steps):
     assert few or early_half > late_half < even[half:].count("f")
     gaps = [len(run) for run in early.rstrip("s").split("f")[1:-1]]
     assert gaps == sorted(gaps)
+
+
+def test_few_steps_have_more_full_ones():
+    """Each goes further than one of twenty; measured in docs/negative-stream.md."""
+    found = {}
+    for steps in (4, 8, 10, 15, 20, 30):
+        sigmas = range(steps, 0, -1)
+        found[steps] = pattern(replace(early=1.0)[0], sigmas, steps=steps)
+        assert pattern(replace(early=0.0)[0], sigmas, steps=steps) == pattern(replace(early=0.0)[0], sigmas)
+    for steps in (20, 30):
+        assert found[steps] == pattern(replace(early=1.0)[0], range(steps, 0, -1))
+    shares = [found[steps].count("f") / steps for steps in found]
+    assert shares[0] == 1.0 and shares == sorted(shares, reverse=True) and found[8].count("f") == 5, found
 
 
 def test_where_early_full_steps_lie():
@@ -278,7 +291,8 @@ def test_an_edited_prompt_is_a_full_step_for_its_image(unet):
     for changes in ({"key_every": 0}, {"key_every": 0, "through": 3}, {"key_every": 6, "adaptive": 0.01}):
         with Rows(unet) as computed, attach(unet, replace(**changes)) as attachment:
             middle = []
-            handle = unet.middle_block.register_forward_pre_hook(lambda m, a, seen=middle: seen.append(a[0].shape[0]))
+            see = probe(lambda m, a, seen=middle: seen.append(a[0].shape[0]))
+            handle = unet.middle_block.register_forward_pre_hook(see)
             for step, second in enumerate((0, 0, 0, 1, 1)):
                 attachment.begin_step(rows, step, 5, cfg=CFG, editions=((0, 0), (0, second)))
                 run(unet, x, context, 900.0 - 100 * step)
@@ -339,7 +353,7 @@ def test_rows_that_pass_the_outer_blocks(unet, through, fill):
     counts = {}
 
     def count(name):
-        return lambda module, args: counts.setdefault(name, []).append((args[0].shape[0], args[1].shape[0]))
+        return probe(lambda module, args: counts.setdefault(name, []).append((args[0].shape[0], args[1].shape[0])))
 
     named = {"first": unet.input_blocks[0], "mid": unet.middle_block, "last": unet.output_blocks[-1]}
     handles = [module.register_forward_pre_hook(count(name)) for name, module in named.items()]
@@ -396,8 +410,8 @@ def test_controlnet_gets_all_rows_of_the_inner_blocks(unet):
             out = draw(unet, replace(), chunks=1)
         assert set(rows.sizes) == {16} and out[1].isfinite().all(), "its hints have the picture's size"
         with Rows(unet) as rows:
-            draw(unet, replace(), say=said.append, constant_rows=lambda: True)
-        assert rows.seen == [2] * 4 and len(said) == 1
+            draw(unet, replace(), say=said.append, whole=True)
+        assert rows.seen == [2] * 4 and not said
     finally:
         del unet.forward
 
@@ -419,13 +433,13 @@ def test_guidance_one_computes_no_negative(unet):
         {"cfg": None},
         {"cfg": 1.0, "weights": [[0.7, 0.5]]},
         {"cfg": 1.0, "told": {"negative_read": True}},
-        {"cfg": 1.0, "constant_rows": lambda: True},
+        {"cfg": 1.0, "whole": True},
     ],
 )
 def test_the_saving_is_made_only_where_it_is_exact(unet, case):
     with Rows(unet) as rows:
         out = draw(unet, [], save_negative=True, **case)
-    case.pop("constant_rows", None)
+    case.pop("whole", None)
     assert all(torch.equal(a, b) for a, b in zip(out, draw(unet, [], **case), strict=True))
     assert len(set(rows.seen)) == 1 and rows.seen[0] > 1
 

@@ -8,7 +8,7 @@ import torch
 
 from lib_attn.attach import attach
 from lib_attn.settings import Contrast, KeyMix, NearSighted, NegativeSkip, StepSkip
-from lib_attn.techniques.step_skip.forecast import Line, picture_of, prediction_of
+from lib_attn.techniques.step_skip.forecast import Line, has_fresh_noise, noise_of, prediction_of, unscaled
 from lib_attn.unet.flight import sigma_of
 from lib_attn.unet.rows import plan_rows
 from tests.techniques.test_negative_skip import CFG, Rows, draw, run
@@ -22,32 +22,76 @@ def replace(**changes):
 
 
 @pytest.mark.parametrize("kind", ["epsilon", "v"])
-def test_a_prediction_and_its_picture(kind):
+def test_a_prediction_and_its_noise(kind):
     picture, noise, sigma = torch.randn(4, 3, 5), torch.randn(4, 3, 5), 2.5
     scale = (1 + sigma**2) ** 0.5
     x = (picture + sigma * noise) / scale
     predicted = noise if kind == "epsilon" else noise / scale - picture * sigma / scale
-    torch.testing.assert_close(picture_of(x, predicted, sigma, kind), picture, atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(prediction_of(x, picture, sigma, kind), predicted, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(noise_of(x, predicted, sigma, kind), noise, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(prediction_of(x, noise, sigma, kind), predicted, atol=1e-5, rtol=1e-4)
 
 
 def test_a_line_over_log_sigma():
-    a, b = torch.randn(4, 3, 3), torch.randn(4, 3, 3)
+    a, b, z = torch.randn(4, 3, 3), torch.randn(4, 3, 3), torch.randn(4, 3, 3)
     at = lambda sigma: a + b * math.log(sigma)  # noqa: E731
     line = Line()
-    line.learn(9.0, at(9.0))
-    assert torch.equal(line.at(5.0, 1.0), at(9.0)), "one point is no line"
-    line.learn(8.0, at(7.0))
-    line.learn(4.0, at(4.0))
-    torch.testing.assert_close(line.at(2.0, 0.0), at(4.0))
-    line.learn(2.0, at(2.0))
+
+    def check(sigma, trend, noise):
+        torch.testing.assert_close(line.at(sigma, z, trend, False), noise, atol=1e-5, rtol=1e-4)
+
+    line.learn(9.0, z, at(9.0))
+    check(5.0, 1.0, at(9.0))  # one point is no line
+    line.learn(8.0, z, at(7.0))
+    line.learn(4.0, z, at(4.0))
+    check(2.0, 0.0, at(4.0))
+    line.learn(2.0, z, at(2.0))
     assert len(line.known) == 2
-    torch.testing.assert_close(line.at(1.0, 1.0), at(1.0))
-    torch.testing.assert_close(line.at(1.0, 0.5), (at(1.0) + at(2.0)) / 2)
-    line.learn(2.0, at(3.0))
-    assert torch.equal(line.at(1.0, 1.0), at(3.0)), "two at one noise level (Heun) are no line"
-    line.learn(1.0, torch.zeros(4, 2, 2))
-    assert line.at(0.5, 1.0).shape == (4, 2, 2)
+    check(1.0, 1.0, at(1.0))
+    check(1.0, 0.5, (at(1.0) + at(2.0)) / 2)
+    line.learn(2.0, z, at(3.0))
+    check(1.0, 1.0, at(3.0))  # two at one noise level (Heun) are no line
+
+
+def test_with_fresh_noise_the_picture_stays():
+    picture, noise, more, line = *(torch.randn(4, 3, 3) for _ in range(3)), Line()
+    line.learn(5.0, torch.randn(4, 3, 3), torch.randn(4, 3, 3))
+    line.learn(4.0, picture + 4.0 * noise, noise)
+    torch.testing.assert_close(line.at(2.0, picture + 2.0 * more, 1.0, True), more, atol=1e-5, rtol=1e-4)
+
+
+SIGMAS = (14.6, 9.0, 6.0, 4.0, 2.5, 1.5, 0.8)
+
+
+def walk(name, cfg, seed=0):
+    """Latents and noises of the rows along a sampler's path over `SIGMAS`, the samplers written down anew."""
+    generator = torch.Generator().manual_seed(seed)
+    draw = lambda: torch.randn(4, 12, 12, generator=generator)  # noqa: E731
+    z, bent, older, path = SIGMAS[0] * draw(), [draw(), draw()], None, []
+    for now, then in zip(SIGMAS, SIGMAS[1:], strict=False):
+        # Something that bends: a picture for each row that depends on latent and noise level.
+        noises = [(z - torch.tanh(z / (1 + now) + c) * math.log(2 + now)) / now for c in bent]
+        path.append((z, noises))
+        guided = noises[1] + cfg * (noises[0] - noises[1])
+        picture = z - now * guided
+        if name == "Euler":
+            z = z + (then - now) * guided
+        elif name == "DPM++ 2M":
+            h = math.log(now / then)
+            ahead = picture if older is None else picture + (picture - older[1]) * h / (2 * math.log(older[0] / now))
+            z, older = then / now * z - math.expm1(-h) * ahead, (now, picture)
+        else:
+            up = {"Euler a": 1.0, "a little": 0.4}[name] * (then**2 * (now**2 - then**2) / now**2) ** 0.5
+            z = z + ((then**2 - up**2) ** 0.5 - now) * guided + up * draw()
+    return path
+
+
+@pytest.mark.parametrize("cfg", [1.0, 7.0])
+@pytest.mark.parametrize("name, fresh", [("Euler", False), ("DPM++ 2M", False), ("Euler a", True), ("a little", True)])
+def test_a_sampler_that_adds_noise_is_found_out(name, fresh, cfg):
+    path = walk(name, cfg)
+    for i in range(2, len(path)):
+        assert has_fresh_noise(path[i][0], SIGMAS[i], path[i - 2 : i]) is fresh, i
+    assert has_fresh_noise(path[1][0], SIGMAS[1], path[:1]) is fresh
 
 
 @pytest.mark.parametrize(
@@ -94,18 +138,22 @@ def test_most_of_them_early(unet):
     assert "ff" not in pattern[:12] and "cc" not in pattern[12:]
 
 
+@pytest.mark.parametrize("fresh", [False, True])
 @pytest.mark.parametrize("prediction", ["epsilon", "v"])
-def test_a_sampled_picture_against_a_loop(unet, prediction):
+def test_a_sampled_picture_against_a_loop(unet, prediction, fresh):
     """Two images, one of two prompts, along falling noise: the predictions of each step as the formulas say."""
     weights, trend = [[1.0], [0.7, 0.6]], 0.8
     rows, times = plan_rows(weights), [900.0, 800.0, 650.0, 500.0, 420.0, 300.0, 150.0]
     start, context = unet_input(5, 16, 16)[0][[0, 1, 1, 0, 1]], unet_input(5, 16, 16, seed=3)[1]
 
+    added = unet_input(2, 16, 16, seed=9)[0][[0, 1, 1, 0, 1]] * (0.7 if fresh else 0.0)
+
     def walk(predict):
         x, out = start.clone(), []
         for i, t in enumerate(times):
             out.append(predict(i, t, x))
-            x = x - 0.2 * out[-1]
+            lead = out[-1][[0, 1, 1, 0, 1]]
+            x = x - 0.2 * lead + added.roll(i, -1)
         return out
 
     with attach(unet, replace(key_every=3, trend=trend), prediction=prediction) as attachment:
@@ -122,12 +170,13 @@ def test_a_sampled_picture_against_a_loop(unet, prediction):
         n = (1 + s * s) ** 0.5
         if i in (0, 1, 4):
             out = run(unet, x, context, t)
-            known.append((s, x * n - s * out if prediction == "epsilon" else x / n - out * s / n))
+            eps = out if prediction == "epsilon" else (out + s * x) / n
+            known.append((s, x * n - s * eps, eps))
             return out
-        (s0, p0), (s1, p1) = known[-2:]
-        p = p1 + trend * (math.log(s) - math.log(s1)) / (math.log(s1) - math.log(s0)) * (p1 - p0)
-        eps = (x * n - p) / s
-        return eps if prediction == "epsilon" else eps / n - p * s / n
+        (s0, _, e0), (s1, picture, e1) = known[-2:]
+        slope = (e1 - e0) / (math.log(s1) - math.log(s0))
+        eps = (x * n - picture) / s if fresh else e1 + trend * slope * (math.log(s) - math.log(s1))
+        return eps if prediction == "epsilon" else n * eps - s * x
 
     for a, b in zip(found, walk(naive), strict=True):
         torch.testing.assert_close(a, b, atol=2e-3, rtol=2e-3)
@@ -313,11 +362,21 @@ def test_with_negative_skip_the_gains_multiply(unet):
     assert rows.seen == [2, 1, 2, 1], "computed steps are 0, 1, 3 and 5"
     alone = draw(unet, [skip], steps=7)
     torch.testing.assert_close(out[1], alone[1], atol=1e-5, rtol=1e-4)
-    s = [sigma_of(900.0 - 100 * i) for i in range(3)]
-    x = unet_input(1, 16, 16)[0].expand(2, -1, -1, -1)
-    pictures = [x * (1 + s[i] ** 2) ** 0.5 - s[i] * out[i] for i in range(2)]
-    line = pictures[1] + math.log(s[1] / s[2]) / math.log(s[0] / s[1]) * (pictures[1] - pictures[0])
-    torch.testing.assert_close(out[2], (x * (1 + s[2] ** 2) ** 0.5 - line) / s[2], atol=1e-3, rtol=1e-3)
+    assert torch.equal(out[2], forecast(out[:2], 1))
+
+
+def forecast(out, images, times=(900.0, 800.0, 700.0)):
+    """What `draw` is to give for the third step, from what it gave for the first two."""
+    x = unet_input(images, 16, 16)[0].repeat(2, 1, 1, 1)
+    now, rows = sigma_of(times[2]), []
+    for i in range(2 * images):
+        line, past = Line(), []
+        for given, t in zip(out, times, strict=False):
+            line.learn(sigma_of(t), unscaled(x[i], sigma_of(t)), given[i])
+            past.append((unscaled(x[i], sigma_of(t)), [given[i % images], given[i % images + images]]))
+        z = unscaled(x[i], now)
+        rows.append(line.at(now, z, 1.0, has_fresh_noise(z, now, past)))
+    return torch.stack(rows)
 
 
 @pytest.mark.parametrize(
@@ -335,12 +394,7 @@ def test_beside_each_other_technique(unet, other):
     options = {"images": 2, "steps": 3, "seeds": [1, 2]}
     out, alone = draw(unet, [*replace(), other], **options), draw(unet, [other], **options)
     assert all(torch.equal(a, b) for a, b in zip(out[:2], alone[:2], strict=True))
-    x = unet_input(2, 16, 16)[0][[0, 1, 0, 1]]
-    line = Line()
-    for a, t in zip(out, (900.0, 800.0), strict=False):
-        line.learn(sigma_of(t), picture_of(x, a, sigma_of(t), "epsilon"))
-    s = sigma_of(700.0)
-    torch.testing.assert_close(out[2], prediction_of(x, line.at(s, 1.0), s, "epsilon"), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(out[2], forecast(out[:2], 2), atol=1e-4, rtol=1e-4)
 
 
 def test_inpainting_latents_and_class_embeddings():

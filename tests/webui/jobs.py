@@ -33,13 +33,40 @@ class Conditions:
 
 
 class Sampler:
-    """Runs `steps` evaluations; `event(step)` may raise or change the host in between."""
+    """Runs `steps` evaluations; `event(step)` may raise or change the host in between.
 
-    def __init__(self, host, callbacks, weights=((1.0,),), size=(16, 16), steps=2, event=None):
+    weights: for each image those of its prompts. images: which of a batch are drawn, each as if in the whole batch.
+    chunks: rows in each call of the model, all of them when None. denoiser: attributes that others put on the denoiser.
+    """
+
+    TEXT = 8, 16
+
+    def __init__(
+        self,
+        host,
+        callbacks,
+        weights=((1.0,),),
+        size=(16, 16),
+        steps=2,
+        event=None,
+        images=None,
+        chunks=None,
+        **denoiser,
+    ):
         self.host, self.callbacks, self.steps, self.event = host, callbacks, steps, event
-        self.weights, self.size = weights, size
-        self.sampler_extra_args = {"cond": Conditions(weights)}
+        self.weights, self.size, self.chunks, self.denoiser = weights, size, chunks, denoiser
+        self.images = tuple(range(len(weights))) if images is None else images
+        cond, uncond = Conditions(weights), []
+        for image, parts in zip(self.images, cond.batch, strict=True):
+            for number, part in enumerate(parts):
+                part.schedules = self._schedule(100 + 10 * image + number)
+            uncond.append(self._schedule(200))
+        self.sampler_extra_args = {"cond": cond, "uncond": uncond}
         self.seen = []
+
+    def _schedule(self, seed):
+        text = torch.randn(*self.TEXT, generator=torch.Generator().manual_seed(seed))
+        return [SimpleNamespace(end_at_step=10**6, cond=text)]
 
     def launch_sampling(self, steps, func):
         try:
@@ -49,28 +76,42 @@ class Sampler:
 
     def sample(self, p):
         denoiser = SimpleNamespace(
-            p=p, sampler=self, step=0, steps=self.steps, total_steps=self.steps, image_cfg_scale=None, inner_model=self
-        )
+            p=p, sampler=self, step=0, steps=self.steps, total_steps=self.steps, image_cfg_scale=None,
+            inner_model=self, **self.denoiser,
+        )  # fmt: skip
         return self.launch_sampling(self.steps, lambda: [self._step(denoiser, i) for i in range(self.steps)])
+
+    def latents(self):
+        """One for each image, `images` of a batch of three."""
+        all_of_them = torch.randn(3, 4, *self.size, generator=torch.Generator().manual_seed(1))
+        return all_of_them[list(self.images)]
 
     def _step(self, denoiser, i):
         denoiser.step = i
         if self.event:
             self.event(i)
         unet = self.host.shared.sd_model.unet
-        images = len(self.weights)
-        rows = sum(len(parts) for parts in self.weights) + images
-        x = torch.randn(rows, 4, *self.size, generator=torch.Generator().manual_seed(1))
-        sigma = torch.full((rows,), 14.0 / (1 + i))
-        self._call("on_cfg_denoiser", SimpleNamespace(x=x, denoiser=denoiser, sigma=sigma))
+        order = range(len(self.weights))
+        places = [image for image in order for _ in self.weights[image]] + [*order]
+        x, sigma = self.latents()[places], torch.full((len(places),), 14.0 / (1 + i))
+        parts = [part for image in self.sampler_extra_args["cond"].batch for part in image]
+        params = SimpleNamespace(
+            x=x, denoiser=denoiser, sigma=sigma,
+            text_cond=torch.stack([part.schedules[0].cond for part in parts]),
+            text_uncond=torch.stack([schedule[0].cond for schedule in self.sampler_extra_args["uncond"]]),
+        )  # fmt: skip
+        self._call("on_cfg_denoiser", params)
         self.seen.append(patched(unet))
-        context = torch.randn(rows, 8, 16, generator=torch.Generator().manual_seed(2))
-        out = unet(x, torch.full((rows,), 900.0 - 300 * i), context=context)
+        # As samplers do, the model gets the latents at a scale of its own.
+        x, context = 0.7 * params.x, torch.cat([params.text_cond, params.text_uncond])
+        times = torch.full((len(places),), 900.0 - 300 * i)
+        pieces = [t.split(self.chunks or len(places)) for t in (x, times, context)]
+        out = torch.cat([unet(x, times, context=context) for x, times, context in zip(*pieces, strict=True)])
         self._call("on_cfg_denoised", SimpleNamespace(x=out, inner_model=denoiser.inner_model))
         return out
 
     def _call(self, name, params):
-        for function in self.callbacks.registered.get(name, []):
+        for function in list(self.callbacks.registered.get(name, [])):
             function(params)
 
 

@@ -1,5 +1,7 @@
 """Picture text: written, parsed by the host's rule, and read back into every control."""
 
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,8 +20,13 @@ def controls(pairs):
 
 @given(settings())
 def test_every_control_comes_back(value):
+    for full in (False, True):
+        comes_back(value, full)
+
+
+def comes_back(value, full):
     parameters = dict(OTHERS)
-    infotext.write(parameters, value)
+    infotext.write(parameters, value, full)
     read = controls(read_infotext(write_infotext(parameters)))
     expected = (value if any(value.active()) else Settings()).flat()
     off = {f"{g.name}." for g in value.groups if g.name != "general" and not g.enabled}
@@ -30,14 +37,16 @@ def test_every_control_comes_back(value):
 
 
 def test_a_picture_without_our_keys_switches_everything_off():
-    assert controls({"Steps": "20"}) == Settings().flat()
+    found = controls({"Steps": "20"})
+    assert found == {key: Settings().flat()[key] for key in found} and set(found) == {p.key for p in all_params()}
 
 
 def test_a_cell_takes_the_keys_of_the_cell_before_out():
     on, _ = Settings.read({"near_sighted": {"enabled": True}})
     parameters = dict(OTHERS)
+    infotext.write(parameters, on, full=True)
     infotext.write(parameters, on)
-    assert set(parameters) > set(OTHERS)
+    assert set(parameters) == {*OTHERS, "Attention Lab", "Attn near-sighted"}
     infotext.write(parameters, Settings())
     assert parameters == OTHERS
 
@@ -60,3 +69,13 @@ def test_values_of_wrong_type(value):
     for param in all_params():
         read = infotext.READERS[param.key]({param.infotext: value})
         assert type(read) is type(param.default)
+
+
+def test_what_changed_nothing_drops_out_of_the_text():
+    """The host calls what is callable when it writes a picture's text; to everybody else it is a text."""
+    on, _ = Settings.read({"near_sighted": {"enabled": True}, "contrast": {"enabled": True}})
+    parameters = {}
+    infotext.write(parameters, on, still=lambda p, name: name == p)
+    written = {name: parameters[f"Attn {name}"](p="contrast", index=0) for name in ("near-sighted", "contrast")}
+    assert written == {"near-sighted": "on", "contrast": None}
+    assert parameters["Attn contrast"] == "on" and json.dumps(parameters)

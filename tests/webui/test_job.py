@@ -56,7 +56,7 @@ def test_on_acts_while_sampling_only(host, script):
     plain = job(host).sampler.sample(p)
     assert not same(run(script, p, ON), plain)
     assert all(p.sampler.seen) and p.comments == {}
-    assert p.extra_generation_params["Attention Lab"] == "True"
+    assert p.extra_generation_params["Attn near-sighted"](p=p) == "tile: 8, blocks: all"
     assert "launch_sampling" not in vars(p.sampler)
 
 
@@ -88,6 +88,25 @@ def test_on_without_effect_says_why_once(host, script, values, word):
     for _ in range(2):
         run(script, p, {"near_sighted": {**ON["near_sighted"], **values}}, passes=2)
     assert len(p.comments) == (word is not None) and all(word in text for text in p.comments)
+
+
+def test_a_technique_that_changed_nothing_is_not_in_the_text(host, script):
+    p = job(host)
+    script.before_process(p, {**ON, "key_mix": {"enabled": True}})
+    script.process(p, {**ON, "key_mix": {"enabled": True}})
+    before = p.extra_generation_params
+    assert before["Attn key-mix"](p=p) and before["Attn near-sighted"](p=p)
+    run(script, p, {**ON, "key_mix": {"enabled": True}})
+    after = p.extra_generation_params
+    assert after["Attn key-mix"](p=p) is None and after["Attn near-sighted"](p=p) == "tile: 8, blocks: all"
+
+
+def test_the_settings_page_may_ask_for_the_full_text(host, script, monkeypatch):
+    monkeypatch.setattr(host.shared.opts, "attention_lab_infotext", "full", raising=False)
+    p = job(host)
+    run(script, p, ON)
+    assert p.extra_generation_params["Attention Lab"] == "True"
+    assert p.extra_generation_params["Attn near-sighted pool"] == "4"
 
 
 def test_nothing_to_do_is_not_put_down_to_the_model(host, script):
@@ -137,7 +156,7 @@ def test_one_reason_is_enough(host, script, model):
     finally:
         for layer in find_layers(model.unet):
             del layer.attn1.forward
-    assert len(p.comments) == 1 and "left some layers alone" in next(iter(p.comments))
+    assert len(p.comments) == 1 and "alone: another extension" in next(iter(p.comments))
 
 
 def test_error_in_sampling_takes_all_patches_off(host, script, model):
@@ -327,7 +346,7 @@ def test_cells_do_not_leak_into_one_another(host, script):
         run(script, cell, False)
         texts.append(dict(cell.extra_generation_params))
         seen.append(cell.sampler.seen.pop())
-    assert texts[0]["Attn near-sighted tile"] == "8" and texts[1] == texts[2] == {}
+    assert "tile: 8" in texts[0]["Attn near-sighted"] and texts[1] == texts[2] == {}
     assert seen == [True, False, False]
 
 

@@ -1,80 +1,65 @@
-"""The browser's estimate is Python's."""
+"""The panel's script and what answers it."""
 
 import json
-import random
-import shutil
-import subprocess
 
 import pytest
 
-from lib_attn.estimate import FAMILIES, estimate
-from lib_attn.settings import NearSighted
+from lib_attn.presets import Presets
+from lib_attn.unet.profile import family_profile
 from tests.conftest import ROOT
 
 SCRIPT = ROOT / "javascript" / "attention_lab.js"
-BLOCKS = ["auto", "all", "in", "out6-11", "d0,d1", "all,!mid", "IN04;out3-5 M", "!d0", "mid"]
 
 
-def node(code, data):
-    program = shutil.which("node")
-    if program is None:
-        pytest.skip("node is not installed")
-    start = "const vm = require('vm'), fs = require('fs');" + (
-        f"vm.runInThisContext(fs.readFileSync({json.dumps(str(SCRIPT))}, 'utf8'));"
-        "const data = JSON.parse(fs.readFileSync(0, 'utf8'));"
-    )
-    done = subprocess.run(
-        [program, "-e", start + code], input=json.dumps(data), capture_output=True, text=True, timeout=120
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+@pytest.fixture
+def live(host, tmp_path):
+    from lib_attn.webui.live import Live, Surroundings
+
+    kept = {"recorded": {"prompt": "a cat", "width": 512, "height": 512, "mib": 12}}
+    presets = Presets(tmp_path / "presets")
+
+    def around():
+        return Surroundings(family_profile("SD 1, 2"), kept.get("recorded"), lambda: kept.clear())
+
+    return Live(presets, around)
 
 
-def random_settings(rng):
-    values = {}
-    for p in NearSighted.params():
-        if p.kind == "int":
-            values[p.name] = rng.choice([p.default, rng.randint(p.low, min(p.high, 40))])
-        elif p.kind == "float":
-            values[p.name] = rng.choice([p.default, round(rng.uniform(p.low, p.high), 2)])
-        elif p.kind == "choice":
-            values[p.name] = rng.choice(p.choices)
-    return values | {"blocks": rng.choice(BLOCKS), "enabled": True}
+def ask(live, values, **facts):
+    question = {"values": values, "width": 1024, "height": 1024, "steps": 20, "cfg": 7, "batch": 1} | facts
+    return json.loads(live.answer(json.dumps(question)))
 
 
-def test_both_estimates_agree():
-    rng = random.Random(1)
-    cases = [
-        (rng.randrange(64, 2560, 8), rng.randrange(64, 2560, 8), random_settings(rng), rng.choice(list(FAMILIES)))
-        for _ in range(600)
-    ]
-    found = node("console.log(JSON.stringify(data.map(c => attentionLab.estimate(...c))))", cases)
-    for (width, height, values, family), theirs in zip(cases, found, strict=True):
-        ours = estimate(width, height, NearSighted(**values), family)
-        assert theirs["tiles"] == ours.tiles and theirs["left"] == pytest.approx(ours.left, rel=1e-9)
+ON = {"general.enabled": True, "near_sighted.enabled": True}
 
 
-def test_the_text():
-    values = NearSighted().to_dict()
-    texts = node(
-        "console.log(JSON.stringify(data.map(c => attentionLab.describe(...c))))",
-        [(1024, 1024, values), (512, 512, values), (1024, 1024, values | {"tile": 0}), (256, 256, values)],
-    )
-    assert "64 tiles" in texts[0] and "1024 × 1024" in texts[0]
-    assert "little to gain" in texts[1] and "no tiles" in texts[2] and "nothing to gain" in texts[3]
+def test_an_answer(live):
+    found = ask(live, ON, preset="Faster large pictures")
+    assert found["active"] == [["near_sighted", "Near-sighted"]] and found["changed"] is False
+    line = found["techniques"]["near_sighted"]["lines"][0]
+    assert line["values"] == {"size": "1024 × 1024", "factor": "2.3", "tiles": 64} and "{factor}x" in line["text"]
+    assert ask(live, ON | {"near_sighted.tile": 9}, preset="Faster large pictures")["changed"] is True
+    assert found["recorded"]["prompt"] == "a cat" and "Layout only" in found["names"]
 
 
-def test_the_tables_are_those_of_the_real_unet():
-    pytest.importorskip("ldm", reason="the tiny U-Nets are ldm's")
-    from lib_attn.unet.families import find_layers
-    from tests.unets import tiny_unet
+def test_clear(live):
+    assert json.loads(live.clear("{}"))["recorded"] is None
 
-    real = sorted((layer.section, layer.number, layer.depth) for layer in find_layers(tiny_unet()))
-    # The tiny one has attention on every level that SD 1.x has it, and in the middle.
-    table = sorted((section, n, depth) for section, numbers, depth, _ in FAMILIES["SD 1, 2"] for n in numbers)
-    assert set(table) <= set(real)
+
+def test_unread_blocks_are_told(live):
+    found = ask(live, ON | {"near_sighted.blocks": "<b>x</b>"})
+    assert "not understood" in found["techniques"]["near_sighted"]["warnings"][0]["text"]
+
+
+@pytest.mark.parametrize("text", [None, 3, "", "[", "[1]", "{}", '{"values": 3}', '{"batch": "x"}', "[" * 9000, "x" * 30000])
+def test_nothing_raises(live, text):
+    assert json.loads(live.answer(text))["active"] == []
 
 
 def test_no_markup_is_made_of_texts():
     source = SCRIPT.read_text()
     assert "innerHTML" not in source and "eval" not in source and "MutationObserver" not in source
+
+
+def test_the_script_knows_no_parameters():
+    source = SCRIPT.read_text()
+    assert "near_sighted" not in source and "halo" not in source

@@ -141,6 +141,6 @@ def test_preset_buttons(fake_host, tmp_path):
 def test_the_maths_needs_neither_webui_nor_gradio():
     code = (
         "import sys; sys.modules['modules'] = sys.modules['gradio'] = None\n"
-        "import lib_attn.attach, lib_attn.presets, lib_attn.estimate, lib_attn.settings"
+        "import lib_attn.attach, lib_attn.presets, lib_attn.preview, lib_attn.settings"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=120)

@@ -5,7 +5,7 @@ import inspect
 
 import pytest
 
-from lib_attn.settings import positional_params
+from lib_attn.settings import all_params, positional_params
 from tests.conftest import ROOT, SCRIPT, load_script
 
 gr = pytest.importorskip("gradio", reason="the panel needs gradio (pip install gradio==3.41.2)")
@@ -38,13 +38,35 @@ def test_callbacks_are_registered_by_the_script_file_only(host):
         load_script()
         kinds = {name: len(found) for name, found in host.script_callbacks.registered.items()}
         assert kinds == dict.fromkeys(
-            ["on_model_loaded", "on_cfg_denoiser", "on_cfg_denoised", "on_before_ui", "on_script_unloaded"], 1
+            [
+                "on_model_loaded",
+                "on_cfg_denoiser",
+                "on_cfg_denoised",
+                "on_before_ui",
+                "on_ui_settings",
+                "on_script_unloaded",
+            ],
+            1,
         )
 
 
 def test_before_ui_adds_axes(host, script_module):
     host.script_callbacks.registered["on_before_ui"][0]()
-    assert len(host.scripts.scripts_data[0].module.axis_options) == 1 + len(positional_params())
+    labels = [axis.label for axis in host.scripts.scripts_data[0].module.axis_options]
+    assert len(labels) == 2 + sum(not p.advanced for p in all_params()) and labels[1] == "[Attn] Preset"
+
+
+def test_the_settings_page(host, script_module, monkeypatch):
+    monkeypatch.setattr(host.shared.opts, "added", {})
+    host.script_callbacks.registered["on_ui_settings"][0]()
+    added = host.shared.opts.added
+    assert {option.section for option in added.values()} == {("attention_lab", "Attention Lab")}
+    assert len(added) == 4 and all(option.label and option.told for option in added.values())
+    choices = added["attention_lab_preset"].component_args()["choices"]
+    assert choices[0] == "None" and "Same style (StyleAligned)" in choices
+    monkeypatch.setattr(host.shared.opts, "attention_lab_axes", "all", raising=False)
+    host.script_callbacks.registered["on_before_ui"][0]()
+    assert len(host.scripts.scripts_data[0].module.axis_options) == 2 + len(all_params())
 
 
 def test_ui(script_module, host):
@@ -59,7 +81,8 @@ def test_paste_fields(script_module):
     a request field for each that has an `api` name."""
     tabs = [build(script_module.AttentionLab, tab) for tab in (False, True)]
     for script in tabs:
-        assert {field.component for field in script.infotext_fields} == set(script.controls)
+        pasted = [control for control in script.controls if control.label != "Compare off / on"]
+        assert {field.component for field in script.infotext_fields} == set(pasted)
         assert all(field.api is None for field in script.infotext_fields)
         assert script.paste_field_names == [field.function for field in script.infotext_fields]
     assert all(a is b for a, b in zip(tabs[0].paste_field_names, tabs[1].paste_field_names, strict=True))

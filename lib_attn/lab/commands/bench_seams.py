@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from lib_attn.lab.commands.options import add_request_options, model_of, requests_of
-from lib_attn.lab.drawing.variants import full_key, parse_setting
+from lib_attn.lab.drawing.variants import parse_setting
 from lib_attn.lab.measuring.borders import BorderSpec, measure
 from lib_attn.lab.reports.tables import border_head, border_line
 from lib_attn.lab.shared.sizes import parse_sizes
@@ -24,9 +24,8 @@ def add_commands(inner) -> None:
 
 def spec_of(args: argparse.Namespace) -> BorderSpec:
     """The setting with each of `SHIFTS`. Raises `LabError` when an option makes no sense."""
-    shift = full_key("near_sighted.shift")
     body = args.setting.partition(":")[2] or args.setting
-    plain = " ".join(word for word in body.split() if full_key(word.partition("=")[0]) != shift)
+    plain = " ".join(word for word in body.split() if word.partition("=")[0].rpartition(".")[2] != "shift")
     variants = tuple(parse_setting(f"shift {value}: {plain} shift={value}") for value in SHIFTS)
     return BorderSpec(model_of(args), requests_of(args, parse_sizes(args.sizes)), variants)
 

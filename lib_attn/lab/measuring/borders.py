@@ -37,20 +37,20 @@ class BorderRow:
         return self.across / self.inside if self.inside else math.nan
 
 
-def border_jumps(difference: torch.Tensor, tile: int, offset: tuple[int, int] = (0, 0)) -> BorderRow:
+def border_jumps(difference: torch.Tensor, tile: int) -> BorderRow:
     """Jumps of one picture.
 
     Args:
         difference: ``[..., h, w]``, best the difference to full attention, where the picture itself has gone.
-        tile: side of a tile; offset: where the first border lies (y, x), 0: at `tile`.
+        tile: side of a tile; the first border lies at `tile`.
     """
     across, inside = [], []
-    for axis, start in zip((-2, -1), offset, strict=True):
+    for axis in (-2, -1):
         size = difference.shape[axis]
         jumps = difference.diff(dim=axis).abs().movedim(axis, 0).flatten(1).mean(1)
         # Jump i lies between tokens i and i + 1.
         border = torch.zeros(size - 1, dtype=torch.bool)
-        border[[cut - 1 for cut in range(start or tile, size, tile)]] = True
+        border[[cut - 1 for cut in range(tile, size, tile)]] = True
         across.append(jumps[border])
         inside.append(jumps[~border])
     return BorderRow(float(torch.cat(across).mean()), float(torch.cat(inside).mean()))

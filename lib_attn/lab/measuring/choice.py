@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from lib_attn.lab.drawing.variants import Variant, parse_setting, preset_variants
 from lib_attn.lab.measuring.peers import FREE, peer_variants
 from lib_attn.lab.shared.errors import LabError
+from lib_attn.techniques import TECHNIQUES
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class VariantChoice:
         peers, missing = peer_variants(self.webui, self.slothful)
         own = [parse_setting(text) for text in self.settings]
         if self.presets or not own:
-            own = preset_variants("near_sighted") + own
+            own = [v for t in TECHNIQUES if t.by_size for v in preset_variants(t.name)] + own
         variants = [*peers, *([FREE] if free else []), *own]
         if self.only:
             unknown = {*self.only} - {v.name for v in variants} - {"full"}

@@ -1,4 +1,4 @@
-"""Other people's ways to make self-attention cheaper, put on a U-Net and taken off again, for comparison.
+"""Other people's ways to make self-attention cheaper, for comparison.
 
 Each is run by its own code (tomesd from its package, Hypertile from a webui folder, the ComfyUI node from a checkout)
 or, for ToDo, by the few lines that its paper describes. Nothing of them is contained here.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lib_attn.lab.measuring.cost import CostRow
+from lib_attn.lab.measuring.negative.cases import SKIP
 from lib_attn.lab.measuring.negative.effect import EffectRow
 from lib_attn.lab.measuring.negative.estimate import EstimateRow
 from lib_attn.lab.measuring.negative.mix import GROUP, MixRow
@@ -29,7 +30,7 @@ def estimate_table(results: Sequence[EstimateRow]) -> str:
     """Deviation from full guidance, beside that of a copy with as many rows."""
     copies: dict[float, float] = {}
     for r in results:
-        if r.settings.get("negative_skip.fill") == "copy":
+        if r.settings.get(f"{SKIP}fill") == "copy":
             # Of two copies with as many rows the closer one counts.
             copies[round(r.rows, 3)] = min(r.l2, copies.get(round(r.rows, 3), r.l2))
     rows = []

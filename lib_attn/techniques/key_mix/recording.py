@@ -24,6 +24,7 @@ class Recording:
 
     def __init__(self, limit: int, device: str | None = "cpu", layout: tuple = ()):
         self.layout = layout
+        self.about: dict = {}  # what a host wants to tell of it
         self._limit, self._device, self.bytes = limit, device, 0
         self._kept: dict[tuple, dict[float, torch.Tensor]] = {}
         self._grids: dict[int | str, tuple[int, int]] = {}

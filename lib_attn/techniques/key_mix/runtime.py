@@ -24,6 +24,24 @@ def layout_block(blocks) -> str | None:
     return level[(len(level) - 1) // 2].name if level else None
 
 
+def mixes(settings) -> bool:
+    """Whether keys, values or queries are mixed at all."""
+    s = settings
+    follows = s.operator != "concatenate" and (s.query_amount or (s.values != "own" and s.value_amount))
+    return bool(s.amount or follows)
+
+
+def mixes_features(settings) -> bool:
+    """Whether what blocks hand on is mixed at all."""
+    return settings.features != "own" and bool(settings.feature_amount)
+
+
+def compares_with_negative(settings) -> bool:
+    """Whether positives are mixed with their negatives, which then have to be computed."""
+    positives = settings.source == "negative" and settings.side != "negative"
+    return positives and (mixes(settings) or mixes_features(settings))
+
+
 class KeyMixRuntime(Runtime):
     """Mixed keys over one sampling pass."""
 
@@ -32,8 +50,8 @@ class KeyMixRuntime(Runtime):
         chosen = parse_selector(settings.blocks)
         self._selector = AUTO if chosen.auto else chosen
         self.extends = settings.operator == "concatenate"
-        positives = settings.source == "negative" and settings.side != "negative"
-        self.compares = positives and (self._mixes or self._mixes_features)
+        self.compares = compares_with_negative(settings)
+        self._mixes, self._mixes_features = mixes(settings), mixes_features(settings)
         self._feature_blocks = self._find_feature_blocks()
         self._sources = Sources(settings.name, settings, context, self._feature_blocks)
 
@@ -48,16 +66,6 @@ class KeyMixRuntime(Runtime):
 
     def wants_self(self, layer) -> bool:
         return self._selector.matches(layer)
-
-    @property
-    def _mixes(self) -> bool:
-        s = self._settings
-        follows = s.operator != "concatenate" and (s.query_amount or (s.values != "own" and s.value_amount))
-        return bool(s.amount or follows)
-
-    @property
-    def _mixes_features(self) -> bool:
-        return self._settings.features != "own" and bool(self._settings.feature_amount)
 
     def edits(self, call) -> bool:
         """Whether something is mixed into this call; takes notes for later calls on the way."""

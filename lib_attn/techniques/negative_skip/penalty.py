@@ -18,8 +18,8 @@ import torch
 import torch.nn.functional as F
 
 from lib_attn.techniques.guidance import cap
+from lib_attn.unet.flight import CHUNK
 
-CHUNK = 77  # columns of text per chunk of a CLIP prompt, begin and end included
 MARK = 1000.0  # ControlNet puts one column of +-1024 in front of a text
 
 

@@ -1,61 +1,84 @@
 """What a model would predict at the next noise level, from what it predicted at earlier ones.
 
-The forecast is one of the picture, not of the noise: where a sampler adds fresh noise in each step (ancestral and SDE
-samplers), the noise predicted from an earlier latent knows nothing of it and would leave it in the picture, while the
-picture forecast turns into the noise that lies between it and the latent at hand.
+Latents are written z = picture + sigma noise, and what a model predicts as the noise in them or as the picture. Along
+the path of a sampler that only follows its model the noise changes least, so that is what is forecast. Where a sampler
+adds noise of its own (ancestral and SDE samplers), noise predicted from an earlier latent knows nothing of it and would
+leave it in the picture; there the picture stays as it was, and the noise is what lies between it and the latent at hand.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 
 from lib_attn.techniques.spacing import RISE
 
+FRESH = 0.15  # of sigma: what a step leaves unexplained above it is noise that the sampler has added
 
-def picture_of(x: torch.Tensor, predicted: torch.Tensor, sigma: float, kind: str) -> torch.Tensor:
-    """The picture ``[C, h, w]`` that a prediction stands for, float32.
+
+def noise_of(x: torch.Tensor, predicted: torch.Tensor, sigma: float, kind: str) -> torch.Tensor:
+    """The noise ``[C, h, w]`` that a prediction stands for, float32.
 
     Args:
-        x: the latent as the model saw it, (picture + sigma noise) / sqrt(1 + sigma^2). predicted: of that.
-        sigma: noise over signal. kind: of the prediction, ``epsilon`` or ``v``.
+        x: the latent as the model saw it, z / sqrt(1 + sigma^2). predicted: of that. sigma: noise over signal.
+        kind: of the prediction, ``epsilon`` or ``v``.
     """
-    scale = math.sqrt(1.0 + sigma**2)
-    if kind == "v":
-        return x.float() / scale - predicted.float() * (sigma / scale)
-    return x.float() * scale - predicted.float() * sigma
+    if kind != "v":
+        return predicted.float()
+    return (predicted.float() + sigma * x.float()) / math.sqrt(1.0 + sigma**2)
 
 
-def prediction_of(x: torch.Tensor, picture: torch.Tensor, sigma: float, kind: str) -> torch.Tensor:
-    """The prediction that stands for a picture: the inverse of `picture_of`."""
-    scale = math.sqrt(1.0 + sigma**2)
-    if kind == "v":
-        return (x.float() / scale - picture) * (scale / sigma)
-    return (x.float() * scale - picture) / sigma
+def prediction_of(x: torch.Tensor, noise: torch.Tensor, sigma: float, kind: str) -> torch.Tensor:
+    """The prediction that stands for a noise: the inverse of `noise_of`."""
+    return noise * math.sqrt(1.0 + sigma**2) - sigma * x.float() if kind == "v" else noise
+
+
+def unscaled(x: torch.Tensor, sigma: float) -> torch.Tensor:
+    """z of a latent as the model saw it, float32."""
+    return x.float() * math.sqrt(1.0 + sigma**2)
 
 
 @dataclass
 class Line:
-    """The last two of a row's pictures, each with its sigma: older ones are forgotten."""
+    """The last two computed evaluations of a row: sigma, latent z and noise of each. Older ones are forgotten."""
 
-    known: list[tuple[float, torch.Tensor]] = field(default_factory=list)
+    known: list[tuple[float, torch.Tensor, torch.Tensor]] = field(default_factory=list)
 
-    def learn(self, sigma: float, picture: torch.Tensor) -> None:
-        """Take the picture ``[C, h, w]`` of a step computed in full."""
-        if self.known and self.known[-1][1].shape != picture.shape:
-            self.known.clear()
-        self.known = [*self.known[-1:], (sigma, picture)]
+    def learn(self, sigma: float, z: torch.Tensor, noise: torch.Tensor) -> None:
+        """Take a computed evaluation; both tensors ``[C, h, w]``."""
+        self.known = [*self.known[-1:], (sigma, z, noise)]
 
-    def at(self, sigma: float, trend: float) -> torch.Tensor:
-        """The picture at a lower noise level, on a straight line over log sigma.
+    def at(self, sigma: float, z: torch.Tensor, trend: float, fresh: bool) -> torch.Tensor:
+        """The noise in the latent z at a lower noise level.
 
         Args:
-            trend: share of the line's slope that is followed; at 0 the last picture stays.
+            trend: share of the slope that is followed of the straight line over log sigma; at 0 the noise stays.
+            fresh: whether the sampler adds noise of its own: then the picture stays as it was at the last evaluation.
         """
-        (last, picture), before = self.known[-1], self.known[0]
-        if len(self.known) < 2 or not trend or before[0] <= last * RISE:
-            return picture
-        share = math.log(last / sigma) / math.log(before[0] / last)
-        return picture + trend * share * (picture - before[1])
+        last, latest, noise = self.known[-1]
+        if fresh:
+            return (z - (latest - last * noise)) / sigma
+        before, _, older = self.known[0]
+        if len(self.known) > 1 and before > last * RISE:
+            return noise + trend * math.log(last / sigma) / math.log(before / last) * (noise - older)
+        return noise
+
+
+def has_fresh_noise(z: torch.Tensor, sigma: float, past: Sequence[tuple[torch.Tensor, Sequence[torch.Tensor]]]) -> bool:
+    """Whether a sampler has put noise of its own into the latent z on the way from the evaluations before.
+
+    A sampler that follows its model goes along what was predicted, whatever its formula and guidance are: z is a sum
+    of latents and noises of the last evaluations. What is left over is noise.
+
+    Args:
+        past: latent and noises of the rows of the last one or two evaluations.
+    """
+    known = torch.stack([t.flatten() for latent, noises in past for t in (latent, *noises)]).double()
+    target = z.flatten().double()
+    gram, along = (known @ known.T).cpu(), (known @ target).cpu()
+    gram += 1e-9 * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype)
+    left = target - torch.linalg.solve(gram, along).to(target) @ known
+    return float(left.square().mean().sqrt()) > FRESH * sigma

@@ -7,14 +7,12 @@ from lib_attn.lab.measuring.cost import ONE_ROW, Case
 
 SKIP = "negative_skip."
 
-
 #: The preset of each penalty and what is changed in it: NASA has none of its own.
 PENALTIES: dict[str, tuple[str, dict]] = {
     "NAG": ("Negative prompt at CFG 1 (NAG)", {}),
     "VSF": ("Negative prompt at CFG 1 (VSF)", {}),
     "NASA": ("Negative prompt at CFG 1 (VSF)", {"penalty": "NASA", "strength": 0.5}),
 }
-
 
 #: Strengths above those of the presets.
 STRONGER = {"NAG": 4.0, "VSF": 3.0}

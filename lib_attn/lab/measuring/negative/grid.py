@@ -56,8 +56,7 @@ def grid_rows(model: LabModel, judge: Judge, how: DrawSpec, progress: Progress) 
         mixed = {case.name: draw_group(model, how, prompts, GROUP_SHOWN, case.variant) for case in mix_presets()}
         rows.append([("source", mixed["off"][0]), *((name, group[1]) for name, group in mixed.items())])
         mixed_headings.append(f"{title}: {prompts[1]}; source: {prompts[0]}")
-    headings = [f"{TITLES[0]}: {prompt}", f"{TITLES[1]}: {prompt}, negative: {word}",
-                *mixed_headings]  # fmt: skip
+    headings = [f"{TITLES[0]}: {prompt}", f"{TITLES[1]}: {prompt}, negative: {word}", *mixed_headings]
     return [GridRow(heading, [_cell(p) for _, p in row], [name for name, _ in row])
             for heading, row in zip(headings, rows, strict=True)]  # fmt: skip
 

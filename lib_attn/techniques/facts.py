@@ -1,0 +1,100 @@
+"""What is known of a job before it is drawn, and what a technique has to say on it.
+
+A sentence is a template with values, so that it can be translated.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from lib_attn.schema import Technique
+from lib_attn.unet.layers import Selector, parse_selector
+from lib_attn.unet.profile import Profile, count_places
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """text: with names in braces for `values`."""
+
+    text: str
+    values: tuple[tuple[str, Any], ...] = ()
+
+    def __str__(self) -> str:
+        return self.text.format(**dict(self.values))
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"text": self.text, "values": dict(self.values)}
+
+
+def sentence(text: str, **values: Any) -> Sentence:
+    return Sentence(text, tuple(values.items()))
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One sampling pass: size in pixels, number of steps, guidance scale, whether it is the hires pass."""
+
+    width: int
+    height: int
+    steps: int
+    cfg: float
+    hires: bool = False
+
+    @property
+    def size(self) -> str:
+        return f"{self.width} × {self.height}"
+
+    def steps_of(self, technique: Technique) -> list[int]:
+        """Running numbers of the steps in which a technique acts."""
+        return [i for i in range(self.steps) if technique.start <= i / self.steps < technique.end]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of the job.
+
+    profile: of the loaded model, None without one. negative: whether there is a negative prompt, None if unknown.
+    recorded: whether there is a recorded run to follow.
+    """
+
+    passes: tuple[Pass, ...] = (Pass(512, 512, 20, 7.0),)
+    batch: int = 1
+    profile: Profile | None = None
+    negative: bool | None = None
+    recorded: bool = False
+
+
+@dataclass
+class Said:
+    """lines: what it does. warnings: why it does less or nothing. idle: it changes nothing at all."""
+
+    lines: list[Sentence] = field(default_factory=list)
+    warnings: list[Sentence] = field(default_factory=list)
+    idle: bool = False
+
+    def warn(self, text: str, idle: bool = False, **values: Any) -> None:
+        self.warnings.append(sentence(text, **values))
+        self.idle = self.idle or idle
+
+    def line(self, text: str, **values: Any) -> None:
+        self.lines.append(sentence(text, **values))
+
+    def count(self, places: tuple, selector: Selector) -> None:
+        """In how many blocks among `places` it acts."""
+        count = count_places(places, selector.matches)
+        if count == 1:
+            self.line("Acts in 1 block.")
+        else:
+            self.line("Acts in {count} blocks.", count=count)
+
+
+def chosen_by(blocks: str, auto: Selector) -> Selector:
+    """The selector of `blocks`, `auto` where the choice is left to the technique."""
+    selector = parse_selector(blocks)
+    return auto if selector.auto else selector
+
+
+def negative_left_out(settings: Any) -> bool:
+    """Whether a technique among `settings` (`lib_attn.settings.Settings`) leaves negatives out."""
+    return any(isinstance(g, Technique) and g.enabled and g.skips_negative for g in settings.groups)

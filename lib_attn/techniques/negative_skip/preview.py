@@ -1,0 +1,75 @@
+"""What the panel says on negative skip before anything is drawn."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lib_attn.techniques.facts import Facts, Pass, Said
+from lib_attn.techniques.negative_skip.runtime import Track, has_stopped, may_skip
+from lib_attn.techniques.negative_skip.settings import NegativeSkip
+
+FIRST_SIGMA = 14.6  # any falling sequence does: only whether the noise falls or rises counts
+
+
+def negative_steps(s: Any, steps: int) -> list[int]:
+    """Steps that compute the negative, as `NegativeSkip` settings plan them for an ordinary sampler."""
+    track, full, gated = Track(), [], False
+    for i in range(steps):
+        share = i / steps
+        sigma = FIRST_SIGMA * (1 - share)
+        if s.start <= share < s.end and has_stopped(s, share):
+            # What stands for the negative from now on has to be known; T-GATE's is taken in the first step behind it.
+            known = {"plain": True, "estimate": bool(full), "T-GATE": gated}[s.stopped]
+            gated = True
+            if not known:
+                full.append(i)
+            continue
+        if s.start <= share < s.end and may_skip(s, track, share, sigma):
+            track.since = (track.since or 0) + 1
+            continue
+        full.append(i)
+        if s.start <= share < s.end:
+            # With Adaptive it is the pictures that decide; this is the most that can be left out.
+            track.since, track.sigma, track.agrees = 0, sigma, True
+    return full
+
+
+def tell(s: NegativeSkip, settings: Any, facts: Facts, passes: list[Pass], said: Said) -> None:
+    """Lines and warnings on the passes in which it may act; see `lib_attn.preview`."""
+    penalty = s.penalty != "off" and s.strength > 0 and s.blend > 0
+    saves = penalised = False
+    for p in passes:
+        if p.cfg == 1:
+            said.line("At CFG 1 the negative is never computed: half the work.")
+            saves, penalised = True, penalised or penalty
+            continue
+        full = negative_steps(s, p.steps)
+        left_out = p.steps - len(full)
+        saves = saves or bool(left_out)
+        penalised = (
+            penalised or penalty and (s.penalty_when == "all steps" or s.penalty_when == "skipped steps" and left_out)
+        )
+        if not left_out:
+            continue
+        values = {"full": len(full), "steps": p.steps}
+        if s.through:
+            said.line("Negative computed in full in {full} of {steps} steps.", **values)
+        elif s.adaptive:
+            said.line("Negative computed in {full} of {steps} steps at least.", **values)
+        else:
+            percent = round(50 * left_out / p.steps)
+            said.line(
+                "Negative computed in {full} of {steps} steps: about {percent} % less work.", **values, percent=percent
+            )
+    if not saves:
+        if any(p.steps == 1 for p in passes):
+            said.warn("One step is always computed in full: more steps are needed.", idle=not penalised)
+        else:
+            said.warn("Every step computes the negative: nothing is saved.", idle=not penalised)
+    if penalty and not penalised and s.penalty_when == "at CFG 1":
+        if saves:
+            said.warn("The penalty works at CFG 1 only; here only the negative's steps are saved.")
+        else:
+            said.warn("The penalty works at CFG 1 only.", idle=True)
+    if penalised and facts.negative is False:
+        said.warn("The penalty needs a negative prompt.")

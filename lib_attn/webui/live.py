@@ -1,0 +1,109 @@
+"""Answers the panel's script: what the present values will do in the job that the page would start."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lib_attn.presets import Presets
+from lib_attn.preview import passes_of, preview
+from lib_attn.settings import TECHNIQUES, Settings
+from lib_attn.techniques.facts import Facts, Said, sentence
+from lib_attn.unet.layers import parse_selector
+from lib_attn.unet.profile import Profile
+
+MAX_TEXT = 20000  # characters of a question
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What the page's program knows at the moment.
+
+    profile: of the loaded model. recorded: prompt, width, height and mib of the recorded run, None without one.
+    clear: drops the recorded run.
+    """
+
+    profile: Profile | None = None
+    recorded: Mapping[str, Any] | None = None
+    clear: Callable[[], None] | None = None
+
+
+class Live:
+    """Takes and gives JSON; never raises on what a page sends."""
+
+    def __init__(self, presets: Presets | None, surroundings: Callable[[], Surroundings]):
+        self._presets, self._surroundings = presets, surroundings
+
+    def clear(self, text: Any) -> str:
+        """Drop the recorded run, then answer."""
+        clear = self._surroundings().clear
+        if clear is not None:
+            clear()
+        return self.answer(text)
+
+    def answer(self, text: Any) -> str:
+        """Sentences for what the script sees.
+
+        Args:
+            text: JSON with ``values`` by parameter key, ``preset``, ``batch``, ``negative`` and the numbers that
+                `lib_attn.preview.passes_of` takes.
+        """
+        asked = _read(text)
+        given = asked.get("values") if isinstance(asked.get("values"), dict) else {}
+        settings, _ = Settings.read(given)
+        around = self._surroundings()
+        facts = Facts(
+            passes=passes_of(asked),
+            batch=_whole(asked.get("batch")),
+            profile=around.profile,
+            negative=asked["negative"] if isinstance(asked.get("negative"), bool) else None,
+            recorded=around.recorded is not None,
+        )
+        found = preview(settings, facts)
+        for technique in TECHNIQUES:
+            if not _understood(given.get(f"{technique.name}.blocks")):
+                warning = sentence("Blocks: not understood, so auto is used.")
+                found.techniques[technique.name].warnings.insert(0, warning)
+        answer: dict[str, Any] = {
+            "general": _plain(found.general),
+            "techniques": {name: _plain(said) for name, said in found.techniques.items()},
+            "active": [[group.name, group.label] for group in settings.active()],
+            "recorded": dict(around.recorded) if around.recorded is not None else None,
+        }
+        if self._presets is not None:
+            answer["names"] = self._presets.names()
+            answer["changed"] = self._presets.changed(asked.get("preset"), settings)
+        return json.dumps(answer, ensure_ascii=False)
+
+
+def _read(text: Any) -> dict[str, Any]:
+    try:
+        found = json.loads(text) if isinstance(text, str) and len(text) <= MAX_TEXT else {}
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _whole(value: Any) -> int:
+    try:
+        return max(1, min(int(float(value)), 1000))
+    except (TypeError, ValueError, OverflowError):
+        return 1
+
+
+def _understood(blocks: Any) -> bool:
+    try:
+        parse_selector(blocks if isinstance(blocks, str) else "auto")
+    except ValueError:
+        return False
+    return True
+
+
+def _plain(said: Said) -> dict[str, Any]:
+    return {
+        "lines": [s.to_dict() for s in said.lines],
+        "warnings": [s.to_dict() for s in said.warnings],
+        "idle": said.idle,
+    }
