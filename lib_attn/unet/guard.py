@@ -110,5 +110,3 @@ class _Forward:
             return self.before(*args, **kwargs)
         unet = self._unet()
         return type(unet).forward(unet, *args, **kwargs)
-
-

@@ -26,7 +26,9 @@ def test_up_to_the_end_it_never_stops(unet, stopped, until):
         assert torch.equal(a, b)
 
 
-@pytest.mark.parametrize("stopped, rows", [("estimate", [4, 4, 2, 2]), ("T-GATE", [4, 4, 4, 2]), ("plain", [4, 4, 2, 2])])
+@pytest.mark.parametrize(
+    "stopped, rows", [("estimate", [4, 4, 2, 2]), ("T-GATE", [4, 4, 4, 2]), ("plain", [4, 4, 2, 2])]
+)
 def test_which_steps_have_a_negative(unet, stopped, rows):
     """T-GATE's first step after the share is the one whose cross-attention is held."""
     with Rows(unet) as computed:
@@ -126,7 +128,9 @@ def test_an_image_of_a_batch_comes_out_as_if_alone(unet):
                 torch.testing.assert_close(alone, both[step][[1, 3]], atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("stopped, rows", [("estimate", [3, 2, 3, 2]), ("T-GATE", [4, 2, 3, 2]), ("plain", [2, 2, 2, 2])])
+@pytest.mark.parametrize(
+    "stopped, rows", [("estimate", [3, 2, 3, 2]), ("T-GATE", [4, 2, 3, 2]), ("plain", [2, 2, 2, 2])]
+)
 def test_an_edited_prompt_is_learnt_once_more(unet, stopped, rows):
     """Guidance and held cross-attention are those of the old prompt; nothing has to be known for the plain form."""
     planned, (x, context) = plan_rows([[1.0]] * 2), unet_input(4, 16, 16)
@@ -140,7 +144,9 @@ def test_an_edited_prompt_is_learnt_once_more(unet, stopped, rows):
     assert computed.seen == rows
 
 
-@pytest.mark.parametrize("stopped, rows", [("estimate", [2, 1, 2, 1]), ("T-GATE", [2, 1, 1, 1]), ("plain", [1, 1, 1, 1])])
+@pytest.mark.parametrize(
+    "stopped, rows", [("estimate", [2, 1, 2, 1]), ("T-GATE", [2, 1, 1, 1]), ("plain", [1, 1, 1, 1])]
+)
 def test_a_sampler_that_goes_back_up_in_noise(unet, stopped, rows):
     """The guidance of a lower noise level says nothing of a higher one; what is held belongs to no noise level."""
     x, context = unet_input(2, 16, 16)

@@ -231,7 +231,10 @@ class NegativeSkipRuntime(Runtime):
             for track in self._tracks.values():
                 track.since = None if track.since is None else track.since + 1
             return frozenset(images)
-        if evaluation.negative_read and (self._settings.stopped if self._stopped else self._settings.fill) != "estimate":
+        if (
+            evaluation.negative_read
+            and (self._settings.stopped if self._stopped else self._settings.fill) != "estimate"
+        ):
             self._say(f"Negative skip computes the negative in every step: {READ}, so only an estimate could stand in.")
             return frozenset()
         skipped = set()

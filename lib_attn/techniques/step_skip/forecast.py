@@ -3,7 +3,7 @@
 Latents are written z = picture + sigma noise, and what a model predicts as the noise in them or as the picture. Along
 the path of a sampler that only follows its model the noise changes least, so that is what is forecast. Where a sampler
 adds noise of its own (ancestral and SDE samplers), noise predicted from an earlier latent knows nothing of it and would
-leave it in the picture; there the picture stays as it was, and the noise is what lies between it and the latent at hand.
+leave it in the picture; there the picture stays as it was, and the noise is what lies between it and the latent.
 """
 
 from __future__ import annotations

@@ -80,7 +80,9 @@ class StepSkipRuntime(Runtime):
             edition, track = evaluation.edition(image), self._tracks.get(image)
             if track is None or track.edition != edition or track.shape != call.x.shape[2:]:
                 track = self._tracks[image] = Track(edition=edition, shape=call.x.shape[2:])
-            rows = [r for r in evaluation.rows if r.image == image and not (evaluation.positive_only and r.sign == NEGATIVE)]
+            rows = [
+                r for r in evaluation.rows if r.image == image and not (evaluation.positive_only and r.sign == NEGATIVE)
+            ]
             if call.moment.within(s.start, s.end) and not fixed and self._may(track, rows, call):
                 skipped.add(image)
                 track.since += 1
