@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Pictures without a webui: the same seeds without and with each technique, as one grid and a table.
+# Pictures without a webui: the same seeds without and with each technique, as pairs and a table in the folder out.
 #   ./demo.sh                        with the model that comes with the project
 #   ./demo.sh --checkpoint FILE      with any Stable Diffusion 1.x file (safetensors)
 #   ./demo.sh --ui                   a page on 127.0.0.1 to play with
@@ -38,4 +38,5 @@ for i in "${!words[@]}"; do
 done
 
 . "$folder/requirements/environment.sh"
+say "Starting; the first words of the program take some seconds …"
 exec "$python" -m lib_attn.lab "$mode" ${words[@]+"${words[@]}"}

@@ -145,7 +145,7 @@ var attentionLab = (function() {
             write(find(prefix + name + "_live", ".attention-lab-live"), answer.techniques[name]);
         }
         showRecorded(prefix, answer.recorded);
-        var label = find(prefix + "preset", "label > span, span");
+        var label = find(prefix + "preset", "[data-testid=block-info]");
         if (label) {
             label.classList.toggle("attention-lab-changed", Boolean(answer.changed));
             label.dataset.changed = translated(texts.changed);
@@ -229,9 +229,13 @@ var attentionLab = (function() {
     return {
         texts: texts, updateSoon: updateSoon, lookAgain: lookAgain, show: show,
         ask: (prefix) => [panels[prefix] ? facts(panels[prefix]) : ""],
-        generate: function(prefix) {
-            press(tabOf(prefix) + "_generate");
-            return false;
+        // The wish is set when this returns; the job takes it along when Generate is pressed, then it is taken back.
+        compare: function(prefix) {
+            setTimeout(function() {
+                press(tabOf(prefix) + "_generate");
+                setTimeout(() => press(prefix + "compared"), 500);
+            }, 100);
+            return true;
         },
     };
 })();

@@ -108,7 +108,9 @@ class Attachment:
         groups = sorted((g for g in techniques if g.enabled), key=lambda g: ORDER.index(g.name))
         self._runtimes: list[Runtime] = [self._make(group) for group in groups]
         if save_negative and not any(r.compares for r in self._runtimes):
-            self._runtimes.append(FreeSaving(None, self._context))
+            # A technique that leaves negatives out says the same of itself.
+            told = any(group.skips_negative for group in groups)
+            self._runtimes.append(FreeSaving(None, replace(self._context, say=_nobody) if told else self._context))
         self._flight = Flight()
         self._boundary = Boundary(self._runtimes, self._note)
         self._guard = Guard(self._boundary, self._flight, whole, self.say)
@@ -348,3 +350,7 @@ class Attachment:
 
 def _no(module: Any) -> bool:
     return False
+
+
+def _nobody(text: str) -> None:
+    pass

@@ -25,18 +25,22 @@ find_python() {
     return 1
 }
 
+# Errors are shown; warnings are about this machine's pip and its index, and nothing a user has to read.
+quietly() { "$python" -m pip install -qq "$@"; }
+
 install_all() {
     local exact
-    say "Installing torch …"
+    say "1 of 3: torch, the largest part (200 MB and more) …"
     # The version that was tested; where this machine's package index has none, the newest one does too.
-    "$python" -m pip install -q -r "$root/requirements/torch.txt" || "$python" -m pip install -q torch || return 1
+    quietly -r "$root/requirements/torch.txt" || quietly torch || return 1
     # Nothing that follows may exchange this torch for another build.
     exact=$(mktemp) || return 1
     "$python" -c 'from importlib.metadata import version; print("torch==" + version("torch"))' > "$exact"
-    say "Installing the other packages …"
-    "$python" -m pip install -q -c "$exact" -c "$root/requirements/constraints.txt" \
+    say "2 of 3: the other packages …"
+    quietly -c "$exact" -c "$root/requirements/constraints.txt" \
         -r "$root/requirements/lab.txt" -r "$root/requirements/learn.txt" -r "$root/requirements/test.txt" &&
-        "$python" -m pip install -q --no-deps -r "$root/requirements/without-dependencies.txt"
+        say "3 of 3: packages that are installed alone …" &&
+        quietly --no-deps -r "$root/requirements/without-dependencies.txt"
     local result=$?
     rm -f "$exact"
     return $result
@@ -59,6 +63,7 @@ make_environment() {
     say "The environment is ready."
 }
 
+export PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 make_environment
-export PIP_DISABLE_PIP_VERSION_CHECK=1 GRADIO_ANALYTICS_ENABLED=False HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1
+export GRADIO_ANALYTICS_ENABLED=False HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1
 cd "$root" || exit 1

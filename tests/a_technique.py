@@ -62,7 +62,7 @@ def register():
 def places() -> dict[str, bool]:
     """Where the technique is found."""
     from lib_attn.lab.commands import cli
-    from lib_attn.lab.reports import readme
+    from lib_attn.lab.reports import parameters
     from lib_attn.settings import Settings, positional_params
     from tests.conftest import fake_grid_data, install_fake_host
     from tests.unets import tiny_unet, unet_input
@@ -88,7 +88,7 @@ def places() -> dict[str, bool]:
     with contextlib.redirect_stdout(io.StringIO()) as shown, contextlib.suppress(SystemExit):
         cli.main(["generate", "--help"])
     found["command line"] = "--softer.amount" in shown.getvalue()
-    found["docs"] = "`softer.amount`" in readme.parameter_tables()
+    found["docs"] = "`softer.amount`" in parameters.page()
     unet, (x, context) = tiny_unet(), unet_input(1, 16, 16)
 
     def predict(*techniques):

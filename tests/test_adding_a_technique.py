@@ -24,10 +24,11 @@ def test_a_technique_in_one_file_is_found_everywhere():
 
 @pytest.mark.parametrize("technique", TECHNIQUES, ids=lambda t: t.name)
 def test_a_technique_is_named_in_its_folder_and_the_registry(technique):
-    names = re.compile(rf"\b({technique.name}|{technique.__name__})\b")
-    own = ROOT / "lib_attn" / "techniques" / technique.name
+    name, cls = technique.name, technique.__name__
+    names = re.compile(rf"""["']{name}["'.]|\b{cls}\(|import {cls}\b|techniques\.{name}\b""")
+    folders = [ROOT / "lib_attn" / "techniques" / other.name for other in TECHNIQUES]
     files = [f for folder in ("lib_attn", "javascript", "scripts") for f in (ROOT / folder).rglob("*.[pj][ys]")]
-    named = [str(f.relative_to(ROOT)) for f in files if own not in f.parents and names.search(_code(f))]
+    named = [str(f.relative_to(ROOT)) for f in files if not set(folders) & set(f.parents) and names.search(_code(f))]
     assert len(named) <= MOST_FILES, named
 
 

@@ -46,7 +46,7 @@ def test_an_estimate_of_nothing_is_one():
 
 def test_the_profile_of_a_real_unet():
     """SD 1.5's: the table for when no model is loaded is what its U-Net gives."""
-    unets = pytest.importorskip("lib_attn.lab.unet")
+    unets = pytest.importorskip("lib_attn.lab.drawing.unet")
     pytest.importorskip("ldm", reason="the U-Nets are ldm's")
     real = profile_of(unets.build_unet(unets.SD15, meta=True))
     place = lambda x: (x.section, x.number, x.depth)  # noqa: E731

@@ -71,19 +71,20 @@ def after(p: Any, processed: Any) -> None:
     ours = _pictures(p, processed)
     if not ours or len(ours) != len(found.plain):
         return  # interrupted
-    times = sum(found.without), sum(found.seconds)
+    off, on = times = sum(found.without), sum(found.seconds)
     first = processed.index_of_first_image
     shown, ratios = [], []
     for plain, picture in zip(found.plain, ours, strict=True):
         ratios.append(psnr(plain, picture))
         shown.append(pair(plain, picture, times))
-        shown.append(labelled(difference(plain, picture), f"Difference x {AMPLIFY}, {_decibel(ratios[-1])}"))
+        shown.append(labelled(difference(plain, picture), f"Difference x {AMPLIFY}, PSNR {_decibel(ratios[-1])}"))
     processed.images.extend(shown)
     texts = processed.infotexts[first : first + len(ours)]
     processed.infotexts.extend(text for text in texts for _ in range(2))
+    factor, ratio = off / max(on, 1e-9), ", ".join(map(_decibel, ratios))
     processed.comments += (
-        f"Compare off / on: {times[0]:.1f} s of sampling without, {times[1]:.1f} s with Attention Lab "
-        f"({times[0] / max(times[1], 1e-9):.2f}x as fast); PSNR {', '.join(map(_decibel, ratios))}.\n"
+        f"Compare off / on: {off:.1f} s of sampling without, {on:.1f} s with Attention Lab ({factor:.2f}x as fast); "
+        f"PSNR {ratio}.\n"
     )
 
 

@@ -250,7 +250,10 @@ def _kept() -> Kept | None:
 def recorded() -> dict[str, Any] | None:
     """Prompt, size and MiB of the recorded run, None without one."""
     found = _kept()
-    return None if found is None else {**found.about, "mib": round(found.bytes / 2**20)}
+    if found is None:
+        return None
+    about = found.about or {"prompt": "", "width": 0, "height": 0}
+    return about | {"prompt": str(about["prompt"])[:80], "mib": round(found.bytes / 2**20)}
 
 
 def forget_recorded() -> None:

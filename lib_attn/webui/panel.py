@@ -108,9 +108,9 @@ def build(
         )
         if chosen is not None:
             _preset_events(panel, chosen, page, presets, start_with)
+        if compare and chosen is not None:
+            _compare_events(chosen.compare, panel.controls[wish.key], page)
         _live_events(page, Live(presets, surroundings))
-    if compare and chosen is not None:
-        _compare_events(chosen.compare, panel.controls[wish.key], elem_id)
     return panel
 
 
@@ -264,7 +264,8 @@ def _preset_events(panel: Panel, chosen: _Chosen, page: _Page, presets: Presets,
     actions, controls = PresetActions(presets, start_with), panel.inputs()
     pending = gr.State("")
     quiet = {"show_progress": "hidden"}
-    chosen.name.input(actions.apply, [chosen.name, *controls], [*controls, chosen.about, chosen.said], **quiet)
+    # Not `input`: the preset that is chosen already may be chosen again, to take back what was moved since.
+    chosen.name.select(actions.select, controls, [*controls, chosen.about, chosen.said], **quiet)
     chosen.all_off.click(actions.all_off, controls, [*controls, chosen.said], **quiet)
     told = [chosen.name, chosen.about, chosen.said]
     chosen.save.click(actions.save, [chosen.own, pending, *controls], [*told, pending], **quiet)
@@ -286,9 +287,8 @@ def _live_events(page: _Page, live: Live) -> None:
         ).then(None, [answer], [], _js=f"(text) => attentionLab.show({prefix}, text)")
 
 
-def _compare_events(button: Any, wish: Any, elem_id: Callable[[str], str]) -> None:
+def _compare_events(button: Any, wish: Any, page: _Page) -> None:
     """Set the wish, start the job, take the wish back: the job has its values by then."""
-    prefix = json.dumps(elem_id(""))
-    button.click(None, [], [wish], _js="() => true").then(
-        None, [], [wish], _js=f"() => attentionLab.generate({prefix})"
-    )
+    prefix = json.dumps(page.prefix)
+    button.click(None, [], [wish], _js=f"() => attentionLab.compare({prefix})")
+    page.hidden_button("compared").click(None, [], [wish], _js="() => false")

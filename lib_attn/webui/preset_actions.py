@@ -24,6 +24,10 @@ class PresetActions:
     def __init__(self, presets: Presets, start_with: Callable[[], str] = str):
         self._presets, self._start_with = presets, start_with
 
+    def select(self, event: gr.SelectData, *args: Any) -> list[Any]:
+        """An entry of the list was chosen, see `apply`."""
+        return self.apply(event.value, *args)
+
     def apply(self, name: Any, *args: Any) -> list[Any]:
         """A preset was chosen: the panel's new values, what the preset is for, what was not understood."""
         settings, _ = read_args(args)

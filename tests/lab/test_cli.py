@@ -4,19 +4,22 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
+from PIL import Image
 
 from lib_attn.lab.commands import cli, options
 from lib_attn.lab.commands import compare as compare_command
 from lib_attn.lab.drawing import embedded, pictures
 from lib_attn.lab.drawing.sampling import Request
 from lib_attn.lab.drawing.variants import preset_variants, technique_variants
-from lib_attn.lab.measuring.compare import compare
-from lib_attn.lab.reports import readme
+from lib_attn.lab.measuring.compare import compare, compare_one
+from lib_attn.lab.measuring.showcase import shows
+from lib_attn.lab.reports import parameters
 from lib_attn.lab.shared.errors import LabError
 from lib_attn.lab.shared.results import command_line
-from lib_attn.settings import TECHNIQUES, Settings, all_params
+from lib_attn.settings import TECHNIQUES, Settings, all_params, positional_params
 from tests.conftest import ROOT
 
 
@@ -68,7 +71,9 @@ def test_presets_are_a_start():
         ["bench", "speed", "--setting", "a: tile=8", "--setting", "a: tile=9"],
         ["bench", "deviation", "--images", "0"],
         ["bench", "report", "--speed", "none.json", "--deviation", "none.json"],
-        ["docs", "--file", "none.md"],
+        ["compare", "--only", "nonsense"],
+        ["compare", "--only", "same-style", "--prompt", "a"],
+        ["docs", "--file", f"{__file__}/none.md"],
         ["ui", "--port", "0"],
     ],
 )
@@ -98,26 +103,57 @@ def test_compare_writes_grid_and_table(tiny, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "words, sizes",
+    "words, side",
     [
-        ([], [256, 256, 256, 512]),
-        (["--prompt", "a"], [256]),
-        (["--width", "384", "--height", "384"], [384] * 3),
-        (["--checkpoint", "x", "--prompt", "a"], [512]),
+        (["--prompt", "a"], 256),
+        (["--width", "384", "--height", "384"], 384),
+        (["--checkpoint", "x", "--prompt", "a"], 512),
     ],
 )
-def test_sizes_that_compare_draws(words, sizes):
-    """The embedded model at its own size; without further words once larger too."""
+def test_sizes_that_compare_draws(words, side):
+    """A grid of one's own is drawn at the size the model was trained at, unless another is asked for."""
     args = cli.build_parser().parse_args(["compare", *words])
-    assert [(r.width, r.height) for r in compare_command.requests_of(args)] == [(side, side) for side in sizes]
+    sizes = {(r.width, r.height) for r in compare_command.requests_of(args)}
+    assert sizes == {(side, side)}
 
 
-def test_pictures_of_two_sizes_make_one_grid(tiny, tmp_path, monkeypatch):
-    for name, value in {"EMBEDDED_SIZE": 64, "LARGE_SIZE": 128, "PROMPTS": ("a", "b")}.items():
-        monkeypatch.setattr(compare_command, name, value)
+def test_generate_draws_at_the_models_own_size(tmp_path):
+    size = options.size_of(parse())
+    assert size == (256, 256)
+    assert options.size_of(parse("--height", "384")) == (256, 384)
+    head = "model:\n  target: ldm.models.diffusion.ddpm.LatentDiffusion\n  params: "
+    (tmp_path / "a.yaml").write_text(head + "{image_size: 96}")
+    assert options.size_of(parse("--checkpoint", str(tmp_path / "a.safetensors"))) == (768, 768)
+    for wrong in ("true", "96.5", "5000", "[]", "big"):
+        (tmp_path / "a.yaml").write_text(f"{head}{{image_size: {wrong}}}")
+        with pytest.raises(LabError, match="image_size"):
+            options.size_of(parse("--checkpoint", str(tmp_path / "a.safetensors")))
+
+
+def test_with_nothing_named_compare_draws_each_technique_as_a_pair(tiny, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("lib_attn.lab.drawing.embedded.EMBEDDED", tiny)
-    assert cli.main(["compare", "--steps", "1", "--setting", "x: tile=8", "--out", str(tmp_path)]) == 0
-    assert (tmp_path / "compare.png").is_file() and "| x |" in (tmp_path / "compare.md").read_text()
+    monkeypatch.setattr("lib_attn.lab.drawing.checkpoint.ModelSpec.side", 64)
+    short = [replace(show, steps=2, scale=1) for show in shows()]
+    monkeypatch.setattr(compare_command, "shows", lambda: short)
+    assert cli.main(["compare", "--format", "jpg", "--out", str(tmp_path)]) == 0
+    written, said = {path.name for path in tmp_path.iterdir()}, capsys.readouterr()
+    assert written == {"compare.jpg", "compare.md", *(f"compare-{show.name}.jpg" for show in short)}
+    assert said.err.startswith("Drawing 5 pairs")
+    table = (tmp_path / "compare.md").read_text()
+    assert all(show.claim in table for show in short)
+    with Image.open(tmp_path / "compare.jpg") as sheet, Image.open(tmp_path / f"compare-{short[0].name}.jpg") as first:
+        assert sheet.format == "JPEG" and sheet.height == 5 * first.height and sheet.width == first.width
+
+
+def test_pairs_show_every_technique_where_it_acts(model):
+    """Each at the conditions that it needs: the pictures differ, and nobody has to explain why they do not."""
+    assert {show.technique for show in shows()} == set(TECHNIQUES)
+    for show in shows():
+        # The tiny model has three levels: near-sighted attention has something to gain from 384 px on.
+        side = 384 if show.technique.by_size else 64
+        off, on = compare_one(model, replace(show, steps=4, scale=1).request(side), [show.variant], lambda steps: None)
+        assert off.l2 == 0 and on.l2 > 0 and not any("changed nothing" in s for s in on.said), show.name
+        assert len(on.pictures) == show.batch
 
 
 def test_compare_shows_every_technique(model):
@@ -141,13 +177,63 @@ def test_bench_speed_writes_its_result(tmp_path, capsys, monkeypatch):
     assert [r["name"] for r in json.loads(out.read_text())["results"]] == ["full", "todo2"]
 
 
-def test_readme_is_up_to_date():
+def test_the_page_of_parameters_is_up_to_date():
     assert cli.main(["docs", "--check"]) == 0
 
 
-def test_docs_say_when_a_marker_is_missing():
-    with pytest.raises(LabError, match="missing"):
-        readme.update("# nothing")
+def test_docs_are_written_and_checked(tmp_path, capsys):
+    file = tmp_path / "p.md"
+    assert cli.main(["docs", "--file", str(file), "--check"]) == 1 and "is old" in capsys.readouterr().out
+    assert cli.main(["docs", "--file", str(file)]) == 0 and file.read_text() == parameters.page()
+    assert cli.main(["docs", "--file", str(file), "--check"]) == 0
+
+
+def test_the_page_of_parameters_has_every_parameter_and_its_place():
+    """What an API client counts by: rows name the place, and the list at the end has all places in order."""
+    page = parameters.page()
+    for place, p in enumerate(positional_params()):
+        if p in all_params():
+            assert f"| `{p.key}` | {place} |" in page
+    (listed,) = re.findall(r"```\n(.*?)\n```", page, re.S)
+    assert re.findall(r"(\d+) ([\w.]+)", listed) == [(str(i), p.key) for i, p in enumerate(positional_params())]
+    assert listed.startswith("0 general.enabled, 1 general.inner_passes, 2 near_sighted.enabled")
+
+
+def test_pages_link_to_pages_that_are_there():
+    """Every relative link and picture of the README and the docs; an anchor is a heading of its page."""
+    for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+        for target in re.findall(r"\]\(([^)#\s]*(?:#[^)\s]*)?)\)", page.read_text(encoding="utf-8")):
+            if "://" in target:
+                continue
+            name, _, anchor = target.partition("#")
+            file = page.parent / name if name else page
+            assert file.exists(), f"{page.name}: {target}"
+            if anchor:
+                heads = re.findall(r"^#+ (.*)$", file.read_text(encoding="utf-8"), re.M)
+                slugs = [re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads]
+                assert anchor in slugs, f"{page.name}: {target}"
+
+
+def test_each_technique_has_a_page():
+    for technique in TECHNIQUES:
+        text = (ROOT / "docs" / parameters.page_of(technique)).read_text(encoding="utf-8")
+        assert text.startswith(f"# {technique.label}: ")
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
+
+
+def test_help_begins_with_what_people_use(capsys):
+    """Prompt, size, steps, preset first; techniques after that, each in a group; choices stand with the option."""
+    with pytest.raises(SystemExit):
+        cli.build_parser().parse_args(["generate", "--help"])
+    text = capsys.readouterr().out
+    places = [
+        text.index(f"\n  {word}") for word in ("--prompt", "--width", "--steps", "--batch", "--preset", "--checkpoint")
+    ]
+    places += [text.index(f"\n{technique.label}:\n") for technique in TECHNIQUES]
+    assert places == sorted(places) and text.index("\n  --general.enabled") > places[-1]
+    assert len(text.partition("\n\n")[0].splitlines()) <= 2
+    for p in all_params():
+        assert not p.choices or f"--{p.key} {'|'.join(p.choices)}" in text
 
 
 def test_readme_example_runs():

@@ -1,79 +1,141 @@
-"""``compare``: one grid of pictures, without and with each technique, at the same seeds."""
+"""``compare``: the same seeds without and with a technique.
+
+With nothing named, each technique where it has something to do, as pairs (what ./demo.sh draws); with a prompt, a
+setting or presets, one labelled grid.
+"""
 
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from lib_attn.lab.commands.options import add_model_options, model_of
+from tqdm import tqdm
+
+from lib_attn.lab.commands.options import add_model_options, model_of, size_of
 from lib_attn.lab.drawing import pictures
 from lib_attn.lab.drawing.generate import picture_request
+from lib_attn.lab.drawing.pictures import Pair, pair_sheet, stack
 from lib_attn.lab.drawing.sampling import SAMPLERS, Request
 from lib_attn.lab.drawing.variants import FULL, parse_setting, preset_variants, technique_variants
-from lib_attn.lab.measuring.compare import CompareSpec, compare
-from lib_attn.lab.reports.tables import caption, compare_table
+from lib_attn.lab.measuring.compare import Cell, CompareSpec, compare
+from lib_attn.lab.measuring.showcase import CFG, SAMPLER, STEPS, Show, draw_shows, shows, steps_of
+from lib_attn.lab.reports.tables import caption, compare_table, show_table
+from lib_attn.lab.shared.errors import LabError
 from lib_attn.lab.shared.results import write_text
 from lib_attn.settings import TECHNIQUES
 
-#: What ./demo.sh draws, the embedded model at the size it was trained at.
+#: Drawn when a setting or presets are named without a prompt.
 PROMPTS = ("a large red sphere left of a small blue cube", "a green cone", "a yellow torus, black background")
-EMBEDDED_SIZE, CHECKPOINT_SIZE = 256, 512
-#: And once larger, where near-sighted attention has something to gain. The model then repeats what it draws.
-LARGE_PROMPT, LARGE_SIZE = "a purple torus, white background", 512
+#: The options that make it one grid of the user's own.
+OWN = ("prompt", "negative", "seed", "width", "height", "steps", "sampler", "cfg", "setting", "presets")
 
 
 def add_commands(commands) -> None:
     """Add ``compare``."""
-    options = commands.add_parser("compare", help="a labelled grid: off, and each technique")
-    options.add_argument("--prompt", action="append", default=[], help="may be given several times")
-    options.add_argument("--negative", default="", help="negative prompt")
-    options.add_argument("--seed", type=int, default=1, help="(default 1)")
-    for side in ("--width", "--height"):
-        text = f"pixels, a multiple of 8 (default {EMBEDDED_SIZE}, with --checkpoint {CHECKPOINT_SIZE})"
-        options.add_argument(side, type=int, default=None, help=text)
-    options.add_argument("--steps", type=int, default=20, help="(default 20)")
-    options.add_argument("--sampler", default="DDIM", help=f"{', '.join(SAMPLERS)} (default DDIM)")
-    options.add_argument("--cfg", type=float, default=5.0, help="strength of the prompt (default 5)")
-    options.add_argument("--setting", action="append", default=[], metavar="'NAME: tile=16 pool=4'",
-                         help="compare this instead of each technique; may be given several times")  # fmt: skip
-    names = [technique.name for technique in TECHNIQUES]
-    options.add_argument("--presets", metavar="TECHNIQUE", choices=names,
-                         help=f"compare the shipped presets of one technique: {', '.join(names)}")  # fmt: skip
+    options = commands.add_parser(
+        "compare",
+        help="the same seeds without and with each technique",
+        description="The same seeds without and with each technique, where it has something to do, as pairs. With any "
+        "of the options of the second group: one labelled grid of pictures of your own.",
+    )
+    names = ", ".join(show.name for show in shows())
+    options.add_argument("--only", default="", metavar="NAMES", help=f"only these pairs, separated by commas: {names}")
     options.add_argument("--out", type=Path, default=Path("out"), help="folder (default out)")
+    options.add_argument("--format", choices=("png", "jpg"), default="png", help="(default png)")
+    own = options.add_argument_group("one grid of your own")
+    own.add_argument("--prompt", action="append", help="may be given several times")
+    own.add_argument("--negative", help="negative prompt")
+    own.add_argument("--seed", type=int, help="(default 1)")
+    for side in ("--width", "--height"):
+        own.add_argument(side, type=int, help="pixels, a multiple of 8 (default: as the model was trained)")
+    own.add_argument("--steps", type=int, help=f"(default {STEPS})")
+    own.add_argument(
+        "--sampler", choices=tuple(SAMPLERS), metavar="NAME", help=f"{', '.join(SAMPLERS)} (default {SAMPLER})"
+    )
+    own.add_argument("--cfg", type=float, help=f"strength of the prompt (default {CFG:g})")
+    own.add_argument("--setting", action="append", metavar="'NAME: tile=16 pool=4'",
+                     help="compare this instead of each technique; may be given several times")  # fmt: skip
+    techniques = [technique.name for technique in TECHNIQUES]
+    own.add_argument("--presets", metavar="TECHNIQUE", choices=techniques,
+                     help=f"compare the shipped presets of one technique: {', '.join(techniques)}")  # fmt: skip
     add_model_options(options)
     options.set_defaults(run=run)
 
 
+def run(args: argparse.Namespace) -> int:
+    """Draw everything, write picture and table, print the table."""
+    if any(getattr(args, name) is not None for name in OWN):
+        if args.only:
+            raise LabError("--only chooses among the pairs; with options of your own there are none.")
+        return _grid(args)
+    return _pairs(args)
+
+
+def chosen_shows(text: str) -> tuple[Show, ...]:
+    """The pairs that `text` names, all of them when it is empty.
+
+    Raises:
+        LabError: when there is no such pair.
+    """
+    every = {show.name: show for show in shows()}
+    wanted = [name.strip() for name in text.split(",") if name.strip()] or list(every)
+    for name in wanted:
+        if name not in every:
+            raise LabError(f"There is no pair {name}: there are {', '.join(every)}.")
+    return tuple(every[name] for name in dict.fromkeys(wanted))
+
+
+def _pairs(args: argparse.Namespace) -> int:
+    chosen, spec = chosen_shows(args.only), model_of(args)
+    side = spec.side
+    print(f"Drawing {len(chosen)} pairs, without and with: {', '.join(show.name for show in chosen)}.", file=sys.stderr)
+    found: list[tuple[Show, list[Cell]]] = []
+    sheets = []
+    with tqdm(total=steps_of(chosen), desc="steps", file=sys.stderr) as bar:
+        for show, cells in draw_shows(spec.load(), chosen, bar.update, side):
+            found.append((show, cells))
+            sheets.append(pair_sheet(_pair(show, cells, side), side))
+            pictures.save(sheets[-1], args.out / f"compare-{show.name}.{args.format}")
+    path = pictures.save(stack(sheets), args.out / f"compare.{args.format}")
+    text = show_table(found, side)
+    write_text(args.out / "compare.md", text + "\n")
+    print(text)
+    print(f"Written: {path}, each pair beside it, {args.out / 'compare.md'}")
+    return 0
+
+
+def _pair(show: Show, cells: list[Cell], side: int) -> Pair:
+    off, on = cells
+    captions = f"without: {off.seconds:.1f} s", f"with {show.variant.label}: {on.seconds:.1f} s"
+    return Pair(f"{show.claim} ({show.technique.label})", show.conditions(side), off.pictures, on.pictures, captions)
+
+
 def spec_of(args: argparse.Namespace) -> CompareSpec:
-    """Raises `LabError` when an option makes no sense."""
-    own = [parse_setting(text) for text in args.setting]
+    """The grid. Raises `LabError` when an option makes no sense."""
+    own = [parse_setting(text) for text in args.setting or ()]
     variants = (preset_variants(args.presets) if args.presets else []) + own or technique_variants()
     return CompareSpec(model_of(args), tuple(variants), tuple(requests_of(args)), args.out)
 
 
 def requests_of(args: argparse.Namespace) -> Iterator[Request]:
-    """One picture for each prompt, and the larger one unless something else is asked for."""
-    side = CHECKPOINT_SIZE if args.checkpoint else EMBEDDED_SIZE
-    asked = [(prompt, args.width or side, args.height or side) for prompt in args.prompt or PROMPTS]
-    if not (args.prompt or args.width or args.height or args.checkpoint):
-        asked.append((LARGE_PROMPT, LARGE_SIZE, LARGE_SIZE))
-    for prompt, width, height in asked:
-        yield picture_request(prompt, negative=args.negative, seed=args.seed, width=width, height=height,
-                              steps=args.steps, sampler=args.sampler, cfg=args.cfg)  # fmt: skip
+    """One picture for each prompt, at the model's own size unless another is asked for."""
+    width, height = size_of(args)
+    given = {name: getattr(args, name) for name in ("negative", "seed", "steps", "sampler", "cfg")}
+    values = {"steps": STEPS, "sampler": SAMPLER, "cfg": CFG} | {k: v for k, v in given.items() if v is not None}
+    for prompt in args.prompt or PROMPTS:
+        yield picture_request(prompt, width=width, height=height, **values)
 
 
-def run(args: argparse.Namespace) -> int:
-    """Draw everything, write grid and table, print the table."""
+def _grid(args: argparse.Namespace) -> int:
     spec = spec_of(args)
     rows = compare(spec.model.load(), spec.variants, spec.requests)
-    cell_size = rows[0][0].picture.size
-    shown = [[cell.picture.resize(cell_size) for cell in row] for row in rows]
-    left = [r.prompts[0] + f", {r.width} x {r.height}" * (r.width != cell_size[0]) for r in spec.requests]
     every = (FULL, *spec.variants)
+    shown, left = [[cell.pictures[0] for cell in row] for row in rows], [r.prompts[0] for r in spec.requests]
     sheet = pictures.grid(shown, [v.label for v in every], left, [[caption(cell) for cell in row] for row in rows])
     text = compare_table(rows, every)
-    path = pictures.save(sheet, spec.out / "compare.png")
+    path = pictures.save(sheet, spec.out / f"compare.{args.format}")
     write_text(spec.out / "compare.md", text + "\n")
     print(text)
     print(f"Written: {path}, {spec.out / 'compare.md'}")

@@ -6,7 +6,9 @@ import argparse
 from pathlib import Path
 
 from lib_attn.lab.commands.options import (
+    add_model_options,
     add_picture_options,
+    add_preset_option,
     add_settings_options,
     model_of,
     request_of,
@@ -17,10 +19,20 @@ from lib_attn.lab.drawing.generate import GenerateSpec, generate
 
 def add_commands(commands) -> None:
     """Add ``generate``."""
-    options = commands.add_parser("generate", help="draw pictures")
+    options = commands.add_parser(
+        "generate",
+        help="draw pictures",
+        usage="%(prog)s [--prompt TEXT] [--preset NAME] [--TECHNIQUE.PARAMETER VALUE] … [options]",
+        description="Draw pictures, with what was used written into them. A preset is a start; any option of a "
+        "technique switches it on.",
+    )
     add_picture_options(options)
-    options.add_argument("--batch", type=int, default=1, help="pictures at once, seeds count up (default 1)")
-    options.add_argument("--out", type=Path, default=Path("out"), help="folder (default out)")
+    options.add_argument(
+        "--batch", type=int, metavar="N", default=1, help="pictures at once, seeds count up (default 1)"
+    )
+    add_preset_option(options)
+    options.add_argument("--out", type=Path, metavar="FOLDER", default=Path("out"), help="(default out)")
+    add_model_options(options)
     add_settings_options(options)
     options.set_defaults(run=run)
 

@@ -19,17 +19,24 @@ from lib_attn.lab.measuring.choice import VariantChoice
 from lib_attn.lab.measuring.speed import MODELS
 from lib_attn.lab.shared.errors import LabError
 from lib_attn.lab.shared.machine import pick_device
-from lib_attn.settings import GROUPS, Param, Settings
+from lib_attn.settings import TECHNIQUES, General, Param, Settings
 
 _PREFIX = "setting:"
 
 
+def add_preset_option(options: argparse._ActionsContainer) -> None:
+    """``--preset``."""
+    options.add_argument("--preset", metavar="NAME", help=f"start from a preset: {'; '.join(load_presets())}")
+
+
 def add_settings_options(options: argparse.ArgumentParser) -> None:
-    """Add ``--near_sighted.tile 16`` and so on for every parameter, and ``--preset``."""
-    options.add_argument("--preset", help=f"start from a preset: {', '.join(load_presets())}")
-    for group in GROUPS:
-        section = options.add_argument_group(group.label)
-        for parameter in group.params():
+    """Add ``--near_sighted.tile 16`` and so on for every parameter, a group for each technique, its advanced ones last.
+
+    Any of them switches its technique on.
+    """
+    for group in (*TECHNIQUES, General):
+        section = options.add_argument_group(group.label, group.about.replace("%", "%%") or None)
+        for parameter in sorted(group.params(), key=lambda p: p.advanced):
             shown = _nargs(parameter) | {"help": describe(parameter)}
             section.add_argument(f"--{parameter.key}", dest=_PREFIX + parameter.key, default=None, **shown)
 
@@ -37,13 +44,14 @@ def add_settings_options(options: argparse.ArgumentParser) -> None:
 def _nargs(parameter: Param) -> dict[str, Any]:
     if parameter.kind == "bool":
         return {"nargs": "?", "const": "true", "metavar": "on|off"}
-    return {"metavar": {"int": "N", "float": "X"}.get(parameter.kind, "TEXT")}
+    if parameter.choices:
+        return {"metavar": "|".join(parameter.choices)}
+    return {"metavar": {"int": "N", "float": "X", "blocks": "BLOCKS"}.get(parameter.kind, "TEXT")}
 
 
 def describe(parameter: Param) -> str:
-    """Help text: what it does, range or choices, default."""
+    """Help text: what it does, range, default; choices stand with the option's name."""
     reach = f" {parameter.low:g} … {parameter.high:g}." if parameter.low is not None else ""
-    reach = f" One of {', '.join(parameter.choices)}." if parameter.choices else reach
     default = {True: "on", False: "off"}.get(parameter.default) if parameter.kind == "bool" else parameter.default
     return f"{parameter.help}{reach} Default {default}.".replace("%", "%%")
 
@@ -69,16 +77,20 @@ def settings_of(args: argparse.Namespace) -> Settings:
 
 
 def add_picture_options(options: argparse.ArgumentParser) -> None:
-    """Prompt, seed, size and so on, and the model."""
-    options.add_argument("--prompt", default="a large red sphere left of a small blue cube")
-    options.add_argument("--negative", default="", help="negative prompt")
-    options.add_argument("--seed", type=int, default=1, help="-1 draws one (default 1)")
-    options.add_argument("--width", type=int, default=256, help="pixels, a multiple of 8 (default 256)")
-    options.add_argument("--height", type=int, default=256, help="pixels, a multiple of 8 (default 256)")
-    options.add_argument("--steps", type=int, default=20, help="(default 20)")
-    options.add_argument("--sampler", default="Euler a", help=f"{', '.join(SAMPLERS)} (default Euler a)")
-    options.add_argument("--cfg", type=float, default=5.0, help="strength of the prompt; 1: no negative (default 5)")
-    add_model_options(options)
+    """Prompt, size and so on."""
+    options.add_argument("--prompt", metavar="TEXT", default="a large red sphere left of a small blue cube",
+                         help="what to draw (default: a large red sphere left of a small blue cube)")  # fmt: skip
+    options.add_argument("--negative", metavar="TEXT", default="", help="what not to draw")
+    for side in ("--width", "--height"):
+        text = "pixels, a multiple of 8 (default: as the model was trained, 256 for the embedded one)"
+        options.add_argument(side, type=int, metavar="N", help=text)
+    options.add_argument("--steps", type=int, metavar="N", default=20, help="(default 20)")
+    options.add_argument(
+        "--sampler", metavar="NAME", default="Euler a", help=f"{', '.join(SAMPLERS)} (default Euler a)"
+    )
+    options.add_argument("--cfg", type=float, metavar="X", default=5.0,
+                         help="strength of the prompt; 1: no negative (default 5)")  # fmt: skip
+    options.add_argument("--seed", type=int, metavar="N", default=1, help="-1 draws one (default 1)")
 
 
 def request_of(args: argparse.Namespace, batch: int = 1) -> Request:
@@ -87,15 +99,25 @@ def request_of(args: argparse.Namespace, batch: int = 1) -> Request:
     Raises:
         LabError: when an option makes no sense.
     """
+    width, height = size_of(args)
     return picture_request(
-        args.prompt, negative=args.negative, seed=args.seed, width=args.width, height=args.height, steps=args.steps,
+        args.prompt, negative=args.negative, seed=args.seed, width=width, height=height, steps=args.steps,
         sampler=args.sampler, cfg=args.cfg, batch=batch,
     )  # fmt: skip
 
 
+def size_of(args: argparse.Namespace) -> tuple[int, int]:
+    """(width, height) in pixels: as asked for, and what is not asked for as the model was trained."""
+    asked = args.width, args.height
+    return asked if None not in asked else tuple(model_of(args).side if n is None else n for n in asked)
+
+
 def add_model_options(options: argparse.ArgumentParser) -> None:
     """Checkpoint, precision and device."""
-    options.add_argument("--checkpoint", type=Path, default=None, help="safetensors file, its yaml beside it")
+    options = options.add_argument_group("the model")
+    options.add_argument(
+        "--checkpoint", type=Path, metavar="FILE", help="safetensors, its yaml beside it (default: the embedded model)"
+    )
     options.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default="fp32", help="(default fp32)")
     options.add_argument("--device", default=None, help="cpu or cuda (default: cuda where there is one)")
 

@@ -6,7 +6,13 @@ import argparse
 import json
 from pathlib import Path
 
-from lib_attn.lab.commands.options import add_model_options, add_settings_options, model_of, settings_of
+from lib_attn.lab.commands.options import (
+    add_model_options,
+    add_preset_option,
+    add_settings_options,
+    model_of,
+    settings_of,
+)
 from lib_attn.lab.judging.judge import JUDGE
 from lib_attn.lab.judging.training import TrainingSpec, train
 from lib_attn.lab.measuring.scenebench import PromptCounts, ScenebenchSpec, run_spec
@@ -34,6 +40,7 @@ def add_commands(commands) -> None:
     options.add_argument("--sampler", default="DDIM", help="(default DDIM)")
     options.add_argument("--cfg", type=float, default=5.0, help="(default 5)")
     add_model_options(options)
+    add_preset_option(options)
     add_settings_options(options)
     options.set_defaults(run=run)
 

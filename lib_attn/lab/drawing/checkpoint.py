@@ -20,9 +20,11 @@ from torch import nn
 from lib_attn.lab.drawing import text, unet
 from lib_attn.lab.drawing.embedded import default_checkpoint
 from lib_attn.lab.shared.errors import LabError
+from lib_attn.lab.shared.sizes import HIGH, LOW
 
 MAX_YAML_BYTES = 1 << 20
 UNET, VAE, TEXT = "model.diffusion_model.", "first_stage_model.", "cond_stage_model."
+LATENT = 8  # picture pixels per latent pixel
 
 #: What a checkpoint without a yaml is taken for: CompVis' v1-inference.yaml.
 STANDARD = {
@@ -30,6 +32,7 @@ STANDARD = {
     "linear_end": 0.012,
     "timesteps": 1000,
     "scale_factor": 0.18215,
+    "image_size": 64,
     "unet_config": {"target": "ldm.modules.diffusionmodules.openaimodel.UNetModel", "params": unet.SD15},
     "first_stage_config": {
         "target": "ldm.models.autoencoder.AutoencoderKL",
@@ -96,7 +99,11 @@ def _vae_attention(self, x):
 
 @dataclass
 class LabModel:
-    """A loaded checkpoint. betas: first and last of the noise schedule. prediction: ``epsilon`` or ``v_prediction``."""
+    """A loaded checkpoint.
+
+    betas: first and last of the noise schedule. prediction: ``epsilon`` or ``v_prediction``. side: of the pictures it
+    was trained on, in pixels.
+    """
 
     name: str
     unet: nn.Module
@@ -107,6 +114,7 @@ class LabModel:
     prediction: str
     device: str = "cpu"
     precision: str = "fp32"
+    side: int = LATENT * STANDARD["image_size"]
 
     @property
     def channels(self) -> int:
@@ -125,6 +133,15 @@ class ModelSpec:
     def file(self) -> Path:
         """The checkpoint's file. Raises `LabError` when none is named and there is no embedded one."""
         return self.checkpoint or default_checkpoint()
+
+    @property
+    def side(self) -> int:
+        """Side of the pictures that the model was trained on, in pixels, without loading it.
+
+        Raises:
+            LabError: as `file` and `read_config` do.
+        """
+        return _side(read_config(self.file.with_suffix(".yaml")))
 
     def load(self) -> LabModel:
         """The model; see `load` below for what it raises."""
@@ -155,7 +172,7 @@ def load(path: str | Path, *, device: str = "cpu", precision: str = "fp32") -> L
     prediction = "v_prediction" if config.get("parameterization") == "v" else "epsilon"
     return LabModel(
         path.stem, network, decoder, encoder, (config["linear_start"], config["linear_end"]),
-        config["scale_factor"], prediction, device, precision,
+        config["scale_factor"], prediction, device, precision, _side(config),
     )  # fmt: skip
 
 
@@ -208,8 +225,18 @@ def read_config(path: Path) -> dict[str, Any]:
                 config[name] = float(params[name])
             except (TypeError, ValueError):
                 raise LabError(f"{path.name}: {name} is no number.") from None
+    size = params.get("image_size", config["image_size"])
+    # Some yaml files have a list, one number for each side.
+    size = max(size) if isinstance(size, list) and size and all(isinstance(n, int) for n in size) else size
+    if isinstance(size, bool) or not isinstance(size, int) or not LOW <= LATENT * size <= HIGH:
+        raise LabError(f"{path.name}: image_size is no size that a model is trained at.")
+    config["image_size"] = size
     config["parameterization"] = params.get("parameterization", "eps")
     return config
+
+
+def _side(config: Mapping[str, Any]) -> int:
+    return LATENT * config["image_size"]
 
 
 def check_target(part: str, value: Any, where: str) -> None:

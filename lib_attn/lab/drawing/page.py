@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import socket
 import threading
 import time
@@ -26,7 +27,15 @@ from lib_attn.settings import Settings, positional_params
 from lib_attn.webui import panel as panels
 from lib_attn.webui.api import read_args
 
-STYLE = Path(__file__).resolve().parents[3] / "style.css"
+ROOT = Path(__file__).resolve().parents[3]
+STYLE, SCRIPT = ROOT / "style.css", ROOT / "javascript" / "attention_lab.js"
+
+#: Runs the panel's script, which the webui would load by itself. A script element, because its functions are global.
+LOAD = """() => {
+    const element = document.createElement("script");
+    element.textContent = %s;
+    document.head.appendChild(element);
+}"""
 
 #: Infotext key -> control of the page, with the type of its value.
 FIELDS = {"Steps": ("steps", int), "Sampler": ("sampler", str), "CFG scale": ("cfg", float), "Seed": ("seed", int)}
@@ -78,55 +87,70 @@ def build_page(model: LabModel, presets_folder: Path | None = None):
     """The gradio page for `model`."""
     # The default theme asks a font server; the system's own fonts do.
     theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
-    css = STYLE.read_text(encoding="utf-8") if STYLE.is_file() else None
-    with gr.Blocks(title="Attention Lab", theme=theme, css=css, analytics_enabled=False) as page:
+    with gr.Blocks(title="Attention Lab", theme=theme, css=_text_of(STYLE), analytics_enabled=False) as page:
         gr.Markdown(f"## Attention Lab · {model.name}")
         with gr.Row():
             with gr.Column():
-                fields = _picture_controls()
-                panel = panels.build(
-                    elem_id=lambda name: f"lab_{name}", switch=_unfolded, presets=Presets(presets_folder)
-                )
+                fields = _picture_controls(model.side)
+                panel = panels.build(elem_id=_id, switch=_master, presets=Presets(presets_folder))
                 dropped = gr.File(label="Read the settings of a PNG", file_types=[".png"])
             with gr.Column():
                 with gr.Row():
-                    both = gr.Checkbox(True, label="Draw without it too, to compare")
-                    button = gr.Button("Generate", variant="primary")
-                gallery = gr.Gallery(label="Pictures", columns=2, object_fit="contain", height=560)
-                said = gr.Markdown("")
-                text = gr.Textbox(label="Infotext", lines=4, show_copy_button=True)
+                    both = gr.Checkbox(True, label="Draw without it too, to compare", elem_id=_id("both"))
+                    button = gr.Button("Generate", variant="primary", elem_id=_id("generate"))
+                gallery = gr.Gallery(
+                    label="Pictures",
+                    columns=2,
+                    object_fit="contain",
+                    height="auto",
+                    preview=False,
+                    elem_id=_id("gallery"),
+                )
+                said = gr.Markdown("", elem_id=_id("said"))
+                text = gr.Textbox(label="Infotext", lines=4, show_copy_button=True, elem_id=_id("infotext"))
         actions = Actions(model)
         names, controls = list(fields), panel.inputs()
         button.click(
             lambda both, *values: actions.draw(dict(zip(names, values, strict=False)), values[len(names) :], both),
             [both, *fields.values(), *controls], [gallery, said, text],
         )  # fmt: skip
+        script = _text_of(SCRIPT)
+        if script is not None:
+            page.load(None, None, None, _js=LOAD % json.dumps(script))
         dropped.upload(actions.read_png, [dropped], [*fields.values(), *controls, said], show_progress="hidden")
     return page
 
 
+def _id(name: str) -> str:
+    """The page's id of a control. The panel's script looks for those of the picture, named as in the webui."""
+    return f"lab_{name}"
+
+
+def _text_of(file: Path) -> str | None:
+    return file.read_text(encoding="utf-8") if file.is_file() else None
+
+
 @contextlib.contextmanager
-def _unfolded(value: bool, label: str, elem_id: str):
-    """The panel's accordion, open: here it is what the page is for."""
+def _master(value: bool, label: str, elem_id: str):
+    """The panel's accordion, open and switched on: here it is what the page is for. Its techniques are off."""
     with gr.Accordion(label, open=True, elem_id=elem_id):
-        yield gr.Checkbox(value, label=label, elem_id=f"{elem_id}-checkbox")
+        yield gr.Checkbox(True, label=label, elem_id=f"{elem_id}-checkbox")
 
 
-def _picture_controls() -> dict[str, Any]:
-    fields = {
-        "prompt": gr.Textbox("a large red sphere left of a small blue cube", label="Prompt", lines=2),
-        "negative": gr.Textbox("", label="Negative prompt"),
-    }
+def _picture_controls(side: int) -> dict[str, Any]:
+    """Controls of a picture, at first of `side` pixels."""
+    prompt = gr.Textbox("a large red sphere left of a small blue cube", label="Prompt", lines=2, elem_id=_id("prompt"))
+    fields = {"prompt": prompt, "negative": gr.Textbox("", label="Negative prompt", lines=2, elem_id=_id("neg_prompt"))}
     with gr.Row():
-        fields["sampler"] = gr.Dropdown(list(SAMPLERS), value="Euler a", label="Sampler")
-        fields["steps"] = gr.Slider(1, 100, value=20, step=1, label="Steps")
+        fields["sampler"] = gr.Dropdown(list(SAMPLERS), value="Euler a", label="Sampler", elem_id=_id("sampling"))
+        fields["steps"] = gr.Slider(1, 100, value=20, step=1, label="Steps", elem_id=_id("steps"))
     with gr.Row():
-        fields["width"] = gr.Slider(64, 2048, value=512, step=8, label="Width")
-        fields["height"] = gr.Slider(64, 2048, value=512, step=8, label="Height")
+        fields["width"] = gr.Slider(64, 2048, value=side, step=8, label="Width", elem_id=_id("width"))
+        fields["height"] = gr.Slider(64, 2048, value=side, step=8, label="Height", elem_id=_id("height"))
     with gr.Row():
-        fields["cfg"] = gr.Slider(0, 30, value=5, step=0.5, label="CFG scale")
-        fields["seed"] = gr.Number(1, label="Seed (-1: draw one)", precision=0)
-        fields["batch"] = gr.Slider(1, 8, value=1, step=1, label="Batch size")
+        fields["cfg"] = gr.Slider(0, 30, value=5, step=0.5, label="CFG scale", elem_id=_id("cfg_scale"))
+        fields["seed"] = gr.Number(1, label="Seed (-1: draw one)", precision=0, elem_id=_id("seed"))
+        fields["batch"] = gr.Slider(1, 8, value=1, step=1, label="Batch size", elem_id=_id("batch_size"))
     return fields
 
 
@@ -147,7 +171,7 @@ class Actions:
             return [], str(error), ""
         variant = ours("on", "With", settings)
         on = bool(list(settings.active()))
-        pictures, first = [], None
+        drawn, first = [], None
         with self._busy:
             if (asked.height, asked.width) not in self._warm:
                 # What is set up once at a new size would be charged to the first picture.
@@ -158,12 +182,15 @@ class Actions:
                 bar = _Bar(gr.Progress(), evaluations(self._model, asked), one.label)
                 latents = sample(self._model, asked, one, say=said.append, progress=bar)
                 seconds = time.perf_counter() - start
-                caption = f"{one.label}, {seconds:.1f} s"
+                caption = f"{'without' if one is FULL else 'with'}, {seconds:.1f} s"
                 if first is not None:
                     caption += f", latent L2 {relative_l2(latents, first):.3f}"
                 first = latents
-                pictures += [(picture, caption) for picture in decode(self._model, latents)]
-        return pictures, " ".join(said), infotext(asked, 0, settings, self._model.name)
+                seeded = zip(decode(self._model, latents), asked.seeds, strict=True)
+                drawn.append([(picture, f"Seed {seed}, {caption}") for picture, seed in seeded])
+        # Seed by seed, so that the two of a seed stand beside each other.
+        pictures = [picture for pair in zip(*drawn, strict=True) for picture in pair]
+        return pictures, " ".join(dict.fromkeys(said)), infotext(asked, 0, settings, self._model.name)
 
     def read_png(self, file: Any) -> list[Any]:
         """Values for all controls from a picture's infotext; what it does not say stays, our techniques go off."""

@@ -8,7 +8,9 @@ import os
 import re
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lib_attn.lab.drawing.sampling import SAMPLERS, Request
 from lib_attn.lab.shared.errors import LabError
@@ -66,7 +68,7 @@ def parse_infotext(text: str) -> dict[str, str]:
 
 
 def save(picture, path: Path, parameters: str = "") -> Path:
-    """Write a PNG with the infotext in its ``parameters`` chunk; whole or not at all.
+    """Write a PNG with the infotext in its ``parameters`` chunk, or a JPEG where `path` ends so; whole or not at all.
 
     Raises:
         LabError: when it cannot be written.
@@ -81,7 +83,10 @@ def save(picture, path: Path, parameters: str = "") -> Path:
         handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
         try:
             with os.fdopen(handle, "wb") as file:
-                picture.save(file, format="PNG", pnginfo=info)
+                if path.suffix.lower() in (".jpg", ".jpeg"):
+                    picture.save(file, format="JPEG", quality=88)
+                else:
+                    picture.save(file, format="PNG", pnginfo=info)
             os.chmod(temporary, 0o644)
             os.replace(temporary, path)
         except BaseException:
@@ -125,9 +130,7 @@ def grid(rows: Sequence[Sequence], top: Sequence[str], left: Sequence[str], capt
     draw = ImageDraw.Draw(sheet)
 
     def write(x: int, y: int, text: str, room: int, colour: str = "black") -> None:
-        while text and draw.textlength(text, font=font) > room:
-            text = text[:-4].rstrip() + "..." if len(text) > 4 else ""
-        draw.text((x, y), text, fill=colour, font=font)
+        draw.text((x, y), _fitting(draw, text, font, room), fill=colour, font=font)
 
     for column, text in enumerate(top):
         write(gap + column * (width + gap), gap, text, width)
@@ -139,6 +142,66 @@ def grid(rows: Sequence[Sequence], top: Sequence[str], left: Sequence[str], capt
             sheet.paste(picture, (x, y + line))
             write(x, y + line + height + gap // 3, caption, width, "#333333")
     return sheet
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The same seeds without and with something. left, right: PIL pictures. captions: above each side."""
+
+    heading: str
+    text: str
+    left: Sequence[Any]
+    right: Sequence[Any]
+    captions: tuple[str, str]
+
+
+def pair_sheet(pair: Pair, cell: int):
+    """One picture of a `Pair`: heading, one line of text, and both sides beside each other.
+
+    Args:
+        cell: pixels of a picture where four are shown in a square; a single one is shown as large as that square.
+    """
+    from PIL import Image, ImageDraw
+
+    gap, scale = max(4, cell // 32), max(10, cell // 16)
+    side = 2 * cell + gap
+    line = math.ceil(1.5 * scale)
+    top = 3 * line + gap
+    sheet = Image.new("RGB", (2 * side + 5 * gap, top + side + gap), "white")
+    draw = ImageDraw.Draw(sheet)
+    large, small = _font(round(1.2 * scale)), _font(scale)
+    room = sheet.width - 2 * gap
+    draw.text((gap, gap), _fitting(draw, pair.heading, large, room), fill="black", font=large)
+    draw.text((gap, gap + line), _fitting(draw, pair.text, small, room), fill="#555555", font=small)
+    for number, (pictures, caption) in enumerate(zip((pair.left, pair.right), pair.captions, strict=True)):
+        x = gap + number * (side + 3 * gap)
+        draw.text((x, 2 * line + gap), _fitting(draw, caption, small, side), fill="black", font=small)
+        columns = math.ceil(math.sqrt(len(pictures)))
+        inner = (side - (columns - 1) * gap) // columns
+        for index, picture in enumerate(pictures):
+            row, column = divmod(index, columns)
+            place = (x + column * (inner + gap), top + row * (inner + gap))
+            sheet.paste(picture.resize((inner, inner), Image.LANCZOS), place)
+    return sheet
+
+
+def stack(sheets: Sequence[Any]):
+    """Pictures of one width below each other."""
+    from PIL import Image
+
+    whole = Image.new("RGB", (sheets[0].width, sum(sheet.height for sheet in sheets)), "white")
+    y = 0
+    for sheet in sheets:
+        whole.paste(sheet, (0, y))
+        y += sheet.height
+    return whole
+
+
+def _fitting(draw, text: str, font, room: int) -> str:
+    """As much of `text` as `room` pixels hold."""
+    while text and draw.textlength(text, font=font) > room:
+        text = text[:-4].rstrip() + "..." if len(text) > 4 else ""
+    return text
 
 
 def _font(size: int):

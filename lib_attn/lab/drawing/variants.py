@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lib_attn import presets
 from lib_attn.attach import attach
 from lib_attn.lab.shared.errors import LabError
-from lib_attn.settings import TECHNIQUES, Settings, all_params
+from lib_attn.settings import TECHNIQUES, Group, Settings, all_params
 
 #: Called before every guided evaluation with its rows, its running number, the number of all, and by name what else
 #: `lib_attn.unet.batch.Evaluation` holds.
 Begin = Callable[..., None]
-
-#: Techniques that do something with the negative even at guidance scale 1.
-NEGATIVE = ("negative_skip", "contrast", "key_mix")
 
 
 @dataclass(frozen=True)
@@ -47,9 +44,8 @@ class Variant:
 
     @property
     def cycle(self) -> int:
-        """Steps after which the cost repeats: the interval of exact steps of the residual mode, otherwise 1."""
-        every = [getattr(g, "exact_every", 0) for g in self.settings.active()] if self.settings else []
-        return max([1, *every])
+        """Steps after which the cost repeats: see `lib_attn.schema.Technique`."""
+        return max([1, *(g.cycle for g in self.settings.active())]) if self.settings else 1
 
     @property
     def changed(self) -> dict[str, Any] | None:
@@ -60,9 +56,14 @@ class Variant:
         return {k: v for k, v in self.settings.flat().items() if v != plain[k] and not k.endswith(".enabled")}
 
     @property
+    def techniques(self) -> tuple[str, ...]:
+        """Names of the techniques of ours that are on."""
+        return tuple(g.name for g in self.settings.active()) if self.settings else ()
+
+    @property
     def uses_negative(self) -> bool:
         """Whether the negative has to be there even where guidance has no use for it."""
-        return self.settings is not None and any(g.name in NEGATIVE for g in self.settings.active())
+        return any(g.needs_negative for g in self.settings.active()) if self.settings else False
 
     @contextlib.contextmanager
     def on(
@@ -94,16 +95,14 @@ def preset_variants(technique: str) -> list[Variant]:
     return [ours(name, name, settings) for name, settings in load_presets().items() if settings[technique].enabled]
 
 
-#: What shows a technique whose defaults do nothing to a single picture without a negative prompt.
-SHOWN_BY = {"negative_skip": "Negative every 3rd step", "key_mix": "Smoothed (SEG-like)"}
-
-
 def technique_variants() -> list[Variant]:
-    """One variant of each technique: its defaults, or the preset that shows it."""
-    known = load_presets()
-    settings = {g.name: known[SHOWN_BY[g.name]] if g.name in SHOWN_BY else read_settings({f"{g.name}.enabled": True})
-                for g in TECHNIQUES}  # fmt: skip
-    return [ours(g.name, SHOWN_BY.get(g.name, g.label), settings[g.name]) for g in TECHNIQUES]
+    """One variant of each technique: its defaults, or the preset that shows it on a single picture."""
+    return [replace(preset(g.shown_by), name=g.name) if g.shown_by else defaults(g) for g in TECHNIQUES]
+
+
+def defaults(technique: type[Group]) -> Variant:
+    """A technique as it is when nothing but its switch is moved."""
+    return ours(technique.name, technique.label, read_settings({f"{technique.name}.enabled": True}))
 
 
 def load_presets() -> dict[str, Settings]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tqdm import tqdm
 
 from lib_attn.lab.drawing.checkpoint import LabModel, ModelSpec
@@ -29,9 +30,13 @@ class CompareSpec:
 
 @dataclass(frozen=True)
 class Cell:
-    """One picture (PIL). l2: of the final latents, psnr: of the picture in dB, both against full attention."""
+    """What one request gave with one variant.
 
-    picture: Any
+    pictures: PIL, one for each seed. l2: of the final latents, psnr: of all pictures together in dB, both against full
+    attention. said: what techniques had to say.
+    """
+
+    pictures: tuple[Any, ...]
     seconds: float
     l2: float
     psnr: float
@@ -40,24 +45,36 @@ class Cell:
 
 def compare(model: LabModel, variants: Sequence[Variant], requests: Sequence[Request]) -> list[list[Cell]]:
     """For every request, full attention and each variant."""
-    rows = []
-    every = [FULL, *variants]
-    with tqdm(total=len(requests) * len(every) * requests[0].steps, desc="steps", file=sys.stderr) as bar:
-        for number, request in enumerate(requests):
-            row: list[Cell] = []
-            full = full_picture = None
-            if not number or request.width != requests[number - 1].width:
-                # What a process sets up once at a new size would be charged to full attention, which comes first.
-                sample(model, replace(request, steps=1))
-            for variant in every:
-                said: list[str] = []
-                start = time.perf_counter()
-                latents = sample(model, request, variant, say=said.append, progress=bar.update)
-                seconds = time.perf_counter() - start
-                picture = decode(model, latents)[0]
-                if variant is FULL:
-                    full, full_picture = latents, picture
-                distances = relative_l2(latents, full), psnr(picture, full_picture)
-                row.append(Cell(picture, seconds, *distances, tuple(said)))
-            rows.append(row)
-    return rows
+    steps = sum(steps_of(request, variants) for request in requests)
+    with tqdm(total=steps, desc="steps", file=sys.stderr) as bar:
+        return [compare_one(model, request, variants, bar.update) for request in requests]
+
+
+def compare_one(
+    model: LabModel, request: Request, variants: Sequence[Variant], progress: Callable[[int], Any]
+) -> list[Cell]:
+    """Full attention, then each variant.
+
+    Args:
+        progress: takes a number of steps done, `steps_of` in all.
+    """
+    # What a process sets up once at a new size would be charged to full attention, which comes first.
+    sample(model, replace(request, steps=1), progress=lambda: progress(1))
+    cells: list[Cell] = []
+    full, full_pictures = None, ()
+    for variant in (FULL, *variants):
+        said: list[str] = []
+        start = time.perf_counter()
+        latents = sample(model, request, variant, say=said.append, progress=lambda: progress(1))
+        seconds = time.perf_counter() - start
+        pictures = tuple(decode(model, latents))
+        if full is None:
+            full, full_pictures = latents, pictures
+        distances = relative_l2(latents, full), psnr(np.stack(pictures), np.stack(full_pictures))
+        cells.append(Cell(pictures, seconds, *distances, tuple(said)))
+    return cells
+
+
+def steps_of(request: Request, variants: Sequence[Variant]) -> int:
+    """Sampling steps that `compare_one` makes."""
+    return 1 + request.steps * (1 + len(variants))

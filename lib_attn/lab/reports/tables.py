@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from lib_attn.lab.drawing.variants import Variant
 from lib_attn.lab.measuring.borders import BorderRow
 from lib_attn.lab.measuring.compare import Cell
 from lib_attn.lab.measuring.deviation import DeviationRow
 from lib_attn.lab.measuring.memory import MemoryRow
+from lib_attn.lab.measuring.showcase import Show
 from lib_attn.lab.measuring.speed import SpeedRow
 
 
@@ -71,7 +72,27 @@ def compare_table(rows: Sequence[Sequence[Cell]], variants: Sequence[Variant]) -
         finite = [cell.psnr for cell in cells if math.isfinite(cell.psnr)]
         decibel = f"{sum(finite) / len(finite):.1f} dB" if finite else "identical"
         lines.append(f"| {variant.label} | {seconds:.2f} | {l2:.3f} | {decibel} |")
-    return "\n".join([*lines, *sorted({sentence for row in rows for cell in row for sentence in cell.said})])
+    return "\n".join([*lines, *said_lines(cell for row in rows for cell in row)])
+
+
+def show_table(shown: Sequence[tuple[Show, Sequence[Cell]]], side: int) -> str:
+    """One line per pair: what is shown, how, and what it took; then what techniques had to say.
+
+    Args:
+        side: pixels that the model was trained at.
+    """
+    lines = ["| what | with | pictures | without | with it | PSNR |", "|---|---|---|---|---|---|"]
+    for show, (off, on) in shown:
+        decibel = f"{on.psnr:.1f} dB" if math.isfinite(on.psnr) else "identical"
+        what = f"{show.claim} | {show.variant.label} | {show.conditions(side)}"
+        lines.append(f"| {what} | {off.seconds:.1f} s | {on.seconds:.1f} s | {decibel} |")
+    return "\n".join([*lines, *said_lines(cell for _, cells in shown for cell in cells)])
+
+
+def said_lines(cells: Iterable[Cell]) -> list[str]:
+    """What techniques had to say, each sentence once, as paragraphs below a table."""
+    said = dict.fromkeys(sentence for cell in cells for sentence in cell.said)
+    return [line for sentence in said for line in ("", sentence)]
 
 
 def caption(cell: Cell) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from lib_attn.lab.shared.errors import LabError
 
+LOW, HIGH = 64, 8192  # pixels of a picture's side
+
 
 def parse_sizes(text: str) -> list[tuple[int, int]]:
     """``512,768x512`` (width x height) as a list of (height, width).
@@ -31,6 +33,6 @@ def check_size(height: int, width: int) -> tuple[int, int]:
     Raises:
         LabError: when not.
     """
-    if height % 8 or width % 8 or not (64 <= height <= 8192 and 64 <= width <= 8192):
-        raise LabError(f"{width}x{height} is no size a picture can have: both are multiples of 8 from 64 to 8192.")
+    if height % 8 or width % 8 or not (LOW <= height <= HIGH and LOW <= width <= HIGH):
+        raise LabError(f"{width}x{height} is no size a picture can have: both are multiples of 8 from {LOW} to {HIGH}.")
     return height, width

@@ -1,0 +1,92 @@
+"""What each technique is for, shown: the same seeds without and with it, where it has something to do.
+
+One grid of one prompt cannot show them all: near-sighted attention needs a large picture, Negative skip CFG scale 1 or
+a guided picture, Contrast weak guidance, Key mix a batch. Seeds are chosen so that the effect is easy to see; how often
+it comes is measured elsewhere (docs/negative-benchmark.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from lib_attn.lab.drawing.checkpoint import LabModel
+from lib_attn.lab.drawing.sampling import Request
+from lib_attn.lab.drawing.variants import Variant, preset, setting
+from lib_attn.lab.measuring.compare import Cell, compare_one
+from lib_attn.settings import Group
+
+STEPS, SAMPLER, CFG = 20, "DDIM", 5.0
+BATCH = 4
+
+
+@dataclass(frozen=True)
+class Show:
+    """One comparison.
+
+    name: as it is asked for on the command line and in file names. claim: what to look for. variant: what is put on.
+    scale: side of the pictures, in sides that the model was trained at. batch: how many.
+    """
+
+    name: str
+    claim: str
+    variant: Variant
+    prompt: str
+    negative: str = ""
+    cfg: float = CFG
+    scale: int = 1
+    batch: int = BATCH
+    seed: int = 1
+    steps: int = STEPS
+
+    @property
+    def technique(self) -> type[Group]:
+        """Whose it is."""
+        return type(next(iter(self.variant.settings.active())))
+
+    def request(self, side: int) -> Request:
+        """The pictures, on a model trained at `side` pixels."""
+        seeds = tuple(self.seed + i for i in range(self.batch))
+        return Request((self.prompt,), seeds, self.negative, self.scale * side, self.scale * side, self.steps,
+                       SAMPLER, self.cfg)  # fmt: skip
+
+    def conditions(self, side: int) -> str:
+        """Under which conditions, in one line."""
+        parts = [f"“{self.prompt}”", f"negative “{self.negative}”" if self.negative else "", f"CFG {self.cfg:g}"]
+        if self.batch > 1:
+            parts.append(f"{self.batch} pictures in a batch")
+        parts.append(f"{self.scale * side} × {self.scale * side} px, {self.steps} steps")
+        return ", ".join(filter(None, parts))
+
+
+def shows() -> tuple[Show, ...]:
+    """One for each technique, two for Negative skip, the most striking first."""
+    return (
+        Show("same-style", "Pictures of a batch that belong together",
+             preset("Same style (StyleAligned)"), "a cube, white background"),
+        Show("large-picture", "The same large picture in less time",
+             preset("Faster large pictures"), "a purple torus, white background", scale=3, batch=1, steps=12),
+        Show("negative-at-cfg-1", "A negative prompt that acts at CFG 1",
+             preset("Negative prompt at CFG 1 (NAG)"), "a sphere, grey background", "red", cfg=1.0),
+        Show("negative-every-3rd-step", "The same pictures with a third less work",
+             preset("Negative every 3rd step"), "a yellow star, grey background"),
+        Show("weak-guidance", "A negative prompt that acts more at a low CFG scale",
+             setting("Contrast", "feature=0; map_strength=1"), "a cube, grey background", "purple", cfg=2.0),
+    )  # fmt: skip
+
+
+def draw_shows(
+    model: LabModel, chosen: Sequence[Show], progress: Callable[[int], None], side: int
+) -> Iterator[tuple[Show, list[Cell]]]:
+    """Each of `chosen` with what was drawn without and with the technique.
+
+    Args:
+        progress: takes a number of steps done. side: pixels that the model was trained at.
+    """
+    for show in chosen:
+        yield show, compare_one(model, show.request(side), [show.variant], progress)
+
+
+def steps_of(chosen: Sequence[Show]) -> int:
+    """Sampling steps that `draw_shows` makes, those of the warming up included."""
+    return sum(1 + 2 * show.steps for show in chosen)
