@@ -182,6 +182,11 @@ def test_a_sampled_picture_against_a_loop(unet, prediction, fresh):
         torch.testing.assert_close(a, b, atol=2e-3, rtol=2e-3)
 
 
+def test_nothing_at_all_is_no_noise():
+    nothing = torch.zeros(4, 3, 3)
+    assert not has_fresh_noise(nothing, 1.0, [(nothing, [nothing])] * 2)
+
+
 def test_a_forecast_computes_nothing(unet):
     with Rows(unet) as rows:
         draw(unet, replace(), images=2)

@@ -12,7 +12,7 @@ from lib_attn.lab.measuring.steps import measure, step_cases
 from lib_attn.lab.reports.steps import steps_table, write_page
 from lib_attn.lab.shared.errors import LabError
 from lib_attn.lab.shared.progress import progress_bar
-from lib_attn.lab.shared.results import command_line, to_json, write_json
+from lib_attn.lab.shared.results import command_line, read_result, to_json, write_json
 
 
 def add_commands(inner) -> None:
@@ -39,13 +39,15 @@ def run(args: argparse.Namespace) -> int:
     seeds = tuple(range(args.seed, args.seed + args.images))
     requests = [Request(prompts, seeds, "", args.size, args.size, args.steps, name.strip(), args.cfg)
                 for name in args.samplers.split(",")]  # fmt: skip
+    model, rows, result = model_of(args).load(), [], {"kind": "steps", "command": command_line()}
     with progress_bar(len(requests) * (len(cases) + 1)) as progress:
-        rows = measure(model_of(args).load(), cases, requests, progress)
-    result = {"kind": "steps", "command": command_line(), "rows": [to_json(row) for row in rows]}
-    write_json(args.out, result)
+        for request in requests:
+            rows += measure(model, cases, request, progress)
+            # A long run that is stopped leaves what it has.
+            write_json(args.out, result | {"rows": [to_json(row) for row in rows]})
     print(steps_table(rows))
     print(f"Written: {args.out}")
     if args.docs:
-        write_page(args.docs, result)
+        write_page(args.docs, read_result(args.out, "steps"))
         print(f"Written: {args.docs}")
     return 0

@@ -179,26 +179,22 @@ def outer_share(unet: Any, context: torch.Tensor, side: int = 32) -> float:
     return counted[2] / counted[0]
 
 
-def measure(
-    model: LabModel, cases: Sequence[StepCase], requests: Sequence[Request], progress: Progress = silent
-) -> list[StepRow]:
-    """Draw each request, which may differ in their samplers, with all steps and with each case."""
+def measure(model: LabModel, cases: Sequence[StepCase], request: Request, progress: Progress = silent) -> list[StepRow]:
+    """Draw a request with all steps and with each case."""
     outer, out = outer_share(model.unet, model.text([""])), []
-    for request in requests:
-        first, middle = (Passed(module) for module in (model.unet.input_blocks[0], model.unet.middle_block))
-        try:
-            progress(f"{request.sampler}: all steps")
-            baseline, all_rows = sample(model, request), middle.rows
-            for case in cases:
-                progress(f"{request.sampler}: {case.name}")
-                first.rows = middle.rows = 0
-                latents = sample(model, replace(request, steps=case.steps or request.steps), case.variant)
-                work = (outer * first.rows + (1.0 - outer) * middle.rows) / all_rows
-                found = [relative_l2(a, b) for a, b in zip(latents, baseline, strict=True)]
-                mean, error = mean_and_error(found)
-                out.append(StepRow(request.sampler, case.name, work, mean, error, len(found), found,
-                                   case.variant.changed))  # fmt: skip
-        finally:
-            first.remove()
-            middle.remove()
+    first, middle = (Passed(module) for module in (model.unet.input_blocks[0], model.unet.middle_block))
+    try:
+        progress(f"{request.sampler}: all steps")
+        baseline, all_rows = sample(model, request), middle.rows
+        for case in cases:
+            progress(f"{request.sampler}: {case.name}")
+            first.rows = middle.rows = 0
+            latents = sample(model, replace(request, steps=case.steps or request.steps), case.variant)
+            work = (outer * first.rows + (1.0 - outer) * middle.rows) / all_rows
+            found = [relative_l2(a, b) for a, b in zip(latents, baseline, strict=True)]
+            mean, error = mean_and_error(found)
+            out.append(StepRow(request.sampler, case.name, work, mean, error, len(found), found, case.variant.changed))
+    finally:
+        first.remove()
+        middle.remove()
     return out

@@ -76,9 +76,10 @@ def has_fresh_noise(z: torch.Tensor, sigma: float, past: Sequence[tuple[torch.Te
     Args:
         past: latent and noises of the rows of the last one or two evaluations.
     """
-    known = torch.stack([t.flatten() for latent, noises in past for t in (latent, *noises)]).double()
-    target = z.flatten().double()
-    gram, along = (known @ known.T).cpu(), (known @ target).cpu()
-    gram += 1e-9 * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype)
+    known = torch.stack([t.flatten() for latent, noises in past for t in (latent, *noises)])
+    target = z.flatten()
+    # Not every device has double precision; a system of a few numbers is solved on the CPU.
+    gram, along = (known @ known.T).double().cpu(), (known @ target).double().cpu()
+    gram += (1e-7 * gram.diagonal().mean() + 1e-30) * torch.eye(len(gram), dtype=gram.dtype)
     left = target - torch.linalg.solve(gram, along).to(target) @ known
     return float(left.square().mean().sqrt()) > FRESH * sigma
