@@ -20,6 +20,45 @@ var attentionLab = (function() {
         });
     }
 
+    var templates = null;
+
+    function templatesOf(table) {
+        return Object.keys(table).filter((key) => /\{\w+\}/.test(key)).map(function(key) {
+            var names = [];
+            var pattern = key.replace(/[.*+?^$()|[\]\\]/g, "\\$&").replace(/\{(\w+)\}/g, function(all, name) {
+                names.push(name);
+                return "(.+?)";
+            });
+            return {pattern: new RegExp("^" + pattern + "$"), names: names, text: key};
+        });
+    }
+
+    // A message with values in it, in the page's language; null when it is none of ours.
+    function translatedMessage(text) {
+        if (typeof localization != "object" || !localization) return null;
+        templates = templates || templatesOf(localization);
+        for (var template of templates) {
+            var match = template.pattern.exec(text);
+            if (!match) continue;
+            var values = {};
+            template.names.forEach(function(name, i) {
+                values[name] = localization[match[i + 1]] || match[i + 1];
+            });
+            return translated(template.text, values);
+        }
+        return null;
+    }
+
+    function translateMessages() {
+        var places = document.querySelectorAll(".attention-lab-sentence, [id^=html_log_] .comments");
+        places.forEach(function(place) {
+            Array.from(place.childNodes).forEach(function(node) {
+                var text = node.nodeType == 3 ? translatedMessage(node.textContent.trim()) : null;
+                if (text !== null) node.textContent = text;
+            });
+        });
+    }
+
     function number(id) {
         var input = find(id, "input[type=number]");
         return input && input.value !== "" ? Number(input.value) : null;
@@ -203,6 +242,7 @@ var attentionLab = (function() {
 
     function update() {
         waiting = false;
+        translateMessages();
         var around = events();
         document.querySelectorAll(".attention-lab-data").forEach(function(element) {
             var panel = setUp(element);
@@ -227,7 +267,7 @@ var attentionLab = (function() {
     }
 
     return {
-        texts: texts, updateSoon: updateSoon, lookAgain: lookAgain, show: show,
+        texts: texts, translatedMessage: translatedMessage, updateSoon: updateSoon, lookAgain: lookAgain, show: show,
         ask: (prefix) => [panels[prefix] ? facts(panels[prefix]) : ""],
         // The wish is set when this returns; the job takes it along when Generate is pressed, then it is taken back.
         compare: function(prefix) {

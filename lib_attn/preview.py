@@ -66,11 +66,16 @@ def _present(group: Technique, profile: Profile) -> bool:
     return selector.auto or any(map(selector.matches, (*profile.layers, *profile.blocks)))
 
 
-def warnings_of(settings: Settings, facts: Facts) -> Iterator[tuple[str, Sentence]]:
-    """(label, sentence) of everything that keeps an active technique from acting; labels as the user reads them."""
+def warnings_of(settings: Settings, facts: Facts, idle: bool = False) -> Iterator[tuple[str, Sentence]]:
+    """(label, sentence) of everything that limits an active technique; labels as the user reads them.
+
+    Args:
+        idle: only what keeps it from changing anything.
+    """
     said = preview(settings, facts)
     for group in settings.active():
-        for warning in said.techniques[group.name].warnings:
+        found = said.techniques[group.name]
+        for warning in found.warnings if found.idle or not idle else ():
             yield group.label, warning
 
 

@@ -20,7 +20,11 @@ def said(values, *passes, profile=SD1, **facts):
     assert not messages
     found = preview(settings, Facts(passes or (Pass(1024, 1024, 20, 7.0),), profile=profile, **facts))
     parts = [found.general, *(found.techniques[g.name] for g in settings.groups[1:] if g.enabled)]
-    return [str(s) for p in parts for s in p.lines], [str(s) for p in parts for s in p.warnings], any(p.idle for p in parts)
+    return (
+        [str(s) for p in parts for s in p.lines],
+        [str(s) for p in parts for s in p.warnings],
+        any(p.idle for p in parts),
+    )
 
 
 # Speeds of docs/benchmark.md: SD 1.5, CPU, bf16.
@@ -65,7 +69,9 @@ def test_near_sighted_tells_speed_and_size():
     lines, warnings, idle = said({"near_sighted.enabled": True})
     assert lines == ["1024 × 1024: about 2.3x faster steps, 64 tiles."] and not warnings and not idle
     lines, warnings, idle = said({"near_sighted.enabled": True}, Pass(256, 256, 20, 7.0))
-    assert lines == ["256 × 256: full attention, nothing to gain."] and "nothing is left to gain" in warnings[0] and idle
+    assert (
+        lines == ["256 × 256: full attention, nothing to gain."] and "nothing is left to gain" in warnings[0] and idle
+    )
     lines, warnings, _ = said({"near_sighted.enabled": True}, profile=None)
     assert lines == warnings == []
 
@@ -92,6 +98,8 @@ def test_negative_steps_are_those_of_the_runtime():
     assert negative_steps(NegativeSkip(enabled=True, key_every=3, early=0.0), 20) == [0, 3, 6, 9, 12, 15, 18]
     assert negative_steps(NegativeSkip(enabled=True, key_every=1), 5) == [0, 1, 2, 3, 4]
     assert negative_steps(NegativeSkip(enabled=True, key_every=0), 5) == [0]
+    # With few steps nearly all are full: at 2 steps every one.
+    assert negative_steps(NegativeSkip(enabled=True), 2) == [0, 1]
     assert negative_steps(NegativeSkip(enabled=True, key_every=0, fill="copy"), 5) == []
     assert negative_steps(NegativeSkip(enabled=True, key_every=2, early=0.0, start=0.5), 8) == [0, 1, 2, 3, 4, 6]
 
@@ -140,12 +148,17 @@ def test_the_penalty_at_an_ordinary_scale():
 def test_contrast_counts_blocks_and_names_what_is_missing():
     assert said({"contrast.enabled": True}) == (["Acts in 5 blocks."], [], False)
     assert said({"contrast": {"enabled": True, "blocks": "mid"}})[0] == ["Acts in 1 block."]
-    assert said({"contrast": {"enabled": True, "feature": 0.0}})[1:] == (["All strengths are 0: nothing is changed."], True)
+    assert said({"contrast": {"enabled": True, "feature": 0.0}})[1:] == (
+        ["All strengths are 0: nothing is changed."],
+        True,
+    )
     _, warnings, idle = said({"contrast.enabled": True}, Pass(512, 512, 20, 1.0))
     assert "doubles the work" in warnings[0] and not idle
     _, warnings, idle = said({"contrast.enabled": True, "negative_skip.enabled": True}, Pass(512, 512, 20, 1.0))
     assert "nothing to compare with" in warnings[-1] and idle
-    _, warnings, idle = said({"contrast": {"enabled": True, "feature": 0.0, "map_strength": 1.0}}, Pass(512, 512, 9, 1.0))
+    _, warnings, idle = said(
+        {"contrast": {"enabled": True, "feature": 0.0, "map_strength": 1.0}}, Pass(512, 512, 9, 1.0)
+    )
     assert warnings == ["The difference map works above CFG 1 only."] and idle
 
 
@@ -174,10 +187,14 @@ def test_switches_and_blocks():
 
 def test_warnings_carry_the_technique():
     settings, _ = Settings.read({"key_mix.enabled": True})
-    assert [(label, str(w)) for label, w in warnings_of(settings, Facts())] == [("Key mix", "Needs batch size 2 or more.")]
+    assert [(label, str(w)) for label, w in warnings_of(settings, Facts())] == [
+        ("Key mix", "Needs batch size 2 or more.")
+    ]
 
 
-@pytest.mark.parametrize("facts", [{}, {"width": "x", "steps": None}, {"width": float("nan"), "cfg": []}, {"steps": -3}])
+@pytest.mark.parametrize(
+    "facts", [{}, {"width": "x", "steps": None}, {"width": float("nan"), "cfg": []}, {"steps": -3}]
+)
 def test_strange_numbers_lead_to_ordinary_ones(facts):
     (first,) = passes_of(facts)
     assert first.width == 512 and first.steps in (20, 1) and first.cfg == 7.0

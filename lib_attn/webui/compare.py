@@ -155,7 +155,7 @@ def _warm_up(p: Any, script: Any) -> None:
     try:
         processing.process_images(warm)
     except Exception:
-        host.log.info("Attention Lab: this sampler makes no single step; the first time may be long.", exc_info=True)
+        host.log.info("compare: no warm-up with this sampler, the first time may be long", exc_info=True)
     finally:
         warm.close()
 

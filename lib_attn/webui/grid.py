@@ -33,7 +33,7 @@ def told(p: Any, settings: Settings, recorded: bool) -> list[str]:
     def reasons(made: Settings) -> Iterable[str]:
         if not known:
             return iter(())
-        return (f"{label}: {warning}" for label, warning in warnings_of(made, facts))
+        return (f"{label}: {warning}" for label, warning in warnings_of(made, facts, idle=True))
 
     found = xyz.tell_grid(p, settings, axes, reasons)
     for text in found:

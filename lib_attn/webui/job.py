@@ -253,7 +253,7 @@ def recorded() -> dict[str, Any] | None:
     if found is None:
         return None
     about = found.about or {"prompt": "", "width": 0, "height": 0}
-    return about | {"prompt": str(about["prompt"])[:80], "mib": round(found.bytes / 2**20)}
+    return about | {"prompt": str(about["prompt"])[:80], "mib": round(found.bytes / 2**20, 1)}
 
 
 def forget_recorded() -> None:

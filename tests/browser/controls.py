@@ -1,5 +1,7 @@
 """Move and read the panel's controls, in the host's page and in a plain gradio page."""
 
+import json
+
 
 class Controls:
     """`prefix` is what the page puts before our names, e.g. ``script_txt2img_attention_lab_``."""
@@ -46,8 +48,30 @@ class Controls:
         self.find(name, "input").first.click()
         self.page.locator("ul.options li, ul[role=listbox] li").filter(has_text=value).first.click()
 
-    def live(self):
-        return self.find("near_sighted_live").first.inner_text()
+    def switch(self, name, on=True):
+        """A technique's own switch, which stands in its folded header."""
+        self.find(f"{name}-checkbox", "input").set_checked(on)
 
-    def wait_live(self, text):
-        self.find("near_sighted_live").first.get_by_text(text).wait_for()
+    def is_open(self, name):
+        return "open" in (self.find(name, "> .label-wrap").get_attribute("class") or "").split()
+
+    def live(self, name="near_sighted"):
+        return self.find(f"{name}_live").first.inner_text()
+
+    def wait_live(self, text, name="near_sighted"):
+        self.find(f"{name}_live", f".attention-lab-live:has-text({json.dumps(text)})").first.wait_for(state="attached")
+
+    def wait_told(self, text):
+        self.find("preset_said", f":text({json.dumps(text)})").first.wait_for()
+
+    def wait_changed(self, changed):
+        state = "attached" if changed else "detached"
+        self.find("preset", ".attention-lab-changed").wait_for(state=state)
+
+    def offered(self, name):
+        """The entries of a dropdown."""
+        self.find(name, "input").first.click()
+        found = self.page.locator("ul.options li").all_inner_texts()
+        self.page.keyboard.press("Escape")
+        self.find(name, "input").first.blur()
+        return [text.strip().lstrip("✓").strip() for text in found]

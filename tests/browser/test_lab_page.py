@@ -98,4 +98,4 @@ def test_a_job_without_effect_says_why(lab):
     lab.page.wait_for_function("document.querySelector('#lab_key_mix-checkbox input').checked")
     draw(lab)
     lab.page.wait_for_selector("#lab_said:has-text('Key mix changed nothing')")
-    assert "batch size 2 or more" in lab.find("said").inner_text()
+    assert "batch size 2 or more" in lab.find("said").first.inner_text()

@@ -3,6 +3,7 @@
 import threading
 
 import pytest
+from lib_attn.unet.profile import family_profile
 
 from tests.browser.controls import Controls
 from tests.conftest import ROOT, read_infotext, write_infotext
@@ -15,20 +16,24 @@ gr = pytest.importorskip("gradio", reason="the panel needs gradio (pip install g
 def address(fake_host, tmp_path_factory):
     """A page with the panel, a size, and a text that the settings are written to and read from."""
     from lib_attn.presets import Presets
-    from lib_attn.webui import api, infotext, panel
+    from lib_attn.webui import api, infotext, live, panel
 
     with gr.Blocks(css=(ROOT / "style.css").read_text()) as blocks:
         gr.Number(1024, label="Width", interactive=True, elem_id="lab_width")
         gr.Number(768, label="Height", interactive=True, elem_id="lab_height")
-        built = panel.build(elem_id=lambda n: f"lab_{n}", presets=Presets(tmp_path_factory.mktemp("own") / "presets"))
+        built = panel.build(
+            elem_id=lambda n: f"lab_{n}",
+            presets=Presets(tmp_path_factory.mktemp("own") / "presets"),
+            surroundings=lambda: live.Surroundings(family_profile("SD 1, 2")),
+        )
         text = gr.Textbox(label="Picture text", interactive=True, elem_id="lab_text")
         write, paste = gr.Button("Write", elem_id="lab_write"), gr.Button("Paste", elem_id="lab_paste")
         others = {"Steps": 20, "Sampler": "Euler a"}
         write.click(lambda *v: write_infotext(others | api.read_args(v)[0].to_infotext()), built.inputs(), [text])
         paste.click(
-            lambda line: [reader(read_infotext(line)) for reader in map(infotext.READERS.get, built.controls)],
+            lambda line: [reader(read_infotext(line)) for reader in infotext.READERS.values()],
             [text],
-            list(built.controls.values()),
+            [built.controls[key] for key in infotext.READERS],
         )
     port = _free_port()
     blocks.launch(server_name="127.0.0.1", server_port=port, prevent_thread_lock=True, quiet=True, show_error=True)
@@ -58,13 +63,13 @@ def test_settings_go_out_and_come_back(lab, keep):
     lab.set_number("near_sighted_tile", 24)
     lab.open("near_sighted_advanced")
     lab.set_text("near_sighted_blocks", "d0,out6")
-    lab.choose("near_sighted_hires", "off")
     lab.wait_live("tiles")
+    lab.choose("near_sighted_hires", "off")
     keep(lab.page, "plain")
     lab.find("write").click()
     lab.page.wait_for_function("document.querySelector('#lab_text textarea').value.includes('Attn')")
     line = lab.text("text")
-    assert "Attn near-sighted tile: 24" in line and 'blocks: "d0,out6"' in line
+    assert 'Attn near-sighted: "tile: 24, blocks: d0;out6, hires: off"' in line
     lab.set_text("text", "Steps: 20, Sampler: Euler a, Seed: 1")
     lab.find("paste").click()
     lab.page.wait_for_function("!document.querySelector('#lab_near_sighted-checkbox input').checked")
@@ -81,9 +86,14 @@ def test_live_text_follows_sliders_and_size(lab):
     lab.wait_live("1024 × 768")
     before = lab.live()
     lab.set_number("near_sighted_tile", 32)
-    lab.page.wait_for_function("t => document.querySelector('.attention-lab-live').textContent !== t", arg=before)
+    line = "#lab_near_sighted_live .attention-lab-live"
+    lab.page.wait_for_function(
+        "([line, t]) => document.querySelector(line).innerText.trim() !== t.trim()", arg=[line, before]
+    )
+    assert lab.find("near_sighted_tile", ".attention-lab-reads").inner_text() == "= 256 px"
     lab.set_number("width", 256)
     lab.wait_live("256 × 768")
+    lab.wait_live("nothing is left to gain")
     lab.open("near_sighted_advanced")
     lab.set_text("near_sighted_blocks", "<b>x</b>")
     lab.wait_live("not understood")
@@ -91,14 +101,16 @@ def test_live_text_follows_sliders_and_size(lab):
 
 def test_presets(lab):
     lab.pick("preset", "ToDo")
-    lab.find("preset_apply").click()
     lab.page.wait_for_function("document.querySelector('#lab_near_sighted_tile input[type=number]').value == '0'")
+    assert "Needs SD 1.x or 2.x" in lab.find("preset_about").first.inner_text()
     lab.open("own_presets")
     lab.set_text("preset_name", "Mine <b>")
     lab.find("preset_save").click()
-    lab.page.wait_for_selector("#lab_preset_said:has-text('may have letters')")
-    lab.set_text("preset_name", "Mine")
+    lab.wait_told("may have letters")
+    lab.set_text("preset_name", "my_own v1.2")
     lab.find("preset_save").click()
-    lab.page.wait_for_selector("#lab_preset_said:has-text('Saved Mine')")
+    lab.wait_told("Saved:")
+    assert "my_own v1.2" in lab.find("preset_said").first.inner_text()
     lab.find("preset_delete").click()
-    lab.page.wait_for_selector("#lab_preset_said:has-text('Deleted Mine')")
+    lab.wait_told("Deleted:")
+    assert "my_own v1.2" in lab.find("preset_said").first.inner_text()

@@ -137,6 +137,10 @@ class Host:
             self._made[key] = self.draw(settings, **fields)
         return self._made[key]
 
+    def restless(self, **fields):
+        """How far the others' picture is from itself, drawn again: some take noise that no seed sets."""
+        return distance(self.once("off", OFF, **fields), self.draw(OFF, **fields))
+
     def plain(self):
         """What a plain job draws, as drawn before anything else."""
         return self.once("off", OFF)

@@ -64,7 +64,9 @@ def test_technique_beside(beside, neighbour, technique, results):
         if len(made.encoded) != len(theirs.encoded):
             wrong.append(f"{kind}: {len(made.encoded)} pictures, {len(theirs.encoded)} without ours")
         if technique == MASTER and changed > ROUNDING:
-            wrong.append(f"{kind}: the master switch alone moves the picture by {changed:.2f}")
+            restless = beside.restless(**neighbour.work, **fields)
+            if changed > 2 * restless + ROUNDING:
+                wrong.append(f"{kind}: the master switch moves the picture by {changed:.2f}, itself by {restless:.2f}")
         if technique != MASTER and changed <= ROUNDING and not sentences:
             wrong.append(f"{kind}: changed nothing ({changed:.3f}), no sentence in the answer; page: {beside.page()}")
     wrong += beside.traces()

@@ -59,9 +59,10 @@ def start(webui_folder, webui_python, checkpoints, tmp_path_factory):
     """``start(extensions, ui=…, flags=…)`` starts a webui; all are stopped at the end of the session."""
     running = []
 
-    def start_one(extensions, *, ui, flags=FLAGS):
+    def start_one(extensions, *, ui, flags=FLAGS, config=None):
         data = tmp_path_factory.mktemp("webui") / "data"
-        running.append(Webui(webui_folder, webui_python, data, checkpoints, extensions, ui=ui, flags=flags))
+        webui = Webui(webui_folder, webui_python, data, checkpoints, extensions, ui=ui, flags=flags, config=config)
+        running.append(webui)
         return running[-1]
 
     yield start_one
@@ -72,7 +73,8 @@ def start(webui_folder, webui_python, checkpoints, tmp_path_factory):
 @pytest.fixture(scope="session")
 def webui(start):
     """A webui with its pages, Attention Lab and the probe."""
-    return start({"attention-lab": ROOT, "zz-probe": HERE / "probe"}, ui=True)
+    config = {"attention_lab_axes": "all"}
+    return start({"attention-lab": ROOT, "zz-probe": HERE / "probe"}, ui=True, config=config)
 
 
 @pytest.fixture(autouse=True)

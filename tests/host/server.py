@@ -34,14 +34,16 @@ class Refused(Exception):
 
 
 class Webui:
-    """A running webui; the extensions in its data folder are links to `extensions`, `flags` those of its start."""
+    """A running webui; the extensions in its data folder are links to `extensions`, `flags` those of its start,
+    `config` the settings that it finds."""
 
-    def __init__(self, webui, python, data, checkpoints, extensions, *, ui, flags=FLAGS):
+    def __init__(self, webui, python, data, checkpoints, extensions, *, ui, flags=FLAGS, config=None):
         self.data, self.port = Path(data), _free_port()
         self.address = f"http://127.0.0.1:{self.port}"
         (self.data / "extensions").mkdir(parents=True)
         for name, folder in extensions.items():
             (self.data / "extensions" / name).symlink_to(folder)
+        (self.data / "config.json").write_text(json.dumps(config or {}))
         self.log = self.data / "log.txt"
         command = [python, "launch.py", *flags, "--port", str(self.port), "--data-dir", str(data)]
         command += ["--ckpt-dir", str(checkpoints), *([] if ui else ["--nowebui"])]

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lib_attn.settings import Settings, all_params, positional_params
+from lib_attn.settings import TECHNIQUES, Settings, all_params, positional_params, unit_key
 from tests import strategies
 from tests.conftest import read_infotext, write_infotext
 
@@ -22,7 +22,7 @@ def test_infotext_through_the_hosts_parser(webui, many):
         again, messages = Settings.from_infotext(parsed)
         assert not messages and again.to_infotext() == value.to_infotext()
         ours = read_infotext(line)
-        keys = {p.infotext for p in all_params()}
+        keys = {*(p.infotext for p in all_params()), *map(unit_key, TECHNIQUES)}
         assert {k: v for k, v in parsed.items() if k in keys} == {k: v for k, v in ours.items() if k in keys}
 
 
@@ -41,11 +41,11 @@ def ours(labels):
 def test_axes_and_callbacks_are_there_once_after_reloading_twice(webui):
     for _ in range(3):
         labels = webui.probe("axes")
-        assert len(ours(labels)) == len(set(ours(labels))) == len(all_params())
+        assert len(ours(labels)) == len(set(ours(labels))) == 1 + len(all_params())
         counts = webui.probe("callbacks")
         assert {k for k, n in counts.items() if n} == {
             "callbacks_model_loaded", "callbacks_cfg_denoiser", "callbacks_cfg_denoised", "callbacks_before_ui",
-            "callbacks_script_unloaded",
+            "callbacks_script_unloaded", "callbacks_ui_settings",
         }  # fmt: skip
         assert set(counts.values()) <= {0, 1}
         webui.reload()

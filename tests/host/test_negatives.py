@@ -394,8 +394,8 @@ AXES = [
     ("Negative skip: Fill", "estimate,copy,zeros", "Negative skip: Full step every", "2,3", skip(through=4)),
     ("Negative skip: Penalty", "NAG,value sign flip,NASA", "Negative skip: Penalty strength", "1,3", penalty("NAG")),
     ("Contrast: Feature push", "0.2,0.8", "Contrast: Blocks", "mid,out", contrast()),
-    ("Key mix: Source", "blurred,shifted", "Key mix: Operator", "blend,concatenate", mix("blurred")),
-    ("Key mix: Values", "own,AdaIN", "Key mix: Key amount", "0.3,0.9", mix("blurred")),
+    ("Key mix: Source", "blurred,shifted", "Key mix: Direction", "blend,concatenate", mix("blurred")),
+    ("Key mix: Values", "own,AdaIN", "Key mix: Amount", "0.3,0.9", mix("blurred")),
     ("Key mix: Features", "follow,AdaIN", "Key mix: Feature blocks", "auto,out", mix("negative")),
 ]
 

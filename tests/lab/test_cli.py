@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 from dataclasses import replace
@@ -128,6 +129,42 @@ def test_generate_draws_at_the_models_own_size(tmp_path):
         (tmp_path / "a.yaml").write_text(f"{head}{{image_size: {wrong}}}")
         with pytest.raises(LabError, match="image_size"):
             options.size_of(parse("--checkpoint", str(tmp_path / "a.safetensors")))
+
+
+@pytest.mark.parametrize(
+    "words, why",
+    [
+        (["--near_sighted.tile", "8"], "Near-sighted changed nothing. At this size nothing is left to gain"),
+        (["--preset", "Same style (StyleAligned)"], "Key mix changed nothing. Needs batch size 2 or more."),
+        (["--contrast.feature", "0"], "Contrast changed nothing. All strengths are 0"),
+        (["--negative_skip.key_every", "1"], "Negative skip changed nothing. Every step computes the negative"),
+    ],
+)
+def test_generate_says_why_nothing_happened(words, why, tiny, tmp_path, capsys):
+    size = ["--steps", "3", "--width", "64", "--height", "64", "--checkpoint", str(tiny), "--out", str(tmp_path)]
+    assert cli.main(["generate", *size, *words]) == 0
+    assert why in capsys.readouterr().out
+
+
+def test_compare_says_why_pictures_are_identical(tiny, tmp_path, capsys):
+    words = ["--checkpoint", str(tiny), "--prompt", "a", "--steps", "3", "--width", "64", "--height", "64"]
+    words += ["--setting", "mine: tile=8 pool=4 exact_every=3", "--out", str(tmp_path)]
+    assert cli.main(["compare", *words]) == 0
+    said = capsys.readouterr().out
+    assert "| mine |" in said and "identical" in said
+    assert "Near-sighted changed nothing. At this size nothing is left to gain" in said
+    assert "Near-sighted changed nothing" in (tmp_path / "compare.md").read_text()
+
+
+def test_the_readmes_compare_example_shows_an_effect(model):
+    """At the size that the README names its setting acts; at the embedded model's own size it would not."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    (line,) = re.findall(r"lib_attn\.lab (compare .*--setting .*)", text)
+    args = cli.build_parser().parse_args(shlex.split(line))
+    (request,), (variant,) = compare_command.requests_of(args), compare_command.spec_of(args).variants
+    assert request.width == request.height == 512
+    off, on = compare_one(model, replace(request, steps=4), [variant], lambda steps: None)
+    assert on.l2 > 0 and not on.said
 
 
 def test_with_nothing_named_compare_draws_each_technique_as_a_pair(tiny, tmp_path, capsys, monkeypatch):

@@ -138,12 +138,12 @@ def test_run_asks_for_the_same_seeds_every_time():
         return np.zeros((len(prompts), 64, 64, 3), np.uint8), torch.ones(len(prompts), 4, 8, 8)
 
     judge = Judge(JudgeNet(8), {"shape": 0.5})
-    result = run(generate, judge, PromptCounts(6, 4, 3, 3))
-    assert set(result) == {"judge", "single", "pair", "several", "negative"}
+    result = run(generate, judge, PromptCounts(6, 4, 3, 3, 5))
+    assert set(result) == {"judge", "single", "pair", "several", "agreement", "negative"}
     json.dumps(result)
     first = list(asked)
     asked.clear()
-    run(generate, judge, PromptCounts(6, 4, 3, 3))
+    run(generate, judge, PromptCounts(6, 4, 3, 3, 5))
     assert asked == first
     assert first[-1][1] == ["red"] * 3 and "red" not in " ".join(first[-1][0])
 
@@ -160,14 +160,15 @@ def test_a_technique_is_held_against_the_same_seeds_without():
         pictures, latents = plain(prompts, negatives, seeds)
         return pictures, latents * 1.5
 
-    distance = run(changed, Judge(JudgeNet(8)), PromptCounts(2, 2, 0, 0), plain)["distance"]
+    distance = run(changed, Judge(JudgeNet(8)), PromptCounts(2, 2, 0, 0, 0), plain)["distance"]
     assert asked[0] == asked[1] and asked[2] == asked[3] and len(asked) == 4
     assert distance["latent_l2"] == pytest.approx(0.5) and 0 < distance["psnr"] < 20 and abs(distance["ssim"]) < 0.2
 
 
 def test_the_command_from_end_to_end(tmp_path, capsys):
     out = tmp_path / "figures.json"
-    words = ["scenebench", "run", "--singles", "2", "--pairs", "1", "--counts", "1", "--negatives", "1", "--steps", "2"]
+    words = ["scenebench", "run", "--singles", "2", "--pairs", "1", "--counts", "1", "--negatives", "1", "--agreements",
+             "2", "--steps", "2"]  # fmt: skip
     words += ["--width", "64", "--height", "64", "--contrast.feature", "1"]
     assert cli.main([*words, "--out", str(out)]) == 0
     figures = json.loads(out.read_text())

@@ -32,7 +32,7 @@ def test_draw(model, monkeypatch):
     monkeypatch.setattr(gradio, "Progress", lambda: lambda *a, **k: None)
     actions = page.Actions(model)
     drawn, said, text = actions.draw(FIELDS, panel_values(ON), True)
-    assert len(drawn) == 2 and "latent L2" in drawn[1][1] and "Attn near-sighted tile: 8" in text
+    assert len(drawn) == 2 and "latent L2" in drawn[1][1] and "Attn near-sighted: " in text and "tile: 8" in text
     drawn, said, text = actions.draw(FIELDS, panel_values(Settings()), True)
     assert len(drawn) == 1 and "Attn" not in text
     for change in ({"width": 100}, {"sampler": "x"}, {"seed": None}, {"steps": "x"}):

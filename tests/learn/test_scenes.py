@@ -260,6 +260,10 @@ def test_command_line(tmp_path, capsys):
         pytest.skip(str(error))
     assert main([str(out), "--scenes", "3", "--size", "32", "--maps", "rgb"]) == 0
     assert len(list(shards.read_set(out))) == 3
+    rows = tmp_path / "rows"
+    assert main([str(rows), "--scenes", "4", "--size", "32", "--maps", "rgb", "--kinds", "0,0,0,1", "--textured",
+                 "1"]) == 0
+    assert all(s["json"]["caption"].startswith(("a row of", "a grid of")) for s in shards.read_set(rows))
     assert main([str(out), "--scenes", "4", "--size", "32", "--maps", "rgb"]) == 1
     assert "other settings" in capsys.readouterr().err
     assert main([str(tmp_path / "b"), "--meshes", str(tmp_path / "missing")]) == 1

@@ -179,8 +179,8 @@ def test_few_steps_have_more_full_ones():
         assert pattern(replace(early=0.0)[0], sigmas, steps=steps) == pattern(replace(early=0.0)[0], sigmas)
     for steps in (20, 30):
         assert found[steps] == pattern(replace(early=1.0)[0], range(steps, 0, -1))
-    shares = [found[steps].count("f") / steps for steps in found]
-    assert shares[0] == 1.0 and shares == sorted(shares, reverse=True) and found[8].count("f") == 5, found
+    shares = [found[steps].count("f") / steps for steps in (4, 8, 10, 15, 20)]
+    assert shares[0] == 0.75 and shares == sorted(shares, reverse=True) and found[8].count("f") == 5, found
 
 
 def test_where_early_full_steps_lie():

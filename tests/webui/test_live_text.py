@@ -50,7 +50,9 @@ def test_unread_blocks_are_told(live):
     assert "not understood" in found["techniques"]["near_sighted"]["warnings"][0]["text"]
 
 
-@pytest.mark.parametrize("text", [None, 3, "", "[", "[1]", "{}", '{"values": 3}', '{"batch": "x"}', "[" * 9000, "x" * 30000])
+@pytest.mark.parametrize(
+    "text", [None, 3, "", "[", "[1]", "{}", '{"values": 3}', '{"batch": "x"}', "[" * 9000, "x" * 30000]
+)
 def test_nothing_raises(live, text):
     assert json.loads(live.answer(text))["active"] == []
 

@@ -1,5 +1,7 @@
 """The panel in plain gradio: every parameter once, real bounds, stable and unique labels, translated, presets."""
 
+import ast
+import html
 import json
 import re
 import subprocess
@@ -9,7 +11,7 @@ from collections import Counter
 import pytest
 
 from lib_attn.presets import Presets
-from lib_attn.settings import Settings, all_params, positional_params
+from lib_attn.settings import TECHNIQUES, Settings, all_params, positional_params
 from tests.conftest import ROOT
 
 gr = pytest.importorskip("gradio", reason="the panel needs gradio (pip install gradio==3.41.2)")
@@ -34,7 +36,12 @@ def built(fake_host, tmp_path_factory):
     from lib_attn.webui import panel
 
     with gr.Blocks() as page:
-        controls = panel.build(elem_id=lambda name: f"lab_{name}", presets=Presets(tmp_path_factory.mktemp("presets")))
+        controls = panel.build(
+            elem_id=lambda name: f"lab_{name}",
+            presets=Presets(tmp_path_factory.mktemp("presets")),
+            docs=lambda name: f"file=docs/{name}",
+            compare=True,
+        )
     return page, controls
 
 
@@ -49,7 +56,7 @@ def visible_texts(page):
         for text in (getattr(block, "label", None), getattr(block, "info", None), getattr(block, "placeholder", None)):
             texts.add(text)
         if isinstance(block, (gr.Button, gr.HTML)):
-            texts.add(re.sub(r"<[^>]*>", "", block.value or ""))
+            texts |= {html.unescape(part).strip() for part in re.split(r"<[^>]*>", block.value or "")}
         for choice in getattr(block, "choices", None) or []:
             texts.add(choice[0] if isinstance(choice, (tuple, list)) else choice)
     return texts - {None, ""}
@@ -57,7 +64,7 @@ def visible_texts(page):
 
 def test_a_control_for_every_parameter(built):
     _, panel = built
-    assert set(panel.controls) == {p.key for p in all_params()}
+    assert set(panel.controls) == {p.key for p in positional_params()}
     assert [panel.controls[p.key] for p in positional_params()] == panel.inputs()
     for param in all_params():
         control = panel.controls[param.key]
@@ -68,6 +75,44 @@ def test_a_control_for_every_parameter(built):
             assert [c[0] if isinstance(c, tuple) else c for c in control.choices] == list(param.choices)
         if param.name != "enabled":
             assert param.help in control.info
+
+
+def test_few_controls_at_first_sight(built):
+    """A switch, one strength or size, at most three more; the rest is folded away."""
+    page, panel = built
+    for technique in TECHNIQUES:
+        basic = [p for p in technique.params() if not p.advanced and p.name != "enabled"]
+        assert 1 <= len(basic) <= 4 and any(p.kind in ("int", "float") for p in basic), technique.name
+        folded = next(b for b in blocks_of(page) if b.elem_id == f"lab_{technique.name}_advanced")
+        assert isinstance(folded, gr.Accordion) and folded.open is False
+        for param in technique.params():
+            parents, block = [], panel.controls[param.key]
+            while block.parent is not None:
+                block = block.parent
+                parents.append(block)
+            assert (folded in parents) == param.advanced, param.key
+        assert not re.search(r"logit|AdaIN|sigma", " ".join(f"{p.label} {p.help}" for p in basic)), technique.name
+
+
+def test_folding_a_technique_is_not_its_switch(built):
+    page, panel = built
+    for technique in TECHNIQUES:
+        switch = panel.controls[f"{technique.name}.enabled"]
+        body = next(b for b in blocks_of(page) if b.elem_id == f"lab_{technique.name}")
+        assert type(switch) is gr.Checkbox and switch.visible and isinstance(body, gr.Accordion) and not body.open
+        block = switch
+        while block.parent is not None:
+            block = block.parent
+            assert block is not body
+
+
+def test_docs_pages_of_all_techniques_exist(built):
+    addresses = {
+        a for b in blocks_of(built[0]) if isinstance(b, gr.HTML) for a in re.findall(r'href="([^"]*)"', b.value)
+    }
+    assert len(addresses) == len(TECHNIQUES)
+    for address in addresses:
+        assert (ROOT / address.removeprefix("file=")).is_file(), address
 
 
 def test_labels_are_unique_and_frozen(built):
@@ -93,7 +138,7 @@ def test_building_twice_is_the_same_and_has_no_side_effects(built, tmp_path):
     from lib_attn.webui import panel
 
     with gr.Blocks():
-        again = panel.build(elem_id=lambda name: f"lab_{name}", presets=Presets(tmp_path / "presets"))
+        again = panel.build(elem_id=lambda name: f"lab_{name}", presets=Presets(tmp_path / "presets"), compare=True)
     assert [c.get_config() | {"name": 0} for c in again.inputs()] == [
         c.get_config() | {"name": 0} for c in built[1].inputs()
     ]
@@ -106,11 +151,61 @@ def script_texts():
     return set(re.findall(r': "(.*)",', table))
 
 
-def test_japanese_covers_the_page_and_nothing_else(built):
+def sentences_in(path):
+    """Texts of a source file that a user reads: begins with a capital or a value, ends with a stop, has a space; the
+    values of a message by the last part of their names."""
+    tree = ast.parse((ROOT / "lib_attn" / path).read_text())
+    inside = {id(part) for n in ast.walk(tree) if isinstance(n, ast.JoinedStr) for part in n.values}
+    docs = {id(n.value) for n in ast.walk(tree) if isinstance(n, ast.Expr)}
+    for node in ast.walk(tree):
+        raised = isinstance(node, ast.Call) and getattr(node.func, "id", "") == "ValueError"
+        for part in node.args if raised else [node]:
+            text = text_of(part)
+            if text is None or id(part) in inside or id(part) in docs:
+                continue
+            text = text.strip()
+            if re.match(r"[A-Z{]", text) and re.search(r" |:$", text) and (raised or text.endswith((".", ":"))):
+                yield text if text.endswith((".", ":")) else f"{text}."
+
+
+def text_of(node):
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return node.value
+    if not isinstance(node, ast.JoinedStr):
+        return None
+    parts = []
+    for part in node.values:
+        name = ast.unparse(part.value) if isinstance(part, ast.FormattedValue) else None
+        parts.append(part.value if name is None else "{" + NAMES.get(name, name) + "}")
+    return "".join(parts)
+
+
+NAMES = {"file.stem": "name", "error.strerror": "reason"}
+# Put together from parts: see `lib_attn.webui.xyz.tell_grid`.
+GRID = {
+    "X/Y/Z: {technique} is off, so its axis changes nothing. Cells: {cells}.",
+    "X/Y/Z: {technique}: {reason} Cells: {cells}.",
+}
+
+
+def told_texts():
+    """What is said beyond the page's own labels."""
+    from lib_attn.presets import NEEDS, OWN, shipped
+    from lib_attn.webui import options
+
+    texts = {*GRID, *script_texts(), *NEEDS.values(), OWN, *options.LABELS.values(), *options.INFOS.values()}
+    texts |= {text for name in shipped() for text in Presets().about(name)}
+    texts |= {p.reads[1] for p in all_params() if p.reads}
+    for path in ("preview.py", "presets.py", "webui/live.py", "webui/preset_actions.py", "webui/compare.py"):
+        texts |= set(sentences_in(path))
+    return texts
+
+
+def test_japanese_covers_the_page_and_what_is_told(built):
     japanese = json.loads(JAPANESE.read_text(encoding="utf-8"))
-    texts = visible_texts(built[0]) | script_texts()
+    texts = visible_texts(built[0]) | told_texts()
     same = {"SDXL", "NAG", "NASA", "AdaIN"}  # names that stay as they are
-    assert set(japanese) - texts == set(), "keys that are on no page"
+    assert set(japanese) - texts == set(), "keys that are nowhere"
     assert texts - set(japanese) - same == set(), "texts without a translation"
     assert all(value.strip() for value in japanese.values())
 
@@ -121,21 +216,76 @@ def test_japanese_keeps_the_placeholders():
         assert sorted(re.findall(r"\{\w+\}", key)) == sorted(re.findall(r"\{\w+\}", value)), key
 
 
-def test_preset_buttons(fake_host, tmp_path):
-    from lib_attn.webui.panel import PresetActions, values
+@pytest.fixture
+def actions(fake_host, tmp_path):
+    from lib_attn.webui.panel import PresetActions
 
-    actions = PresetActions(Presets(tmp_path))
-    todo = actions.apply("ToDo (subsampled K, V)")
-    assert todo[:3] == [True, False, True] and todo[3] == 0 and len(todo) == len(positional_params()) + 1
-    wanted, _ = Settings.read({"near_sighted": {"enabled": True, "tile": 24}})
-    update, said = actions.save("Mine", *values(wanted))
-    assert update["value"] == "Mine" and "Mine" in update["choices"] and said == "Saved Mine."
-    assert actions.apply("Mine")[:-1] == values(wanted)
-    assert "../x" not in actions.save("../<img src=x>", *values(wanted))[1]
-    update, said = actions.delete("Mine")
-    assert "Mine" not in update["choices"] and said == "Deleted Mine."
-    for broken in (actions.apply("Mine"), actions.delete("Mine"), actions.apply(None), actions.save(None)):
-        assert isinstance(broken[-1], str) and broken[-1].endswith(".")
+    return PresetActions(Presets(tmp_path))
+
+
+def panel_values(**fields):
+    from lib_attn.webui.panel import values
+
+    return values(Settings.read(fields)[0])
+
+
+def plain(text):
+    return html.unescape(re.sub(r"<[^>]*>", "", text)).strip()
+
+
+def test_a_preset_is_applied_to_its_techniques_alone(actions):
+    before = panel_values(contrast={"enabled": True, "keys": 0.5})
+    todo = actions.apply("ToDo (subsampled K, V)", *before)
+    settings, _ = Settings.read(dict(zip((p.key for p in positional_params()), todo, strict=False)))
+    assert [g.name for g in settings.active()] == ["near_sighted", "contrast"] and settings["contrast"].keys == 0.5
+    assert settings["near_sighted"].global_keys == "subsample" and len(todo) == len(positional_params()) + 2
+    assert plain(todo[-2]).endswith("Needs SD 1.x or 2.x and at least 768 px.") and todo[-1] == ""
+    off = actions.all_off(*todo[:-2])
+    settings, _ = Settings.read(dict(zip((p.key for p in positional_params()), off, strict=False)))
+    assert list(settings.active()) == [] and settings["near_sighted"].global_keys == "subsample"
+
+
+def test_saving_asks_before_it_replaces(actions):
+    first, second = (panel_values(near_sighted={"enabled": True, "tile": tile}) for tile in (24, 32))
+    chosen, about, said, pending = actions.save("my_snake v1.2", "", *first)
+    assert chosen["value"] == "my_snake v1.2" in chosen["choices"] and pending == ""
+    assert plain(said) == "Saved: my_snake v1.2" and plain(about) == "A preset of your own."
+    _, _, said, pending = actions.save("my_snake v1.2", "", *second)
+    assert "Press Save preset again" in said and pending == "my_snake v1.2"
+    assert actions.apply("my_snake v1.2", *panel_values())[:-2] == first
+    assert "Saved" in actions.save("my_snake v1.2", pending, *second)[2]
+    assert actions.apply("my_snake v1.2", *panel_values())[:-2] == second
+
+
+def test_deleting_takes_the_chosen_one(actions):
+    actions.save("one", "", *panel_values(near_sighted={"enabled": True}))
+    actions.save("two", "", *panel_values(near_sighted={"enabled": True}))
+    chosen, _, said = actions.delete("one")
+    assert plain(said) == "Deleted: one" and "two" in chosen["choices"] and "one" not in chosen["choices"]
+    assert plain(actions.delete("Layout only")[2]) == "Layout only comes with the extension and stays as it is."
+    assert plain(actions.delete("Default")[2]) == "Default comes with the extension and stays as it is."
+    assert "Choose the preset" in actions.delete(None)[2]
+
+
+def test_messages_are_no_markup(actions):
+    on = panel_values(near_sighted={"enabled": True})
+    for said in (actions.save("../<img src=x>", "", *on)[2], actions.apply("<b>x</b>", *on)[-1]):
+        assert plain(said).endswith(".") and not re.search(r"<(?!/?span)", said)
+    assert "No technique is on" in actions.save("mine", "", *panel_values())[2]
+
+
+def test_a_page_begins_with_the_preset_of_the_settings_page(fake_host, tmp_path):
+    from lib_attn.webui.panel import PresetActions
+
+    presets = Presets(tmp_path)
+    chosen, about, *fresh = PresetActions(presets, lambda: "Negative every 3rd step").start(None, *panel_values())
+    named = dict(zip((p.key for p in positional_params()), fresh, strict=True))
+    assert chosen["value"] == "Negative every 3rd step" and "third less work" in about
+    assert named["negative_skip.enabled"] is True and named["negative_skip.penalty"] == "off"
+    assert named["general.enabled"] == gr.update()  # nobody gets other pictures by opening a page
+    for wanted in ("", "gone"):
+        chosen, about, *fresh = PresetActions(presets, lambda wanted=wanted: wanted).start(None, *panel_values())
+        assert chosen["choices"] == presets.names() and all(value == gr.update() for value in fresh)
 
 
 def test_the_maths_needs_neither_webui_nor_gradio():

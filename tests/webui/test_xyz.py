@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from lib_attn.presets import Presets, shipped
 from lib_attn.settings import Settings, all_params
 from tests.conftest import fake_grid_data
 
@@ -104,3 +105,84 @@ def test_what_switches_on(xyz, overrides, panel, active):
     for key, value in overrides.items():
         xyz.set_override(p, key, value)
     assert any(settings_of(xyz, p, panel)[0].active()) == active
+
+
+@pytest.fixture
+def presets(tmp_path):
+    return Presets(tmp_path / "presets")
+
+
+def test_basic_axes_and_presets(xyz, presets):
+    labels = [axis.label for axis in xyz.make_axes(fake_grid_data().module, presets, everything=False)]
+    assert labels[0] == "[Attn] Preset" and len(labels) == 1 + sum(not p.advanced for p in all_params())
+    assert "[Attn] Near-sighted: Tile size" in labels and "[Attn] Near-sighted: Halo" not in labels
+    assert len(xyz.make_axes(fake_grid_data().module, presets)) == 1 + len(all_params())
+
+
+def test_the_preset_axis(xyz, presets):
+    axis = xyz.make_axes(fake_grid_data().module, presets)[0]
+    presets.save("mine", Settings.read({"contrast.enabled": True})[0])
+    assert axis.choices() == ["All off", *shipped(), "mine"]
+    panel = {"near_sighted": {"enabled": True, "tile": 24}}
+    active = {}
+    for name in ("All off", "Layout only", "mine", "Fast 1024"):
+        axis.confirm(SimpleNamespace(), [name])
+        p = SimpleNamespace()
+        axis.apply(p, name, [name])
+        settings, messages = settings_of(xyz, p, panel)
+        assert not messages
+        active[name] = [(g.name, getattr(g, "tile", None)) for g in settings.active()]
+    own = ("near_sighted", 24)
+    assert active == {
+        "All off": [], "Layout only": [own, ("key_mix", None)], "mine": [own, ("contrast", None)],
+        "Fast 1024": [("near_sighted", 8)],
+    }  # fmt: skip
+    with pytest.raises(RuntimeError, match="no preset"):
+        axis.confirm(SimpleNamespace(), ["Layout only", "gone"])
+
+
+def test_a_parameters_axis_moves_the_presets_value(xyz, presets, axes):
+    p = SimpleNamespace()
+    axes["[Attn] Near-sighted: Tile size"].apply(p, 32, [32])
+    xyz.make_axes(fake_grid_data().module, presets)[0].apply(p, "Fast 1024", [])
+    settings, _ = settings_of(xyz, p)
+    assert [(g.tile, g.pool) for g in settings.active()] == [(32, 8)]
+
+
+def cells(xyz, axes, values, panel, host, **job):
+    """What the first and the second cell of a grid are told."""
+    from lib_attn.webui import grid
+
+    p = SimpleNamespace(width=512, height=512, steps=20, cfg_scale=7.0, batch_size=1, negative_prompt="", **job)
+    infos = []
+    for label, found in values.items():
+        axes[label].confirm(p, found)
+        infos.append(SimpleNamespace(axis=axes[label], values=found))
+    for name, info in zip("xyz", [*infos, None, None, None], strict=False):
+        setattr(host.shared.state, f"xyz_plot_{name}", info)
+    settings, _ = Settings.read(panel)
+    return grid.told(p, settings, False), grid.told(SimpleNamespace(**vars(p)), settings, False)
+
+
+def test_an_axis_over_a_technique_that_is_off_is_told_with_its_cells(xyz, axes, host):
+    tile = {"[Attn] Near-sighted: Tile size": [8, 16]}
+    first, second = cells(xyz, axes, tile, {"enabled": True}, host)
+    told = "X/Y/Z: Near-sighted is off, so its axis changes nothing. "
+    assert first == [told + "Cells: Near-sighted: Tile size = 8; Near-sighted: Tile size = 16."] and second == []
+    on = {"near_sighted.enabled": True}
+    assert cells(xyz, axes, tile, on, host)[0] == []
+    switched = tile | {"[Attn] Near-sighted": ["False", "True"]}
+    assert cells(xyz, axes, switched, {"enabled": True}, host)[0] == []
+
+
+def test_a_cell_that_cannot_act_is_told(xyz, axes, host):
+    source = {"[Attn] Key mix: Source": ["first image", "blurred"]}
+    told, _ = cells(xyz, axes, source, {"key_mix.enabled": True}, host)
+    assert told == ["X/Y/Z: Key mix: Needs batch size 2 or more. Cells: Key mix: Source = first image."]
+    assert cells(xyz, axes, source, {"key_mix.enabled": True}, host) != ([], [])
+
+
+def test_a_job_without_our_axes_is_told_nothing(xyz, host):
+    from lib_attn.webui import grid
+
+    assert grid.told(SimpleNamespace(), Settings(), False) == []

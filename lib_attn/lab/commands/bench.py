@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lib_attn.lab.commands import (
+    bench_ablation,
     bench_deviation,
     bench_memory,
     bench_negative,
@@ -16,7 +17,8 @@ from lib_attn.lab.commands import (
 def add_commands(commands) -> None:
     """Add ``bench`` with its own subcommands."""
     bench = commands.add_parser("bench", help="measure speed, deviation and seams, and write the report")
-    kinds = "speed|memory|deviation|seams|negative|steps|report"
+    kinds = "speed|memory|deviation|ablation|seams|negative|steps|report"
     inner = bench.add_subparsers(dest="measurement", required=True, metavar=kinds)
-    for module in (bench_speed, bench_memory, bench_deviation, bench_seams, bench_negative, bench_steps, bench_report):
+    for module in (bench_speed, bench_memory, bench_deviation, bench_ablation, bench_seams, bench_negative, bench_steps,
+                   bench_report):
         module.add_commands(inner)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from lib_attn.lab.measuring.compare import Cell, CompareSpec, compare
 from lib_attn.lab.measuring.showcase import CFG, SAMPLER, STEPS, Show, draw_shows, shows, steps_of
 from lib_attn.lab.reports.tables import caption, compare_table, show_table
 from lib_attn.lab.shared.errors import LabError
+from lib_attn.lab.shared.machine import machine
 from lib_attn.lab.shared.results import write_text
 from lib_attn.settings import TECHNIQUES
 
@@ -44,6 +46,8 @@ def add_commands(commands) -> None:
     options.add_argument("--only", default="", metavar="NAMES", help=f"only these pairs, separated by commas: {names}")
     options.add_argument("--out", type=Path, default=Path("out"), help="folder (default out)")
     options.add_argument("--format", choices=("png", "jpg"), default="png", help="(default png)")
+    text = "pairs: count the process's seconds, not the clock's; for a machine that is busy"
+    options.add_argument("--cpu-time", action="store_true", help=text)
     own = options.add_argument_group("one grid of your own")
     own.add_argument("--prompt", action="append", help="may be given several times")
     own.add_argument("--negative", help="negative prompt")
@@ -89,17 +93,21 @@ def chosen_shows(text: str) -> tuple[Show, ...]:
 
 def _pairs(args: argparse.Namespace) -> int:
     chosen, spec = chosen_shows(args.only), model_of(args)
-    side = spec.side
+    side, clock = spec.side, time.process_time if args.cpu_time else time.perf_counter
     print(f"Drawing {len(chosen)} pairs, without and with: {', '.join(show.name for show in chosen)}.", file=sys.stderr)
     found: list[tuple[Show, list[Cell]]] = []
     sheets = []
+    model = spec.load()
     with tqdm(total=steps_of(chosen), desc="steps", file=sys.stderr) as bar:
-        for show, cells in draw_shows(spec.load(), chosen, bar.update, side):
+        for show, cells in draw_shows(model, chosen, bar.update, side, clock):
             found.append((show, cells))
             sheets.append(pair_sheet(_pair(show, cells, side), side))
             pictures.save(sheets[-1], args.out / f"compare-{show.name}.{args.format}")
     path = pictures.save(stack(sheets), args.out / f"compare.{args.format}")
-    text = show_table(found, side)
+    told = machine(spec.device)
+    seconds = "of CPU time, all threads together" if args.cpu_time else "by the clock"
+    note = f"Model: {model.name}. Seconds {seconds}, on {told['device']}, torch {told['torch']}; the model is loaded."
+    text = f"{show_table(found, side)}\n\n{note}"
     write_text(args.out / "compare.md", text + "\n")
     print(text)
     print(f"Written: {path}, each pair beside it, {args.out / 'compare.md'}")

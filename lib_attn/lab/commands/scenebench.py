@@ -33,7 +33,7 @@ def add_commands(commands) -> None:
     options = inner.add_parser("run", help="draw the benchmark's prompts and judge them")
     options.add_argument("--judge", type=Path, default=JUDGE, help="the judge's file")
     options.add_argument("--out", type=Path, help="write the figures as JSON")
-    for name, count in (("singles", 48), ("pairs", 48), ("counts", 24), ("negatives", 24)):
+    for name, count in (("singles", 48), ("pairs", 48), ("counts", 24), ("negatives", 24), ("agreements", 24)):
         options.add_argument(f"--{name}", type=int, default=count, help=f"how many prompts (default {count})")
     for name, value in (("width", 256), ("height", 256), ("steps", 30), ("batch", 8), ("seed", 0)):
         options.add_argument(f"--{name}", type=int, default=value, help=f"(default {value})")
@@ -50,11 +50,11 @@ def spec_of(args: argparse.Namespace) -> ScenebenchSpec:
     check_size(args.height, args.width)
     if not 1 <= args.batch <= 64:
         raise LabError(f"--batch is 1 … 64, not {args.batch}.")
-    if min(args.singles, args.pairs, args.counts, args.negatives) < 0:
+    if min(args.singles, args.pairs, args.counts, args.negatives, args.agreements) < 0:
         raise LabError("A number of prompts is 0 or more.")
     if args.seed < 0:
         raise LabError(f"--seed is 0 or more, not {args.seed}.")
-    prompts = PromptCounts(args.singles, args.pairs, args.counts, args.negatives, args.seed)
+    prompts = PromptCounts(args.singles, args.pairs, args.counts, args.negatives, args.agreements, args.seed)
     return ScenebenchSpec(model_of(args), args.judge, settings_of(args), prompts, args.height, args.width, args.steps,
                           args.sampler, args.cfg, args.batch)  # fmt: skip
 

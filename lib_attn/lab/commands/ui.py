@@ -25,6 +25,7 @@ def run(args: argparse.Namespace) -> int:
         raise LabError(f"--port is 1 … 65535, not {args.port}.")
     if importlib.util.find_spec("gradio") is None:
         raise LabError("The page needs the package gradio (pip install gradio==3.41.2).")
+    print("Loading the page and the model …", flush=True)
     # The page is a gradio program, and gradio takes seconds to import: only this command does.
     from lib_attn.lab.drawing import page
 

@@ -14,6 +14,7 @@ from typing import Any
 import gradio as gr
 import uvicorn
 from fastapi import FastAPI
+from fastapi.staticfiles import StaticFiles
 
 from lib_attn.lab.drawing.checkpoint import LabModel, ModelSpec
 from lib_attn.lab.drawing.generate import picture_request
@@ -23,12 +24,15 @@ from lib_attn.lab.drawing.variants import FULL, ours
 from lib_attn.lab.shared.distances import relative_l2
 from lib_attn.lab.shared.errors import LabError
 from lib_attn.presets import Presets
-from lib_attn.settings import Settings, positional_params
+from lib_attn.settings import TECHNIQUES, Settings, positional_params
+from lib_attn.store import Store
+from lib_attn.unet.profile import profile_of
 from lib_attn.webui import panel as panels
 from lib_attn.webui.api import read_args
+from lib_attn.webui.live import Surroundings
 
 ROOT = Path(__file__).resolve().parents[3]
-STYLE, SCRIPT = ROOT / "style.css", ROOT / "javascript" / "attention_lab.js"
+STYLE, SCRIPT, DOCS = ROOT / "style.css", ROOT / "javascript" / "attention_lab.js", ROOT / "docs"
 
 #: Runs the panel's script, which the webui would load by itself. A script element, because its functions are global.
 LOAD = """() => {
@@ -80,6 +84,7 @@ def build_app(page):
         )
         return answer
 
+    app.mount("/docs", StaticFiles(directory=DOCS, check_dir=False))
     return gr.mount_gradio_app(app, page.queue(concurrency_count=1), path="/")
 
 
@@ -87,13 +92,20 @@ def build_page(model: LabModel, presets_folder: Path | None = None):
     """The gradio page for `model`."""
     # The default theme asks a font server; the system's own fonts do.
     theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
+    actions = Actions(model)
     with gr.Blocks(title="Attention Lab", theme=theme, css=_text_of(STYLE), analytics_enabled=False) as page:
         gr.Markdown(f"## Attention Lab · {model.name}")
         with gr.Row():
             with gr.Column():
                 fields = _picture_controls(model.side)
-                panel = panels.build(elem_id=_id, switch=_master, presets=Presets(presets_folder))
-                dropped = gr.File(label="Read the settings of a PNG", file_types=[".png"])
+                panel = panels.build(
+                    elem_id=_id,
+                    switch=_master,
+                    presets=Presets(presets_folder),
+                    surroundings=actions.surroundings,
+                    docs=lambda name: f"/docs/{name}",
+                )
+                dropped = gr.File(label="Read the settings of a PNG", file_types=[".png"], height=110)
             with gr.Column():
                 with gr.Row():
                     both = gr.Checkbox(True, label="Draw without it too, to compare", elem_id=_id("both"))
@@ -108,7 +120,6 @@ def build_page(model: LabModel, presets_folder: Path | None = None):
                 )
                 said = gr.Markdown("", elem_id=_id("said"))
                 text = gr.Textbox(label="Infotext", lines=4, show_copy_button=True, elem_id=_id("infotext"))
-        actions = Actions(model)
         names, controls = list(fields), panel.inputs()
         button.click(
             lambda both, *values: actions.draw(dict(zip(names, values, strict=False)), values[len(names) :], both),
@@ -160,6 +171,13 @@ class Actions:
     def __init__(self, model: LabModel):
         self._model, self._busy = model, threading.Lock()
         self._warm: set[tuple[int, int]] = set()
+        self._profile, self._store = profile_of(model.unet), Store()
+
+    def surroundings(self) -> Surroundings:
+        """What the panel's sentences depend on beside the panel."""
+        kept = [item for item in (self._store.get(t.name) for t in TECHNIQUES) if item is not None]
+        recorded = {**kept[0].about, "mib": round(kept[0].bytes / 2**20)} if kept else None
+        return Surroundings(self._profile, recorded, self._store.clear)
 
     def draw(self, fields: dict[str, Any], panel_values, both: bool):
         """Pictures with captions, a sentence, and the infotext of the first picture."""
@@ -180,7 +198,7 @@ class Actions:
             for one in [FULL, variant] if both and on else [variant if on else FULL]:
                 start = time.perf_counter()
                 bar = _Bar(gr.Progress(), evaluations(self._model, asked), one.label)
-                latents = sample(self._model, asked, one, say=said.append, progress=bar)
+                latents = sample(self._model, asked, one, say=said.append, progress=bar, store=self._store)
                 seconds = time.perf_counter() - start
                 caption = f"{'without' if one is FULL else 'with'}, {seconds:.1f} s"
                 if first is not None:
@@ -188,6 +206,9 @@ class Actions:
                 first = latents
                 seeded = zip(decode(self._model, latents), asked.seeds, strict=True)
                 drawn.append([(picture, f"Seed {seed}, {caption}") for picture, seed in seeded])
+        for item in filter(None, (self._store.get(t.name) for t in TECHNIQUES)):
+            # Whatever has no words yet was kept just now.
+            item.about = item.about or {name: fields[name] for name in ("prompt", "width", "height")}
         # Seed by seed, so that the two of a seed stand beside each other.
         pictures = [picture for pair in zip(*drawn, strict=True) for picture in pair]
         return pictures, " ".join(dict.fromkeys(said)), infotext(asked, 0, settings, self._model.name)

@@ -16,6 +16,7 @@ from lib_attn.lab.drawing.checkpoint import LabModel
 from lib_attn.lab.drawing.unet import autocast
 from lib_attn.lab.drawing.variants import FULL, SamplingPass, Variant
 from lib_attn.lab.shared.errors import LabError
+from lib_attn.store import Store
 from lib_attn.unet.rows import plan_rows
 
 TRAINED_STEPS = 1000
@@ -96,11 +97,13 @@ def sample(
     *,
     say: Callable[[str], None] | None = None,
     progress: Callable[[], None] = lambda: None,
+    store: Store | None = None,
 ) -> torch.Tensor:
     """Run the sampler; returns the final latents ``[images, 4, height/8, width/8]``, float32.
 
     Args:
-        say: takes sentences for the user. progress: called after every step.
+        say: takes sentences for the user. progress: called after every step. store: what techniques keep from one
+            picture to the next.
     """
     images = len(request.seeds)
     scheduler = make_scheduler(model, request.sampler)
@@ -110,11 +113,12 @@ def sample(
     x = torch.stack([torch.randn(shape, generator=g) for g in generators]) * scheduler.init_noise_sigma
     guided = request.cfg != 1 or variant.uses_negative
     rows = plan_rows([[1.0]] * images, negatives=guided)
-    ahead = SamplingPass(request.height, request.width, request.seeds, request.steps)
+    negative = bool(request.negative.strip())
+    ahead = SamplingPass(request.height, request.width, request.seeds, request.steps, request.cfg, negative)
     extra = _step_options(scheduler, generators)
     total = len(scheduler.timesteps)
     kind = "v" if model.prediction == "v_prediction" else "epsilon"
-    with torch.inference_mode(), variant.on(model.unet, ahead, say, kind) as begin:
+    with torch.inference_mode(), variant.on(model.unet, ahead, say, kind, store) as begin:
         context = _context(model, request, guided)
         told = {"cfg": request.cfg}
         if guided:

@@ -8,23 +8,42 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lib_attn import presets
-from lib_attn.attach import attach
+from lib_attn.attach import Attachment, attach
 from lib_attn.lab.shared.errors import LabError
-from lib_attn.settings import TECHNIQUES, Group, Settings, all_params
+from lib_attn.preview import preview
+from lib_attn.schema import Technique
+from lib_attn.settings import TECHNIQUES, Settings, all_params
+from lib_attn.store import Store
+from lib_attn.techniques.facts import Facts, Pass
+from lib_attn.unet.profile import profile_of
 
 #: Called before every guided evaluation with its rows, its running number, the number of all, and by name what else
 #: `lib_attn.unet.batch.Evaluation` holds.
 Begin = Callable[..., None]
 
+NOTHING_TO_DO = "With these values and this prompt there was nothing to do."
+
 
 @dataclass(frozen=True)
 class SamplingPass:
-    """What a method may know about the pictures to come: size in pixels, seeds of the batch, number of steps."""
+    """What a method may know about the pictures to come.
+
+    height, width: in pixels. seeds: of the batch. steps: of the sampler. cfg: guidance scale. negative: whether there
+    is a negative prompt.
+    """
 
     height: int
     width: int
     seeds: tuple[int, ...] = (0,)
     steps: int = 20
+    cfg: float = 7.0
+    negative: bool = False
+
+    @property
+    def facts(self) -> Facts:
+        """The same as `lib_attn.preview` wants it, without what is known of the model."""
+        passes = (Pass(self.width, self.height, self.steps, self.cfg),)
+        return Facts(passes, len(self.seeds), negative=self.negative)
 
 
 @dataclass(frozen=True)
@@ -67,20 +86,47 @@ class Variant:
 
     @contextlib.contextmanager
     def on(
-        self, unet, ahead: SamplingPass, say: Callable[[str], None] | None = None, prediction: str = "epsilon"
+        self,
+        unet,
+        ahead: SamplingPass,
+        say: Callable[[str], None] | None = None,
+        prediction: str = "epsilon",
+        store: Store | None = None,
     ) -> Iterator[Begin]:
         """Put this variant on `unet`, which predicts `prediction`; yields the function to call before each evaluation.
 
         Args:
+            say: takes a sentence for the user. At the end it is told of each technique that changed nothing, and why.
             prediction: ``epsilon`` or ``v``.
+            store: what techniques keep from one picture to the next.
         """
         if self.settings is None:
             with self.put(unet, ahead):
                 yield lambda rows, step, total, **told: None
             return
         groups = self.settings.for_pass(hires=False)
-        with attach(unet, groups, seeds=ahead.seeds, steps=ahead.steps, prediction=prediction, say=say) as attachment:
+        options = {"seeds": ahead.seeds, "steps": ahead.steps, "prediction": prediction, "store": store, "say": say}
+        recorded = store is not None and any(store.get(group.name) is not None for group in groups)
+        with attach(unet, groups, **options) as attachment:
             yield attachment.begin_step
+            if say is not None:
+                facts = replace(ahead.facts, profile=profile_of(unet), recorded=recorded)
+                for sentence in why_idle(attachment, self.settings, facts):
+                    say(sentence)
+
+
+def why_idle(attachment: Attachment, settings: Settings, facts: Facts) -> Iterator[str]:
+    """A sentence for each technique that is on and changed nothing, with its reason."""
+    told = preview(settings, facts).techniques
+    for group in settings.active():
+        if group.name in attachment.acted | attachment.spoke:
+            continue
+        said, own = told[group.name], attachment.why_idle(group.name)
+        if said.idle:
+            reason = " ".join(map(str, said.warnings))
+        else:
+            reason = f"{own[0].upper()}{own[1:]}." if own else NOTHING_TO_DO
+        yield f"{group.label} changed nothing. {reason}"
 
 
 FULL = Variant("full", "Full attention", "full", lambda unet, ahead: contextlib.nullcontext())
@@ -100,7 +146,7 @@ def technique_variants() -> list[Variant]:
     return [replace(preset(g.shown_by), name=g.name) if g.shown_by else defaults(g) for g in TECHNIQUES]
 
 
-def defaults(technique: type[Group]) -> Variant:
+def defaults(technique: type[Technique]) -> Variant:
     """A technique as it is when nothing but its switch is moved."""
     return ours(technique.name, technique.label, read_settings({f"{technique.name}.enabled": True}))
 

@@ -51,12 +51,16 @@ def compare(model: LabModel, variants: Sequence[Variant], requests: Sequence[Req
 
 
 def compare_one(
-    model: LabModel, request: Request, variants: Sequence[Variant], progress: Callable[[int], Any]
+    model: LabModel,
+    request: Request,
+    variants: Sequence[Variant],
+    progress: Callable[[int], Any],
+    clock: Callable[[], float] = time.perf_counter,
 ) -> list[Cell]:
     """Full attention, then each variant.
 
     Args:
-        progress: takes a number of steps done, `steps_of` in all.
+        progress: takes a number of steps done, `steps_of` in all. clock: gives seconds.
     """
     # What a process sets up once at a new size would be charged to full attention, which comes first.
     sample(model, replace(request, steps=1), progress=lambda: progress(1))
@@ -64,9 +68,9 @@ def compare_one(
     full, full_pictures = None, ()
     for variant in (FULL, *variants):
         said: list[str] = []
-        start = time.perf_counter()
+        start = clock()
         latents = sample(model, request, variant, say=said.append, progress=lambda: progress(1))
-        seconds = time.perf_counter() - start
+        seconds = clock() - start
         pictures = tuple(decode(model, latents))
         if full is None:
             full, full_pictures = latents, pictures

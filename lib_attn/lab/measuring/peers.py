@@ -26,7 +26,7 @@ from lib_attn.unet.layers import Layer
 @contextlib.contextmanager
 def free(unet: nn.Module, ahead: SamplingPass) -> Iterator[None]:
     """Self-attention that costs nothing: it hands its input back. The end of what any saving there can buy."""
-    with _forwards(unet, lambda layer: lambda x, context=None, mask=None: x):
+    with forwards(unet, lambda layer: lambda x, context=None, mask=None: x):
         yield
 
 
@@ -71,7 +71,7 @@ def todo(factor: int, deepest: int = 0):
 
             return forward
 
-        with _watch_grids(unet, grids), _forwards(unet, make):
+        with watch_grids(unet, grids), forwards(unet, make):
             yield
 
     return put
@@ -136,7 +136,7 @@ def comfy_node(checkout: str | Path, node: str = "NearSightedAttention"):
         options = {name: spec[1]["default"] for name, spec in inputs.items() if name != "model"}
         instance = node_class()
         getattr(instance, node_class.FUNCTION)(model, **options)
-        with _watch_unet(unet, state), _forwards(unet, lambda layer: _comfy_forward(layer, patches, state)):
+        with _watch_unet(unet, state), forwards(unet, lambda layer: _comfy_forward(layer, patches, state)):
             yield
 
     return put
@@ -179,7 +179,7 @@ def load_file(path: Path, what: str):
 
 
 @contextlib.contextmanager
-def _forwards(unet: nn.Module, make) -> Iterator[None]:
+def forwards(unet: nn.Module, make) -> Iterator[None]:
     """Set ``make(layer)`` as instance forward of every self-attention where it is not None."""
     layers = find_layers(unet)
     before = {id(layer.attn1): layer.attn1.__dict__.get("forward") for layer in layers}
@@ -203,7 +203,7 @@ def _restore(unet: nn.Module, before: dict) -> None:
 
 
 @contextlib.contextmanager
-def _watch_grids(unet: nn.Module, grids: dict) -> Iterator[None]:
+def watch_grids(unet: nn.Module, grids: dict) -> Iterator[None]:
     def note(transformer, args):
         grids[id(transformer)] = tuple(args[0].shape[-2:])
 

@@ -13,9 +13,10 @@ from tqdm import tqdm
 from lib_attn.lab.drawing.checkpoint import LabModel, ModelSpec
 from lib_attn.lab.drawing.sampling import Request, decode, sample
 from lib_attn.lab.drawing.variants import FULL, Variant, ours
+from lib_attn.lab.judging.agreement import figures, judged
 from lib_attn.lab.judging.judge import BACKGROUNDS, SHAPES, Judge
 from lib_attn.lab.judging.metrics import appearance, distance, score
-from lib_attn.lab.judging.prompts import count_prompts, pair_prompts, single_prompts
+from lib_attn.lab.judging.prompts import agreement_prompts, count_prompts, pair_prompts, single_prompts
 from lib_attn.lab.shared.results import to_json
 from lib_attn.settings import Settings
 
@@ -31,6 +32,7 @@ class PromptCounts:
     pairs: int = 48
     counts: int = 24
     negatives: int = 24
+    agreements: int = 24
     seed: int = 0
 
 
@@ -70,7 +72,8 @@ def run(
     """The whole benchmark of one model and setting; seeds are the same for every setting.
 
     The part "negative" asks for shapes without a colour, with and without the negative prompt "red", and
-    says how often red is seen. plain: the same model without a technique; the part "distance" then says how
+    says how often red is seen. The part "agreement" says whether what the prompt leaves open agrees with itself (see
+    `lib_attn.lab.judging.agreement`). plain: the same model without a technique; the part "distance" then says how
     far the pictures of the first three parts are from its pictures of the same prompts and seeds.
     """
     out, seed, negatives = {"judge": dict(judge.accuracy)}, prompts.seed, prompts.negatives
@@ -88,6 +91,11 @@ def run(
         pictures, of_full = (np.concatenate([p for p, _ in part]) for part in (drawn, full))
         latents, of_full_latents = (torch.cat([x for _, x in part]) for part in (drawn, full))
         out["distance"] = to_json(distance(judge, pictures, of_full, latents, of_full_latents))
+    if prompts.agreements:
+        scenes = agreement_prompts(prompts.agreements, seed)
+        seeds = [seed + 7000 + i for i in range(len(scenes))]
+        pictures, _ = generate([s.caption for s in scenes], [""] * len(scenes), seeds)
+        out["agreement"] = figures(judged(pictures, judge.look(pictures)[1], scenes))
     if negatives:
         asked = [f"a {SHAPES[i % len(SHAPES)]}, {BACKGROUNDS[i % len(BACKGROUNDS)]} background"
                  for i in range(negatives)]  # fmt: skip

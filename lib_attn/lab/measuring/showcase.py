@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from lib_attn.lab.drawing.checkpoint import LabModel
 from lib_attn.lab.drawing.sampling import Request
-from lib_attn.lab.drawing.variants import Variant, preset, setting
+from lib_attn.lab.drawing.variants import Variant, preset
 from lib_attn.lab.measuring.compare import Cell, compare_one
-from lib_attn.settings import Group
+from lib_attn.schema import Technique
 
 STEPS, SAMPLER, CFG = 20, "DDIM", 5.0
 BATCH = 4
@@ -40,7 +41,7 @@ class Show:
     steps: int = STEPS
 
     @property
-    def technique(self) -> type[Group]:
+    def technique(self) -> type[Technique]:
         """Whose it is."""
         return type(next(iter(self.variant.settings.active())))
 
@@ -60,31 +61,31 @@ class Show:
 
 
 def shows() -> tuple[Show, ...]:
-    """One for each technique, two for Negative skip, the most striking first."""
+    """One for each technique, two for Negative skip; first those that are seen at a glance."""
     return (
-        Show("same-style", "Pictures of a batch that belong together",
-             preset("Same style (StyleAligned)"), "a cube, white background"),
-        Show("large-picture", "The same large picture in less time",
-             preset("Faster large pictures"), "a purple torus, white background", scale=3, batch=1, steps=12),
-        Show("negative-at-cfg-1", "A negative prompt that acts at CFG 1",
-             preset("Negative prompt at CFG 1 (NAG)"), "a sphere, grey background", "red", cfg=1.0),
-        Show("negative-every-3rd-step", "The same pictures with a third less work",
-             preset("Negative every 3rd step"), "a yellow star, grey background"),
+        Show("same-style", "Pictures of a batch that belong together", preset("Same style (StyleAligned)"),
+             "a sphere, grey background"),
+        Show("large-picture", "The same large picture in less time", preset("Faster large pictures"),
+             "a purple torus, white background", scale=3, batch=1, steps=12),
+        Show("negative-at-cfg-1", "A negative prompt that acts at CFG 1", preset("Negative prompt at CFG 1 (VSF)"),
+             "a torus, black background", "pink", cfg=1.0, seed=2),
+        Show("negative-every-3rd-step", "The same pictures with a third less work", preset("Negative every 3rd step"),
+             "a yellow star, grey background"),
         Show("weak-guidance", "A negative prompt that acts more at a low CFG scale",
-             setting("Contrast", "feature=0; map_strength=1"), "a cube, grey background", "purple", cfg=2.0),
+             preset("Negative acts more (Contrast)"), "a torus, grey background", "pink", cfg=2.0),
     )  # fmt: skip
 
 
 def draw_shows(
-    model: LabModel, chosen: Sequence[Show], progress: Callable[[int], None], side: int
+    model: LabModel, chosen: Sequence[Show], progress: Callable[[int], Any], side: int, clock: Callable[[], float]
 ) -> Iterator[tuple[Show, list[Cell]]]:
     """Each of `chosen` with what was drawn without and with the technique.
 
     Args:
-        progress: takes a number of steps done. side: pixels that the model was trained at.
+        progress: takes a number of steps done. side: pixels that the model was trained at. clock: gives seconds.
     """
     for show in chosen:
-        yield show, compare_one(model, show.request(side), [show.variant], progress)
+        yield show, compare_one(model, show.request(side), [show.variant], progress, clock)
 
 
 def steps_of(chosen: Sequence[Show]) -> int:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from lib_attn import presets
-from lib_attn.settings import TECHNIQUES, General, Group, Param, positional_params, show
+from lib_attn.schema import Group, Param
+from lib_attn.settings import TECHNIQUES, General, positional_params, show
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "parameters.md"
 
@@ -70,8 +71,9 @@ def default(p: Param) -> str:
 
 
 def _presets() -> str:
-    """The shipped presets with the parameters they set."""
-    lines = ["| Preset | What it sets |", "|---|---|"]
+    """The shipped presets: what each is for, what it needs, and the parameters it sets."""
+    lines = ["| Preset | What it is for | What it sets |", "|---|---|---|"]
+    known = presets.Presets()
     for name, content in presets.shipped().items():
         parts = [
             f"{group}.{key} = {show(value)}"
@@ -79,7 +81,8 @@ def _presets() -> str:
             for key, value in fields.items() if key != "enabled"
         ]  # fmt: skip
         techniques = ", ".join(t.label for t in TECHNIQUES if t.name in content)
-        lines.append(f"| {_cell(name)} | {techniques}: {', '.join(parts) or 'the defaults'} |")
+        cells = [name, " ".join(known.about(name)), f"{techniques}: {', '.join(parts) or 'the defaults'}"]
+        lines.append(f"| {' | '.join(map(_cell, cells))} |")
     return "\n".join([*lines, ""])
 
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 from lib_attn.lab.drawing.variants import Variant
+from lib_attn.lab.measuring.ablation import MODES, AblationRow
 from lib_attn.lab.measuring.borders import BorderRow
 from lib_attn.lab.measuring.compare import Cell
 from lib_attn.lab.measuring.deviation import DeviationRow
@@ -99,3 +100,18 @@ def caption(cell: Cell) -> str:
     """One line for below a picture."""
     decibel = f", {cell.psnr:.1f} dB" if math.isfinite(cell.psnr) else ""
     return f"{cell.seconds:.1f} s, L2 {cell.l2:.3f}{decibel}"
+
+
+def ablation_table(rows: Sequence[AblationRow]) -> str:
+    """One line per level and mode, each figure with its standard error."""
+    lines = ["| self-attention | levels | all right | agreement | latent L2 |", "|---|---|---|---|---|"]
+    for r in rows:
+        figures = (_with_error(r.accuracy, r.accuracy_error, 2), _with_error(r.agreement, r.agreement_error, 2),
+                   _with_error(r.l2, r.l2_error, 2))  # fmt: skip
+        what = MODES.get(r.mode, "as it is")
+        lines.append(f"| {what} | {r.level} | {' | '.join(figures)} |")
+    return "\n".join(lines)
+
+
+def _with_error(value: float, error: float | None, digits: int) -> str:
+    return f"{value:.{digits}f}" + (f" ± {error:.{digits}f}" if error is not None else "")

@@ -11,7 +11,7 @@ import torch
 from safetensors import safe_open
 
 from ..scenes import shards
-from ..scenes.vocabulary import without_colours
+from ..scenes.vocabulary import ORDERS, without_colours
 from .state import StateError, save_tensors
 from .tokenizer import encode as encode_text
 from .unet import Latents
@@ -91,6 +91,10 @@ def load_latents(folder: Path, count: int) -> tuple[torch.Tensor, list[str]]:
     return torch.cat(parts)[:count], captions[:count]
 
 
+ORDERED = tuple(f"a {order} of " for order in ORDERS if order)
+SEVERAL = ("two ", "three ", *ORDERED)
+
+
 def prepare(latents: torch.Tensor, captions: list[str], tokenizer, colourless: int = 12) -> Latents:
     """Latents with every distinct caption tokenised once.
 
@@ -100,10 +104,12 @@ def prepare(latents: torch.Tensor, captions: list[str], tokenizer, colourless: i
     captions = [without_colours(c) if i % colourless == colourless - 1 else c for i, c in enumerate(captions)]
     kinds = {"single": [], "pair": [], "several": []}
     for i, text in enumerate(captions):
-        kinds["pair" if " of a" in text else "several" if text.startswith(("two ", "three ")) else "single"].append(i)
+        kinds["pair" if " of a" in text else "several" if text.startswith(SEVERAL) else "single"].append(i)
     counts = torch.ones(len(captions), dtype=torch.long)
     counts[[i for i, text in enumerate(captions) if " of a" in text or text.startswith("two ")]] = 2
     counts[[i for i, text in enumerate(captions) if text.startswith("three ")]] = 3
+    # Rows and grids stand in other places than one to three things do, and nobody is told where to look for them.
+    counts[[i for i, text in enumerate(captions) if text.startswith(ORDERED)]] = 0
     distinct = sorted(set(captions))
     index = {text: i for i, text in enumerate(distinct)}
     return Latents(latents, encode_text(tokenizer, distinct), torch.tensor([index[c] for c in captions]),

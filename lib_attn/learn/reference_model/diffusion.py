@@ -9,20 +9,28 @@ import torch
 STEPS = 1000
 
 
-def alphas_cumprod() -> torch.Tensor:
-    """SD's scaled-linear schedule, 0.00085 to 0.012 (CompVis v1-inference.yaml), float64 (1000,)."""
-    return torch.cumprod(1 - torch.linspace(0.00085**0.5, 0.012**0.5, STEPS, dtype=torch.float64) ** 2, 0)
+def alphas_cumprod(signal: float = 1.0) -> torch.Tensor:
+    """SD's scaled-linear schedule, 0.00085 to 0.012 (CompVis v1-inference.yaml), float64 (1000,).
+
+    signal: see NoiseConfig; the spread of picture and noise together stays 1.
+    """
+    bar = torch.cumprod(1 - torch.linspace(0.00085**0.5, 0.012**0.5, STEPS, dtype=torch.float64) ** 2, 0)
+    return signal**2 * bar / (1 + (signal**2 - 1) * bar)
 
 
 @dataclass(frozen=True)
 class NoiseConfig:
     """late: share of samples whose step is drawn from `late_from` upwards instead of from all steps;
-    cap: limit of the loss weight; gamma: limit of min-SNR weighting at the quiet end."""
+    cap: limit of the loss weight; gamma: limit of min-SNR weighting at the quiet end; signal: how many times
+    stronger the picture is against the noise than in SD's schedule at the same step. 2 is what a network sees of a
+    step behind an average over 2 x 2 places, which halves the noise: so a phase at half the size prepares one at
+    the full size."""
 
     late: float = 0.5
     late_from: int = 400
     cap: float = 8.0
     gamma: float = 5.0
+    signal: float = 1.0
 
 
 def loss_weights(config: NoiseConfig) -> torch.Tensor:
@@ -32,7 +40,7 @@ def loss_weights(config: NoiseConfig) -> torch.Tensor:
     loud end is what v-prediction would give (Salimans and Ho 2022, arXiv 2202.00512). What a prompt decides
     (is it a cube or a cone?) is decided under loud noise, where the plain noise error hardly counts it.
     """
-    bar = alphas_cumprod()
+    bar = alphas_cumprod(config.signal)
     snr = bar / (1 - bar)
     return ((snr.clamp(max=config.gamma) + 1) / snr).clamp(max=config.cap).float()
 
@@ -44,19 +52,20 @@ def draw_steps(count: int, config: NoiseConfig, generator: torch.Generator) -> t
     return (start + uniform * (STEPS - start)).long().clamp(max=STEPS - 1)
 
 
-def add_noise(latents: torch.Tensor, noise: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
+def add_noise(latents: torch.Tensor, noise: torch.Tensor, steps: torch.Tensor, signal: float = 1.0) -> torch.Tensor:
     """Noisy latents at the given steps; all (B, 4, h, w), steps (B,)."""
-    bar = alphas_cumprod().to(latents)[steps][:, None, None, None]
+    bar = alphas_cumprod(signal).to(latents)[steps][:, None, None, None]
     return bar.sqrt() * latents + (1 - bar).sqrt() * noise
 
 
 @torch.no_grad()
-def ddim(predict, noise: torch.Tensor, steps: int = 20) -> torch.Tensor:
+def ddim(predict, noise: torch.Tensor, steps: int = 20, signal: float = 1.0) -> torch.Tensor:
     """DDIM without added noise (Song et al. 2021, arXiv 2010.02502).
 
-    predict(latents, steps (B,)) -> noise; noise: starting latents (B, 4, h, w) of unit variance.
+    predict(latents, steps (B,)) -> noise; noise: starting latents (B, 4, h, w) of unit variance; signal: see
+    NoiseConfig.
     """
-    bar = alphas_cumprod().to(noise)
+    bar = alphas_cumprod(signal).to(noise)
     times = torch.linspace(STEPS - 1, 0, steps + 1).round().long()[:-1].tolist()
     x = noise
     for i, t in enumerate(times):

@@ -73,14 +73,16 @@ class Loop:
 
     `rows` is the slice of the global batch this process computes. loss_of returns the mean loss over its
     rows (a scalar tensor); because all processes hold equally many rows, the averaged gradient is that of
-    the whole batch, and two processes give what one gives with the doubled batch.
+    the whole batch, and two processes give what one gives with the doubled batch. after_step(module, steps done) may
+    change the weights, by a rule that depends on the step alone.
     """
 
     def __init__(self, folder: Path, module: torch.nn.Module, config: LoopConfig,
-                 on_save: Callable[[int, dict[str, torch.Tensor]], None] | None = None):
+                 on_save: Callable[[int, dict[str, torch.Tensor]], None] | None = None,
+                 after_step: Callable[[torch.nn.Module, int], None] | None = None):
         from accelerate import Accelerator
 
-        self.folder, self.config, self.on_save = folder, config, on_save
+        self.folder, self.config, self.on_save, self.after_step = folder, config, on_save, after_step
         # accelerate decides for NCCL by itself unless it is told that there is no GPU.
         self.accelerator = Accelerator(mixed_precision=config.precision, cpu=not torch.cuda.is_available())
         size = self.accelerator.num_processes
@@ -124,6 +126,8 @@ class Loop:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
+        if self.after_step:
+            self.after_step(self.module, self.step)
         self.ema.update(self.module, self.step)
         return loss.detach()
 

@@ -29,7 +29,8 @@ class VaeStage:
 @dataclass(frozen=True)
 class PolishStage:
     """phases: (first step, edge of the pictures in pixels, pictures per step); scenes: how many pictures of
-    each size are used; the latents of those sizes must be cached by a U-Net phase."""
+    each size are used; the latents of those sizes must be cached by a U-Net phase; crop: edge in latents of the parts
+    that are cut from them, 0 for whole pictures."""
 
     steps: int = 60
     lr: float = 4e-4
@@ -38,6 +39,7 @@ class PolishStage:
     ema: float = 0.95
     scenes: int = 500
     phases: tuple[tuple[int, int, int], ...] = ((0, 128, 8),)
+    crop: int = 0
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,9 @@ class UNetPhase:
     after such a text stage; blend: share of the U-Net's weights that comes from an earlier phase, or from the
     checkpoint the run started from, instead of the phase before (Wortsman et al. 2022, arXiv 2109.01903: weights
     between a model and its fine-tuned self keep much of both); blend_with: that phase's name, "" the checkpoint.
+    levels: how many of the U-Net's levels this phase trains, counted from the deepest, 0 for all; the next phase puts
+    the finer one around them (see `grow`). narrow: levels, 0 the finest of those trained, whose
+    convolutions lose their reach (see `reach`) over the first `fade` steps.
     """
 
     name: str
@@ -72,6 +77,14 @@ class UNetPhase:
     gaze: float = 0.0
     blend: float = 0.0
     blend_with: str = ""
+    levels: int = 0
+    narrow: tuple[int, ...] = ()
+    fade: int = 0
+
+    def model_of(self, recipe: Recipe) -> UNetConfig:
+        """The U-Net this phase trains."""
+        model = recipe.unet_model
+        return dataclasses.replace(model, channel_mult=model.channel_mult[-self.levels:]) if self.levels else model
 
 
 #: Noise for pictures of 256 px, see `UNetPhase.noise`.
@@ -85,7 +98,8 @@ class Recipe:
     seed: int = 1
     scenes: int = 14000
     size: int = 256
-    kinds: tuple[float, float, float] = (0.55, 0.35, 0.10)
+    kinds: tuple[float, ...] = (0.55, 0.35, 0.10)
+    textured: float = 0.0
     vae_model: VaeConfig = field(default_factory=VaeConfig)
     unet_model: UNetConfig = field(default_factory=UNetConfig)
     text_model: TextConfig = field(default_factory=TextConfig)

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from ..scenes import layout, renderers, shards
-from . import data, export, preview, start, state, text, tokenizer, unet, vae
+from . import data, export, grow, preview, reach, start, state, text, tokenizer, unet, vae
 from .loop import LoopConfig, draw
 from .models import SCALE_FACTOR, Autoencoder, TextToNoise
 from .recipe import Recipe, UNetPhase
@@ -42,7 +42,7 @@ class Run:
 
         place = PartialState(cpu=not torch.cuda.is_available())
         if place.is_main_process:
-            mix = layout.Mix(kinds=self.recipe.kinds)
+            mix = layout.Mix(kinds=self.recipe.kinds, textured=self.recipe.textured)
             spec = shards.SetSpec(seed=self.recipe.seed, scenes=self.recipe.scenes, size=self.recipe.size, mix=mix,
                                   maps=("rgb",), shard_scenes=min(1000, max(1, self.recipe.scenes // 2)))
             with renderers.open_renderer(self.recipe.size) as renderer, \
@@ -89,7 +89,8 @@ class Run:
                 sizes.append(size)
         phases = [(first, sizes.index(size), batch) for first, size, batch in plan.phases]
         model = self.autoencoder().train()
-        loop = vae.polish(self.work / "polish", sets, model, self._loop_config(plan, plan.phases[0][2]), phases)
+        loop = vae.polish(self.work / "polish", sets, model, self._loop_config(plan, plan.phases[0][2]), phases,
+                          crop=plan.crop)
         if loop.accelerator.is_main_process:
             state.save_tensors(target, loop.ema.shadow)
         loop.accelerator.wait_for_everyone()
@@ -135,10 +136,13 @@ class Run:
         if target.exists():
             return
         recipe = self.recipe
-        model = self.seeded(lambda: TextToNoise(recipe.unet_model, recipe.text_model), "unet weights")
+        model = self.seeded(lambda: TextToNoise(phase.model_of(recipe), recipe.text_model), "unet weights")
         start_file = self.phase_file(before) if before else self.work / start.WEIGHTS
         if before or start_file.exists():
-            model.load_state_dict(state.load_tensors(start_file), strict=False)
+            weights = state.load_tensors(start_file)
+            if before and before.levels != phase.levels:
+                weights = self._grown(weights, phase, model)
+            model.load_state_dict(weights, strict=False)
         if phase.blend:
             self._blend(model.unet, phase)
         unet.use_fast_attention(model)
@@ -150,18 +154,30 @@ class Run:
         rows = data.prepare(*data.load_latents(self.latents_folder(phase.size), phase.scenes), words)
         config = self._loop_config(phase, phase.batch)
         folder = self.work / f"unet-{phase.name}"
-        pictures = preview.Preview(self, folder / "log", phase.size, words) if recipe.preview else None
+        pictures = preview.Preview(self, folder / "log", phase, words) if recipe.preview else None
+        narrow = reach.Narrow(phase.model_of(recipe), phase.narrow, phase.fade) if phase.narrow else None
         loop = unet.train(folder, rows, model, config, phase.noise, recipe.caption_dropout, pictures,
-                          f"unet {phase.name}", phase.focus, phase.focus_on, phase.gaze)
+                          f"unet {phase.name}", phase.focus, phase.focus_on, phase.gaze, narrow)
         if loop.accelerator.is_main_process:
-            state.save_tensors(target, loop.ema.shadow)
+            model.load_state_dict(loop.ema.shadow, strict=False)
+            if narrow:  # the average still remembers a little of what has faded
+                narrow.scale(model.unet, 0.0)
+            state.save_tensors(target, {k: v for k, v in model.state_dict().items() if k in loop.ema.shadow})
         loop.accelerator.wait_for_everyone()
+
+    def _grown(self, weights: dict[str, torch.Tensor], phase: UNetPhase, model: TextToNoise) -> dict[str, torch.Tensor]:
+        """Weights of a phase of fewer levels for one that has a level more."""
+        small = {k.removeprefix("unet."): v for k, v in weights.items() if k.startswith("unet.")}
+        larger = grow.grown(small, phase.model_of(self.recipe), model.unet.state_dict())
+        rest = {k: v for k, v in weights.items() if not k.startswith("unet.")}
+        return {**rest, **{f"unet.{k}": v for k, v in larger.items()}}
 
     def _teach_text(self, phase: UNetPhase, encoder: torch.nn.Module, words) -> None:
         """Put the weights of the phase's text stage into `encoder`, training them first if need be."""
         target = self.text_file(phase)
         if not target.exists():
-            mix = layout.Mix(kinds=self.recipe.kinds)
+            # Rows and grids have no left, centre and right to ask about.
+            mix = layout.Mix(kinds=self.recipe.kinds[:3])
             config = self._loop_config(phase.text, phase.text.batch)
             earlier = [self.text_file(p) for p in self.recipe.phases if p != phase and self.text_file(p).exists()]
             taught = state.load_tensors(earlier[-1]) if earlier else None

@@ -61,7 +61,8 @@ def start_from(run, path: Path) -> None:
         weights = state.load_tensors(path)
         networks = {new + key.removeprefix(old): value for key, value in weights.items()
                     for old, new in _PARTS.items() if key.startswith(old)}
-        model = run.seeded(lambda: TextToNoise(run.recipe.unet_model, run.recipe.text_model), "unet weights")
+        model = run.seeded(lambda: TextToNoise(run.recipe.phases[0].model_of(run.recipe), run.recipe.text_model),
+                           "unet weights")
         networks = _fitting(networks, model, "U-Net and text encoder", path.name)
         autoencoder = _fitting({k.removeprefix(_VAE): v for k, v in weights.items() if k.startswith(_VAE)},
                                Autoencoder(run.recipe.vae_model), "autoencoder", path.name)

@@ -66,17 +66,17 @@ class Latents:
 
 def train(folder: Path, data: Latents, model: TextToNoise, config: LoopConfig, noise: NoiseConfig | None = None,
           caption_dropout: float = 0.1, on_save=None, title: str = "unet", focus: float = 0.0,
-          focus_on: str = "single", gaze: float = 0.0) -> Loop:
+          focus_on: str = "single", gaze: float = 0.0, after_step=None) -> Loop:
     """Train on random rows of `data`; which rows, steps and noise depends on (seed, step) alone.
 
     focus: share of samples drawn from the scenes of the kind `focus_on`, the others from all scenes; gaze: weight of
-    looking at the right token (see `gaze`), which needs square pictures.
+    looking at the right token (see `gaze`), which needs square pictures; after_step: see `Loop`.
     """
     noise = noise or NoiseConfig()
     watcher = Gaze() if gaze else None
     if watcher:
         watcher.watch(model)
-    loop = Loop(folder, model, config, on_save)
+    loop = Loop(folder, model, config, on_save, after_step)
     device = loop.accelerator.device
     weights = loss_weights(noise).to(device)
     count, rows_of_kind = len(data.latents), data.kinds.get(focus_on, ())
@@ -94,7 +94,7 @@ def train(folder: Path, data: Latents, model: TextToNoise, config: LoopConfig, n
         tokens = torch.where(drop[:, None], data.empty, data.tokens[data.caption[picks]]).to(device)
         if watcher:
             watcher.begin(tokens, torch.where(drop, 0, data.objects[picks]).to(device))
-        noisy = add_noise(data.latents[picks].float().to(device), eps, t)
+        noisy = add_noise(data.latents[picks].float().to(device), eps, t, noise.signal)
         error = network(noisy, t, tokens).float() - eps
         loss = (weights[t] * error.square().mean((1, 2, 3))).mean()
         return loss + gaze * watcher.loss() if watcher else loss

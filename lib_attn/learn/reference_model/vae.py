@@ -86,8 +86,8 @@ def _edges(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def polish(folder: Path, sets: Sequence[tuple[torch.Tensor, np.ndarray]], model: Autoencoder, config: LoopConfig,
-           phases: Sequence[tuple], jitter: float = 0.03) -> Loop:
-    """Train the decoder alone on whole pictures.
+           phases: Sequence[tuple], jitter: float = 0.03, crop: int = 0) -> Loop:
+    """Train the decoder alone on whole pictures, or on parts of `crop` x `crop` latents where they are large.
 
     Crops teach edges quickly, but GroupNorm sees other statistics in a whole picture and shifts its colours.
     sets: (scaled latents (N, 4, h, w), pictures uint8 (N, 8 h, 8 w, 3)) per resolution; phases: (first step,
@@ -101,11 +101,17 @@ def polish(folder: Path, sets: Sequence[tuple[torch.Tensor, np.ndarray]], model:
         latents, pictures = sets[which]
         rng = draw(config.seed, "polish", step)
         picks = torch.randint(0, len(latents), (batch,), generator=rng)
-        noise = jitter * torch.randn(batch, *latents.shape[1:], generator=rng)
+        edge, top, left = latents.shape[-1], 0, 0
+        if crop:
+            edge = min(crop, edge)
+            top, left = torch.randint(0, latents.shape[-1] - edge + 1, (2,), generator=rng).tolist()
+        noise = jitter * torch.randn(batch, latents.shape[1], edge, edge, generator=rng)
         part = batch // share
         rows = slice(loop.accelerator.process_index * part, (loop.accelerator.process_index + 1) * part)
-        z = ((latents[picks].float() + noise) / SCALE_FACTOR)[rows].to(device)
-        x = to_signed(pictures[picks[rows].numpy()], device)
+        z = latents[picks][:, :, top:top + edge, left:left + edge].float()
+        z = ((z + noise) / SCALE_FACTOR)[rows].to(device)
+        x = pictures[picks[rows].numpy(), 8 * top:8 * (top + edge), 8 * left:8 * (left + edge)]
+        x = to_signed(x, device)
         y = network(z).float()
         edges = sum((a - b).abs().mean() for a, b in zip(_edges(y), _edges(x), strict=True))
         return (y - x).square().mean() + 0.5 * (y - x).abs().mean() + 0.5 * edges

@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from . import render
+from . import texture as textures
 from .layout import Scene
 from .meshes import primitive
 
@@ -77,13 +78,26 @@ class RayRenderer:
         picture = np.tile(np.array(scene.backdrop), (side * side, 1))
         down = directions[:, 1] < -1e-6
         ground = render.EYE + directions[down] * (-render.EYE[1] / directions[down, 1])[:, None]
+        if scene.floor:
+            near = ground[:, 2] >= scene.floor.edge
+            down[np.flatnonzero(down)[~near]] = False
+            ground = ground[near]
+            picture[down] = textures.colours(scene.floor.texture, textures.FLOOR, scene.floor.albedo, ground, ground)
         towards = np.broadcast_to(np.asarray(scene.light), ground.shape)
         shaded = np.flatnonzero(down)[solid.ray.intersects_any(ground + 1e-4 * towards, towards)]
         picture[shaded] *= render.SHADOW
-        rays, faces, _, n = self._cast(solid, normals, directions)
+        rays, faces, depth, n = self._cast(solid, normals, directions)
         to_eye = (render.EYE - render.TARGET) / np.linalg.norm(render.EYE - render.TARGET)
-        n = np.where((n @ to_eye < 0)[:, None], -n, n)
+        shining, n = n, np.where((n @ to_eye < 0)[:, None], -n, n)
         albedo = np.array([p.albedo for p in scene.placed])[owner[faces]]
+        places = render.EYE + directions[rays] * depth[:, None]
+        for number, placed in enumerate(scene.placed):
+            mine = owner[faces] == number
+            if placed.texture and mine.any():
+                back = np.linalg.inv(render.model_matrix(placed))
+                spots, facing = places[mine] @ back[:3, :3].T + back[:3, 3], shining[mine] @ back[:3, :3].T
+                albedo[mine] = textures.colours(placed.texture, textures.mapping_of(placed.mesh), placed.albedo, spots,
+                                                facing)
         picture[rays] = render.shade(albedo, n, scene.light, scene.ambient)
         picture = picture.reshape(self.size, 2, self.size, 2, 3).mean((1, 3))
         return np.rint(np.clip(picture, 0, 1) * 255).astype(np.uint8)

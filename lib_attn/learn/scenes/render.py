@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from .layout import Scene
+from . import texture as textures
+from .layout import Placed, Scene
 from .meshes import Mesh, primitive
 
 FIELD_OF_VIEW = math.radians(35.0)
@@ -76,6 +77,12 @@ def shadow_matrix(light) -> np.ndarray:
     return np.array([[1, -lx / ly, 0, 0], [0, 0, 0, 1e-3], [0, -lz / ly, 1, 0], [0, 0, 0, 1.0]])
 
 
+def floor_matrix(edge: float) -> np.ndarray:
+    """Lays the cube's top, which is 1.6 wide, on y = 0 from z = `edge` to behind the viewer."""
+    depth = EYE[2] + 1 - edge
+    return np.array([[40.0, 0, 0, 0], [0, 0, 0, 0], [0, 0, depth / 1.6, edge + depth / 2], [0, 0, 0, 1.0]])
+
+
 def shade(albedo, normals, light, ambient) -> np.ndarray:
     """Lambert shading in display space; albedo (..., 3), world normals (..., 3) -> (..., 3) in 0..1."""
     lit = np.clip(normals @ np.asarray(light), 0, 1)[..., None]
@@ -105,6 +112,33 @@ void main() {
     colour = vec4(clamp(albedo * (ambient + (1.12 - ambient) * lit), 0.0, 1.0), 1.0);
 }
 """
+_DRESSED_VERTEX = """
+#version 400
+uniform mat4 clip; uniform mat4 place; uniform mat3 turn;
+in vec3 position; in vec3 normal;
+sample out vec3 world_normal; sample out vec3 spot; sample out vec3 facing;
+void main() {
+    world_normal = turn * normal;
+    facing = normal;
+    vec4 spot_ = place * vec4(position, 1.0);
+    spot = spot_.xyz / spot_.w;
+    gl_Position = clip * vec4(position, 1.0);
+}
+"""
+_DRESSED = """
+#version 400
+uniform vec3 albedo; uniform vec3 second; uniform vec3 light; uniform float ambient; uniform vec3 to_eye;
+sample in vec3 world_normal; sample in vec3 spot; sample in vec3 facing;
+out vec4 colour;
+""" + textures.GLSL + """
+void main() {
+    vec3 n = normalize(world_normal);
+    if (dot(n, to_eye) < 0.0) n = -n;
+    float lit = clamp(dot(n, light), 0.0, 1.0);
+    vec3 base = mix(albedo, second, pattern_of(spot, facing));
+    colour = vec4(clamp(base * (ambient + (1.12 - ambient) * lit), 0.0, 1.0), 1.0);
+}
+"""
 _GEOMETRY = """
 #version 330
 uniform mat3 view_turn; uniform float number;
@@ -117,6 +151,10 @@ void main() {
     which = vec4(number, 0.0, 0.0, 1.0);
 }
 """
+
+
+#: The cube whose top becomes the floor.
+_PLATE = Placed("cube", (0.0, 0.0, 0.0), 1.0, 0.0, 0.0, 0.0)
 
 
 def _bytes(matrix: np.ndarray) -> bytes:
@@ -149,6 +187,7 @@ class GLRenderer:
         self.exact = ctx.framebuffer(
             [ctx.renderbuffer(shape, 4, dtype="f4"), ctx.renderbuffer(shape, 1, dtype="f4")],
             ctx.depth_renderbuffer(shape))
+        self.dressed_program = ctx.program(vertex_shader=_DRESSED_VERTEX, fragment_shader=_DRESSED)
         self._arrays: dict[str, tuple] = {}
         self.view, self.projection = view_matrix(), projection_matrix()
 
@@ -167,7 +206,7 @@ class GLRenderer:
             buffer = self.context.buffer(np.hstack([mesh.positions, mesh.normals]).astype(np.float32).tobytes())
             self._arrays[name] = tuple(
                 self.context.vertex_array(program, [(buffer, "3f 3f", "position", "normal")], skip_errors=True)
-                for program in (self.colour_program, self.geometry_program))
+                for program in (self.colour_program, self.geometry_program, self.dressed_program))
         return self._arrays[name]
 
     @staticmethod
@@ -181,11 +220,24 @@ class GLRenderer:
                     program[key].value = value
 
     def _draw(self, which: int, placed, world: np.ndarray, **uniforms) -> None:
-        program = (self.colour_program, self.geometry_program)[which]
+        program = (self.colour_program, self.geometry_program, self.dressed_program)[which]
         turn = world[:3, :3] / placed.scale
         self._set(program, clip=_bytes(self.projection @ self.view @ world), view_model=_bytes(self.view @ world),
                   turn=_bytes(turn), **uniforms)
         self._arrays_of(placed.mesh)[which].render()
+
+    def _dressed(self, placed, world: np.ndarray, texture, mapping: int, place: np.ndarray, **uniforms) -> None:
+        """Draw with a pattern. place: from the mesh's frame to the one the pattern is laid out in."""
+        self._draw(2, placed, world, place=_bytes(place), second=texture.second, mapping=mapping,
+                   pattern=textures.PATTERNS.index(texture.pattern), repeats=texture.repeats, phase=texture.phase,
+                   turn_by=texture.turn, **uniforms)
+
+    def _ground(self, scene: Scene, world: np.ndarray, placed, dim: float, to_eye) -> None:
+        """Draw something flat on the floor, in the floor's colours times `dim`."""
+        floor = scene.floor
+        texture = replace(floor.texture, second=tuple(v * dim for v in floor.texture.second))
+        self._dressed(placed, world, texture, textures.FLOOR, world, albedo=tuple(v * dim for v in floor.albedo),
+                      light=(0.0, 0.0, 0.0), ambient=1.0, to_eye=to_eye)
 
     def _colours(self, scene: Scene) -> np.ndarray:
         ctx, gl = self.context, self.gl
@@ -195,13 +247,22 @@ class GLRenderer:
         dark = tuple(v * SHADOW for v in scene.backdrop)
         to_eye = tuple((EYE - TARGET) / np.linalg.norm(EYE - TARGET))
         ctx.disable(gl.DEPTH_TEST)
+        if scene.floor:
+            self._ground(scene, floor_matrix(scene.floor.edge), _PLATE, 1.0, to_eye)
         for placed in scene.placed:
-            self._draw(0, placed, flatten @ model_matrix(placed), albedo=dark, light=(0.0, 0.0, 0.0),
-                       ambient=1.0, to_eye=to_eye)
+            world = flatten @ model_matrix(placed)
+            if scene.floor:
+                self._ground(scene, world, placed, SHADOW, to_eye)
+            else:
+                self._draw(0, placed, world, albedo=dark, light=(0.0, 0.0, 0.0), ambient=1.0, to_eye=to_eye)
         ctx.enable(gl.DEPTH_TEST)
         for placed in scene.placed:
-            self._draw(0, placed, model_matrix(placed), albedo=placed.albedo, light=scene.light,
-                       ambient=scene.ambient, to_eye=to_eye)
+            lit = {"albedo": placed.albedo, "light": scene.light, "ambient": scene.ambient, "to_eye": to_eye}
+            if placed.texture:
+                self._dressed(placed, model_matrix(placed), placed.texture, textures.mapping_of(placed.mesh), np.eye(4),
+                              **lit)
+            else:
+                self._draw(0, placed, model_matrix(placed), **lit)
         ctx.copy_framebuffer(self.plain, self.smooth)
         raw = np.frombuffer(self.plain.read(components=3, alignment=1), np.uint8)
         return raw.reshape(self.size, self.size, 3)[::-1].copy()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 #: Linear-ish RGB albedo of each named colour, 0..1. Chosen far apart so that a shaded face of one is
 #: never a lit face of another.
@@ -26,7 +26,11 @@ BACKGROUNDS = {
     "black": (0.07, 0.07, 0.07),
     "brown": (0.45, 0.31, 0.20),
 }
-COUNT_WORDS = {1: "a", 2: "two", 3: "three"}
+COUNT_WORDS = {1: "a", 2: "two", 3: "three", 4: "four", 5: "five", 6: "six", 7: "seven", 8: "eight", 9: "nine"}
+#: How several of a kind stand; "" is side by side, up to three.
+ORDERS = ("", "row", "grid")
+#: What a caption may leave open.
+OPEN = ("colour", "pattern")
 OPPOSITE = {"left of": "right of", "right of": "left of"}
 
 
@@ -37,9 +41,10 @@ class Thing:
     name: str
     colour: str = ""
     size: str = ""
+    pattern: str = ""
 
     def words(self) -> str:
-        return " ".join(w for w in (self.size, self.colour, self.name) if w)
+        return " ".join(w for w in (self.size, self.colour, self.pattern, self.name) if w)
 
 
 def article(words: str) -> str:
@@ -52,19 +57,29 @@ def plural(words: str) -> str:
     return words + "s"
 
 
-def caption(things: Sequence[Thing], count: int, relation: str, background: str, style: int = 0) -> str:
+def caption(things: Sequence[Thing], count: int, relation: str, background: str, style: int = 0, order: str = "",
+            floor: str = "", unnamed: Sequence[str] = (), same: Sequence[str] = ()) -> str:
     """Describe a scene.
 
     things: one entry for one kind of object, two for a pair; count: how many of a single kind (1..3);
     relation: "left of" or "right of" for pairs, read as "things[0] <relation> things[1]";
-    style: 0 names the background after a comma, 1 says "on a ... background", 2 leaves it out.
+    style: 0 names the background after a comma, 1 says "on a ... background", 2 leaves it out; order: "row" or "grid"
+    of several of a kind; floor: the pattern of the floor; unnamed: which of OPEN the things' words leave out; same:
+    which of OPEN a pair has in common, said without naming it.
     """
+    things = [replace(t, **dict.fromkeys(unnamed, "")) for t in things]
     if len(things) == 2:
         text = f"{article(things[0].words())} {relation} {article(things[1].words())}"
     elif count == 1:
         text = article(things[0].words())
     else:
         text = f"{COUNT_WORDS[count]} {plural(things[0].words())}"
+        text = f"{article(order)} of {text}" if order else text
+    if same:
+        text += f" of the same {' and '.join(same)}"
+    if floor:
+        text += f" on {article(floor)} floor"
+        style = 0 if style == 1 else style
     if background and style == 0:
         return f"{text}, {background} background"
     if background and style == 1:

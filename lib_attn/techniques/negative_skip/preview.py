@@ -24,7 +24,7 @@ def negative_steps(s: Any, steps: int) -> list[int]:
             if not known:
                 full.append(i)
             continue
-        if s.start <= share < s.end and may_skip(s, track, share, sigma):
+        if s.start <= share < s.end and may_skip(s, track, share, sigma, steps):
             track.since = (track.since or 0) + 1
             continue
         full.append(i)

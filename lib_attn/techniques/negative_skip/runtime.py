@@ -223,7 +223,8 @@ class NegativeSkipRuntime(Runtime):
         """Images whose negative is left out of the evaluation that begins with this call."""
         evaluation, images = call.evaluation, {row.image for row in call.evaluation.rows}
         if call.fixed:
-            if not call.told:
+            wanted = self._settings.key_every != 1 or any(map(evaluation.drops_out, images))
+            if wanted and not call.told:
                 self._say(f"Negative skip computes the negative in every step: {call.fixed}.")
             return frozenset()
         unguided = {i for i in images if evaluation.unguided(i)}

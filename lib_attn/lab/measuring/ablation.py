@@ -1,0 +1,201 @@
+"""What a model needs its self-attention for: pictures with the attention of a level, or of all, put out of action."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from lib_attn.lab.drawing.checkpoint import LabModel, ModelSpec
+from lib_attn.lab.drawing.sampling import Request, decode, sample
+from lib_attn.lab.drawing.unet import attend, project_back
+from lib_attn.lab.drawing.variants import FULL, Variant
+from lib_attn.lab.judging.agreement import PARTS, figures, judged, wholes
+from lib_attn.lab.judging.judge import Judge
+from lib_attn.lab.judging.metrics import score
+from lib_attn.lab.judging.prompts import agreement_prompts, pair_prompts, single_prompts
+from lib_attn.lab.measuring.peers import forwards, watch_grids
+from lib_attn.lab.shared.distances import mean_and_error, relative_l2
+from lib_attn.lab.shared.progress import Progress, silent
+from lib_attn.layers import Layer, find_layers
+from lib_attn.learn.scenes.layout import Scene
+
+#: How attention is put out of action, by name: what the table calls it.
+MODES = {
+    "average": "average of all tokens",
+    "alone": "each token alone",
+    "tile": "its tile alone",
+    "out": "left out",
+}
+#: Edge of a tile in tokens of the finest level; on deeper levels it covers the same part of the picture.
+TILE = 16
+
+
+@dataclass(frozen=True)
+class AblationSpec:
+    """What is drawn on which model, and the judge's file.
+
+    singles, pairs: prompts of held-out combinations that the judge answers; agreements: prompts that leave open what
+    has to agree. modes: of `MODES`. levels: whether every level is measured for itself as well. batch: pictures at
+    once.
+    """
+
+    model: ModelSpec
+    judge: Path
+    singles: int = 24
+    pairs: int = 24
+    agreements: int = 24
+    modes: tuple[str, ...] = tuple(MODES)
+    levels: bool = True
+    size: int = 512
+    steps: int = 30
+    sampler: str = "DDIM"
+    cfg: float = 5.0
+    seed: int = 0
+    batch: int = 4
+
+
+@dataclass(frozen=True)
+class AblationRow:
+    """Attention of one level put out of action in one way; mode "full" is the model as it is.
+
+    level: ``d0`` (the finest) and so on, or ``all``. accuracy: share of the pictures with every object's colour and
+    shape right. agreement: mean over the pictures that can say; parts: the same by what has to agree. l2: relative L2
+    of the final latents, mean over all pictures. Each with its standard error, None where one picture is all there is.
+    """
+
+    mode: str
+    level: str
+    pictures: int
+    accuracy: float
+    accuracy_error: float | None
+    agreement: float
+    agreement_error: float | None
+    agreement_pictures: int
+    l2: float
+    l2_error: float | None
+    parts: dict[str, float] | None = None
+
+
+def ablated(mode: str, level: str = "all") -> Variant:
+    """Self-attention of a level, or of all, put out of action.
+
+    Raises:
+        KeyError: for a mode that is none of `MODES`.
+    """
+    label = MODES[mode]
+
+    @contextlib.contextmanager
+    def put(unet, ahead):
+        grids: dict[int, tuple[int, int]] = {}
+
+        def make(layer: Layer):
+            return _forward(mode, layer, grids) if level in ("all", f"d{layer.depth}") else None
+
+        with watch_grids(unet, grids), forwards(unet, make):
+            yield
+
+    return Variant(f"{mode}-{level}", f"{label}, {level}", "ablation", put)
+
+
+def _forward(mode: str, layer: Layer, grids: dict[int, tuple[int, int]]):
+    module = layer.attn1
+
+    def average(x, context=None, mask=None):
+        return project_back(module, module.to_v(x).mean(1, keepdim=True).expand(-1, x.shape[1], -1))
+
+    def alone(x, context=None, mask=None):
+        return project_back(module, module.to_v(x))
+
+    def tile(x, context=None, mask=None):
+        height, width = grids[id(layer.transformer)]
+        edge = max(1, TILE >> layer.depth)
+        found = torch.empty_like(x)
+        tiles, out = x.unflatten(1, (height, width)), found.unflatten(1, (height, width))
+        for top in range(0, height, edge):
+            for left in range(0, width, edge):
+                part = tiles[:, top : top + edge, left : left + edge]
+                own = part.flatten(1, 2)
+                seen = attend(module.heads, module.to_q(own), module.to_k(own), module.to_v(own))
+                out[:, top : top + edge, left : left + edge] = seen.unflatten(1, part.shape[1:3])
+        return project_back(module, found)
+
+    def out(x, context=None, mask=None):
+        return torch.zeros_like(x)
+
+    return {"average": average, "alone": alone, "tile": tile, "out": out}[mode]
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """Pictures uint8 (N, H, W, 3) and final latents (N, 4, H/8, W/8) of one variant."""
+
+    pictures: np.ndarray
+    latents: torch.Tensor
+
+
+def variants_of(spec: AblationSpec, unet) -> list[tuple[str, str, Variant]]:
+    """(mode, level, variant), the model as it is first."""
+    depths = sorted({layer.depth for layer in find_layers(unet)})
+    levels = ["all", *(f"d{depth}" for depth in depths)] if spec.levels else ["all"]
+    found = [(mode, level, ablated(mode, level)) for level in levels for mode in spec.modes]
+    return [("full", "all", FULL), *found]
+
+
+def measure(
+    model: LabModel,
+    judge: Judge,
+    spec: AblationSpec,
+    *,
+    progress: Progress = silent,
+    keep: Callable[[list[AblationRow]], None] = lambda rows: None,
+) -> list[AblationRow]:
+    """Draw the same prompts and seeds as the model is and with every ablation.
+
+    Args:
+        keep: takes what there is after each variant, so that a long run that is stopped leaves something.
+    """
+    asked = [*single_prompts(spec.singles, spec.seed), *pair_prompts(spec.pairs, spec.seed)]
+    open_ones = agreement_prompts(spec.agreements, spec.seed)
+    rows: list[AblationRow] = []
+    full = None
+    for mode, level, variant in variants_of(spec, model.unet):
+        progress(variant.label)
+        drawn = _draw(model, spec, [*asked, *open_ones], variant)
+        full = full or drawn
+        rows.append(_row(mode, level, judge, asked, open_ones, drawn, full))
+        keep(rows)
+    return rows
+
+
+def _draw(model: LabModel, spec: AblationSpec, scenes: Sequence[Scene], variant: Variant) -> _Drawn:
+    pictures, latents = [], []
+    for first in range(0, len(scenes), spec.batch):
+        part = scenes[first : first + spec.batch]
+        seeds = tuple(spec.seed + 1000 + first + i for i in range(len(part)))
+        request = Request(tuple(s.caption for s in part), seeds, "", spec.size, spec.size, spec.steps, spec.sampler,
+                          spec.cfg)  # fmt: skip
+        latents.append(sample(model, request, variant))
+        pictures += [np.asarray(picture) for picture in decode(model, latents[-1])]
+    return _Drawn(np.stack(pictures), torch.cat(latents))
+
+
+def _row(mode, level, judge, asked, open_ones, drawn: _Drawn, full: _Drawn) -> AblationRow:
+    verdicts, masks = judge.look(drawn.pictures)
+    right = [score([seen], [scene]).both for seen, scene in zip(verdicts, asked, strict=False)]
+    found = judged(drawn.pictures[len(asked) :], masks[len(asked) :], open_ones)
+    whole, parts = wholes(found), figures(found)
+    l2 = [relative_l2(a, b) for a, b in zip(drawn.latents, full.latents, strict=True)]
+    (accuracy, a), (agreed, b), (moved, c) = (_known(values) for values in (right, whole, l2))
+    return AblationRow(mode, level, len(l2), accuracy, a, agreed, b, len(whole), moved, c,
+                       {name: parts[name] for name in PARTS if name in parts})  # fmt: skip
+
+
+def _known(values: Sequence[float]) -> tuple[float, float | None]:
+    """Mean, 0 where there is nothing, and its error, None where it cannot be known."""
+    mean, error = mean_and_error(values)
+    return (mean if mean == mean else 0.0), (error if error == error else None)
