@@ -21,8 +21,9 @@ from lib_attn.lab.judging.prompts import agreement_prompts, pair_prompts, single
 from lib_attn.lab.measuring.peers import forwards, watch_grids
 from lib_attn.lab.shared.distances import mean_and_error, relative_l2
 from lib_attn.lab.shared.progress import Progress, silent
-from lib_attn.layers import Layer, find_layers
 from lib_attn.learn.scenes.layout import Scene
+from lib_attn.unet.families import find_layers
+from lib_attn.unet.layers import Layer
 
 #: How attention is put out of action, by name: what the table calls it.
 MODES = {
