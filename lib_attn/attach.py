@@ -196,8 +196,8 @@ class Attachment:
             latents, texts: see `lib_attn.unet.rows.Matcher`; without latents the rows are taken to come as planned.
             reads: ``reads() -> str``: gives ``negative_read``; asked when the first U-Net call comes, for others may be
                 told of the evaluation later than we are.
-            told: ``cfg``, ``negative``, ``words``, ``negative_read``, ``editions``, ``positive_only`` of
-                `lib_attn.unet.batch.Evaluation`, where known.
+            told: ``cfg``, ``negative``, ``words``, ``negative_read``, ``editions``, ``positive_only``,
+                ``adaptive`` of `lib_attn.unet.flight.Evaluation`, where known.
         """
         if rows is None:
             self.say(UNCLEAR)

@@ -104,6 +104,24 @@ def test_negative_steps_are_those_of_the_runtime():
     assert negative_steps(NegativeSkip(enabled=True, key_every=2, early=0.0, start=0.5), 8) == [0, 1, 2, 3, 4, 6]
 
 
+def test_a_stopped_negative_needs_what_stands_for_it():
+    def steps(**changes):
+        return negative_steps(NegativeSkip(enabled=True, key_every=1, until=0.5, **changes), 8)
+
+    assert steps() == steps(stopped="plain") == [0, 1, 2, 3] and steps(stopped="T-GATE") == [0, 1, 2, 3, 4]
+    assert negative_steps(NegativeSkip(enabled=True, key_every=1, until=0.0), 8) == [0]
+
+
+def test_step_skip_tells_its_steps():
+    assert said({"step_skip": {"enabled": True, "early": 0.0}}) == (["11 of 20 steps are computed."], [], False)
+    late = {"enabled": True, "early": 0.0, "keep_last": 0.25}
+    assert said({"step_skip": late})[0] == ["13 of 20 steps are computed."]
+    assert said({"step_skip": {"enabled": True, "key_every": 1}})[1:] == (
+        ["Every step is computed: nothing is saved."],
+        True,
+    )
+
+
 def test_negative_skip_tells_steps_and_work():
     lines, warnings, _ = said({"negative_skip": {"enabled": True, "early": 0.0, "penalty": "off"}})
     assert lines == ["Negative computed in 7 of 20 steps: about 32 % less work."] and warnings == []

@@ -110,7 +110,8 @@ def test_techniques_share_their_common_fields():
     for group in GROUPS:
         if group is not General:
             names = [p.name for p in group.params()]
-            assert names[0] == "enabled" and {"blocks", "start", "end", "hires"} <= set(names)
+            assert names[0] == "enabled" and {"start", "end", "hires"} <= set(names)
+            assert "blocks" in names or vars(group)["blocks"] == "auto", "acts on no block, and says so"
 
 
 def test_master_switch():

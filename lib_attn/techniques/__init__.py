@@ -2,8 +2,8 @@
 `lib_attn.techniques.base.Runtime` that acts on a U-Net, named there as ``RUNTIME``.
 
 The order of `TECHNIQUES` is the order in which techniques act: what is skipped is decided and learnt from before
-contrast changes the negative's prediction. Runtimes are loaded when they are needed, so that reading settings takes
-no torch. A technique may have a ``preview.py`` with what it says before anything is drawn.
+contrast changes the negative's prediction. Where several leave rows out, `lib_attn.unet.batch` has the rule. Runtimes
+are loaded when they are needed, so that reading settings takes no torch. A technique may have a ``preview.py`` with what it says before anything is drawn.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from lib_attn.techniques.contrast.settings import Contrast
 from lib_attn.techniques.key_mix.settings import KeyMix
 from lib_attn.techniques.near_sighted.settings import NearSighted
 from lib_attn.techniques.negative_skip.settings import NegativeSkip
+from lib_attn.techniques.step_skip.settings import StepSkip
 
 if TYPE_CHECKING:
     from lib_attn.techniques.base import Runtime
 
-TECHNIQUES: tuple[type[Technique], ...] = (NearSighted, NegativeSkip, Contrast, KeyMix)
+TECHNIQUES: tuple[type[Technique], ...] = (NearSighted, NegativeSkip, Contrast, KeyMix, StepSkip)
 ORDER = tuple(technique.name for technique in TECHNIQUES)
 
 

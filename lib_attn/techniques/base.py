@@ -131,7 +131,7 @@ class Runtime:
     # Batch rows, at the U-Net's boundary
 
     def enter(self, call: UnetCall) -> Sequence[int] | None:
-        """Indices of the rows to compute, None for all. The first technique to leave rows out is the only one."""
+        """Indices of the rows to compute, None for all; see `lib_attn.unet.batch` for who may leave rows out when."""
         return None
 
     def take_back(self) -> None:
@@ -151,6 +151,12 @@ class Runtime:
     def leave(self, call: UnetCall, output: torch.Tensor) -> torch.Tensor:
         """The prediction ``[B, C, h, w]`` of all rows, changed or as it came."""
         return output
+
+    def learn(self, call: UnetCall, output: torch.Tensor) -> None:
+        """Take note of the final prediction ``[B, C, h, w]`` of all rows of a call.
+
+        Whoever has this hook forecasts: he is asked first which rows to compute, and nobody changes what he fills in.
+        """
 
     # What the pass has to show and to say
 

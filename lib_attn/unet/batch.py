@@ -3,22 +3,26 @@
 A runtime that has ``enter`` may leave rows out of a U-Net call: of the latents, the timesteps, the context and the
 class embedding alike, so that everything inside sees a smaller but consistent batch. On the way out the rows are put
 back with what the runtime's ``fill`` says. Nothing outside of the U-Net sees a difference in shape.
+
+Two kinds of runtimes leave rows out, and both may do so at one call. Those that have ``learn`` forecast: what they
+fill in goes to the sampler as it is, and they learn from what goes there. They are asked first, and whoever comes after
+them knows only of the rows that they keep. Of the others the first one to leave rows out is the only one; what it fills
+in passes every ``leave`` like a prediction that was computed. Where no row is left the U-Net does not compute at all.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 
 from lib_attn.unet.flight import Evaluation, Flight, Moment
 from lib_attn.unet.layers import Block
-from lib_attn.unet.rows import POSITIVE, Row
+from lib_attn.unet.rows import LATENT_CHANNELS, POSITIVE, Row
 
 LEAST_SUM = 0.25  # of weights, as a share of their sizes' sum, for their mean to be near the conditions
-STAND_IN = 8  # latent side of the call made in the place of one that has no rows left
 
 
 @dataclass
@@ -48,6 +52,17 @@ class UnetCall:
     @property
     def dropped(self) -> tuple[int, ...]:
         return tuple(i for i in range(len(self.rows)) if i not in self.kept)
+
+    def inner(self) -> UnetCall:
+        """The call as it is for those who come after the rows that are left out have gone."""
+        kept = list(self.kept)
+        context = self.context
+        if context is not None and context.shape[0] == len(self.rows):
+            context = context[kept]
+        return replace(
+            self, rows=tuple(self.rows[i] for i in kept), x=self.x[kept], context=context,
+            kept=tuple(range(len(kept))),
+        )  # fmt: skip
 
     def positive(self, image: int) -> torch.Tensor | None:
         """Prediction ``[C, h, w]`` for an image's conditions together: their weighted mean. None before they came."""
@@ -88,95 +103,126 @@ class Boundary:
     """Leaves rows out of U-Net calls and puts them back; one per attachment.
 
     Args:
-        runtimes: those with ``enter(call) -> kept rows or None`` and ``fill(call, row) -> prediction``, and those
-            with ``leave(call, output) -> output``.
+        runtimes: those with ``enter(call) -> kept rows or None`` and ``fill(call, row) -> prediction``, those with
+            ``leave(call, output) -> output``, and those with ``learn(call, output)``.
         note: ``note(runtime, changed)``, called for every call put to one of them.
+
+    Attributes:
+        call: the call in flight, of the rows that no forecast stands for.
     """
 
     def __init__(self, runtimes: Sequence[Any], note: Callable):
         self._note = note
-        self._droppers = [r for r in runtimes if r.has("enter")]
+        self._learners = [r for r in runtimes if r.has("learn")]
+        self._droppers = [r for r in runtimes if r.has("enter") and r not in self._learners]
         self._leavers = [r for r in runtimes if r.has("leave")]
+        self._forecast: list[tuple[Any, UnetCall]] = []
         self._dropper: Any = None
-        self._stand_in = False
         self._predictions: tuple[Evaluation | None, dict] = (None, {})
+        self._asked: UnetCall | None = None
+        self._dtype: torch.dtype | None = None
         self.call: UnetCall | None = None
 
     @property
     def used(self) -> bool:
-        return bool(self._droppers or self._leavers)
+        return bool(self._droppers or self._leavers or self._learners)
 
     def complete(self) -> None:
         """Begin the call in flight anew with all its rows: as if nobody had left any out."""
+        for runtime in (*(runtime for runtime, _ in self._forecast), self._dropper):
+            if runtime is not None:
+                runtime.take_back()
+        self.call, self._forecast, self._dropper = self._asked, [], None
         self.call.kept, self.call.through = tuple(range(len(self.call.rows))), 0
-        self._dropper.take_back()
-        self._dropper, self._stand_in = None, False
 
     @property
     def fewer(self) -> bool:
         """Whether rows are left out of the call in flight."""
-        return self.call is not None and self._dropper is not None
+        return self.call is not None and (self._dropper is not None or bool(self._forecast))
+
+    @property
+    def empty(self) -> bool:
+        """Whether no row of the call in flight is left to compute."""
+        return self.call is not None and not self.call.kept
 
     @property
     def inner_rows(self) -> tuple[Row, ...] | None:
-        """Rows that the blocks of this call see, None when the call only stands in for one without rows."""
-        if self._stand_in:
+        """Rows that the blocks of this call see, None when there are none."""
+        if self.empty:
             return None
         return tuple(self.call.rows[i] for i in self.call.kept) if not self.call.through else self.call.rows
 
     def enter(self, call: UnetCall, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-        """Ask the runtimes which rows are to be computed; returns the arguments of the call without the others."""
+        """Ask the runtimes which rows are to be computed; returns the arguments of the call without the others.
+
+        A call of which nothing is left keeps its arguments: nobody computes it, and who sees it from outside sees the
+        shapes that he knows.
+        """
         if self._predictions[0] is not call.evaluation:
             self._predictions = (call.evaluation, {})
         call.predictions = self._predictions[1]
         call.kept = tuple(range(len(call.rows)))
-        self.call, self._dropper, self._stand_in = call, None, False
-        for runtime in self._droppers:
+        self.call = self._asked = call
+        self._forecast, self._dropper = [], None
+        whole = args, kwargs
+        for runtime in (*self._learners, *self._droppers):
+            call = self.call
+            if not call.rows or self._dropper is not None:
+                break
             kept = runtime.enter(call)
             fewer = kept is not None and len(kept) < len(call.rows)
             left_out = {call.rows[i].image for i in range(len(call.rows)) if fewer and i not in kept}
             # Leaving out what drops out of the formula changes no picture.
-            self._note(runtime, not all(map(call.evaluation.unguided, left_out)))
-            if fewer:
-                call.kept, self._dropper = tuple(kept), runtime
-                break
-        if self._dropper is None or call.through:
-            return args, kwargs
-        if call.kept:
-            return take_rows(args, kwargs, len(call.rows), call.kept)
-        return self._nothing_left(args, kwargs)
+            changed = bool(left_out) if runtime in self._learners else not all(map(call.evaluation.unguided, left_out))
+            self._note(runtime, changed)
+            if not fewer:
+                continue
+            call.kept = tuple(kept)
+            if not call.through:
+                args, kwargs = take_rows(args, kwargs, len(call.rows), call.kept)
+            if runtime in self._learners:
+                self._forecast.append((runtime, call))
+                self.call = call.inner()
+            else:
+                self._dropper = runtime
+        return whole if self.empty else (args, kwargs)
 
-    def _nothing_left(self, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-        """Arguments of the smallest call there is: a module cannot be kept from running by its hooks."""
-        self._stand_in = True
-        args, kwargs = take_rows(args, kwargs, len(self.call.rows), (0,))
-        if self.call.whole:  # ControlNet's hints have the picture's size
-            return args, kwargs
-        if args:
-            return (args[0][..., :STAND_IN, :STAND_IN], *args[1:]), kwargs
-        return args, {**kwargs, "x": kwargs["x"][..., :STAND_IN, :STAND_IN]}
+    def nothing(self) -> torch.Tensor:
+        """Stands for the prediction ``[B, C, h, w]`` of an empty call; nobody reads its values."""
+        x = self._asked.x
+        return torch.zeros_like(x[:, :LATENT_CHANNELS], dtype=self._dtype or x.dtype)
 
     def leave(self, output: torch.Tensor) -> torch.Tensor:
         """Put the rows back that were left out; returns the prediction with all rows."""
         call = self.call
         complete = self._dropper is None or call.through
-        shown = range(len(call.rows)) if complete else call.kept
-        if not self._stand_in:
-            for index, prediction in zip(shown, output, strict=True):
+        if not self.empty:
+            self._dtype = output.dtype
+            for index, prediction in zip(range(len(call.rows)) if complete else call.kept, output, strict=True):
                 row = call.rows[index]
                 if row.sign == POSITIVE:
                     call.predictions.setdefault(row.image, []).append((row.weight, prediction))
         if not complete:
-            full = output.new_empty((len(call.rows), output.shape[1], *call.x.shape[2:]))
-            if call.kept:
-                full[list(call.kept)] = output
-            for index in call.dropped:
-                full[index] = self._dropper.fill(call, call.rows[index])
-            output = full
-        for runtime in self._leavers:
-            before, output = output, runtime.leave(call, output)
-            self._note(runtime, output is not before)
+            output = _filled(self._dropper, call, output)
+        if call.rows:
+            for runtime in self._leavers:
+                before, output = output, runtime.leave(call, output)
+                self._note(runtime, output is not before)
+        for runtime, outer in reversed(self._forecast):
+            output = _filled(runtime, outer, output)
+        for runtime in self._learners:
+            runtime.learn(self._asked, output)
         return output
+
+
+def _filled(runtime: Any, call: UnetCall, output: torch.Tensor) -> torch.Tensor:
+    """The prediction of all rows of `call`, given that of the kept ones; what `runtime` says for the others."""
+    full = output.new_empty((len(call.rows), output.shape[1], *call.x.shape[2:]))
+    if call.kept:
+        full[list(call.kept)] = output
+    for index in call.dropped:
+        full[index] = runtime.fill(call, call.rows[index])
+    return full
 
 
 class InnerRows:

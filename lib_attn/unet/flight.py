@@ -57,6 +57,7 @@ class Evaluation:
     sentence without its end; empty when nobody does.
     editions: for each image something that changes when its prompts do (prompt editing), None when unknown.
     positive_only: the host itself leaves all negatives out of this evaluation; their rows will not come.
+    adaptive: the sampler chooses its steps by comparing predictions.
     """
 
     rows: tuple[Row, ...] = ()
@@ -67,6 +68,7 @@ class Evaluation:
     negative_read: str = ""
     editions: tuple[Any, ...] | None = None
     positive_only: bool = False
+    adaptive: bool = False
 
     def edition(self, image: int) -> Any:
         """Which of its prompts an image is at."""

@@ -42,7 +42,12 @@ class Guard:
         return unet, _Forward(self, unet, vars(unet).get("forward"))
 
     def compute(self, plain: Callable, args: tuple, kwargs: dict) -> Any:
-        """Run the U-Net's own forward `plain`; where it fails with ours in it, again with all rows, then without us."""
+        """Run the U-Net's own forward `plain`; where it fails with ours in it, again with all rows, then without us.
+
+        Where no row of the call is left to compute it is not run.
+        """
+        if self._boundary.empty:
+            return self._boundary.nothing()
         if self._flight.rows is None and not self._boundary.fewer:
             return plain(*args, **kwargs)
         generators = _generators()
@@ -105,5 +110,3 @@ class _Forward:
             return self.before(*args, **kwargs)
         unet = self._unet()
         return type(unet).forward(unet, *args, **kwargs)
-
-

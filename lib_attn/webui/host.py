@@ -111,6 +111,11 @@ def is_edit(denoiser: Any) -> bool:
     return edits and denoiser.image_cfg_scale is not None and denoiser.image_cfg_scale != 1.0
 
 
+def steps_by_itself(denoiser: Any) -> bool:
+    """Whether the sampler chooses its steps by comparing the model's predictions (DPM adaptive)."""
+    return "adaptive" in str(getattr(denoiser.sampler, "funcname", ""))
+
+
 class ProfileNote:
     """The profile of the loaded model, worked out once for each. Never makes the host load one."""
 

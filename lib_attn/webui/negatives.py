@@ -32,6 +32,7 @@ def told(p: Any, params: Any, words: Words | None) -> dict[str, Any]:
         cfg = float(cfg) * float(getattr(denoiser, "cond_scale_miltiplier", 1.0))
     found = {"cfg": cfg, "reads": lambda: why_read(denoiser), "editions": editions(denoiser)}
     found["positive_only"] = leaves_negatives_out(denoiser, params.sigma)
+    found["adaptive"] = host.steps_by_itself(denoiser)
     if words is not None:
         text = getattr(params, "text_uncond", None)
         found["negative"] = text.get("crossattn") if isinstance(text, dict) else text

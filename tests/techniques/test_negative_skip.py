@@ -309,14 +309,14 @@ def test_estimate_is_nearer_to_full_guidance(unet):
 
 @pytest.mark.parametrize("chunks", [1, 2, 3])
 def test_split_batches(unet, chunks):
-    """However the host cuts the batch, the outcome is the same; a call without rows costs next to nothing."""
+    """However the host cuts the batch, the outcome is the same; a call without rows is not computed."""
     weights = [[1.0], [0.7, 0.5]]
     one = draw(unet, replace(), images=2, weights=weights)
     with Rows(unet) as rows:
         split = draw(unet, replace(), images=2, weights=weights, chunks=chunks)
     for a, b in zip(split, one, strict=True):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
-    assert {s for n, s in zip(rows.seen, rows.sizes, strict=True)} == {8, 16}
+    assert sum(rows.seen) == 5 + 3 + 3 + 5 and set(rows.sizes) == {16}
 
 
 def test_and_prompts_with_a_copy_ignore_the_guidance_scale(unet):

@@ -10,14 +10,15 @@ from lib_attn.lab.commands import (
     bench_report,
     bench_seams,
     bench_speed,
+    bench_steps,
 )
 
 
 def add_commands(commands) -> None:
     """Add ``bench`` with its own subcommands."""
     bench = commands.add_parser("bench", help="measure speed, deviation and seams, and write the report")
-    kinds = "speed|memory|deviation|ablation|seams|negative|report"
+    kinds = "speed|memory|deviation|ablation|seams|negative|steps|report"
     inner = bench.add_subparsers(dest="measurement", required=True, metavar=kinds)
-    for module in (bench_speed, bench_memory, bench_deviation, bench_ablation, bench_seams, bench_negative,
+    for module in (bench_speed, bench_memory, bench_deviation, bench_ablation, bench_seams, bench_negative, bench_steps,
                    bench_report):
         module.add_commands(inner)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lib_attn.techniques.facts import Facts, Pass, Said
-from lib_attn.techniques.negative_skip.runtime import Track, may_skip
+from lib_attn.techniques.negative_skip.runtime import Track, has_stopped, may_skip
 from lib_attn.techniques.negative_skip.settings import NegativeSkip
 
 FIRST_SIGMA = 14.6  # any falling sequence does: only whether the noise falls or rises counts
@@ -13,10 +13,17 @@ FIRST_SIGMA = 14.6  # any falling sequence does: only whether the noise falls or
 
 def negative_steps(s: Any, steps: int) -> list[int]:
     """Steps that compute the negative, as `NegativeSkip` settings plan them for an ordinary sampler."""
-    track, full = Track(), []
+    track, full, gated = Track(), [], False
     for i in range(steps):
         share = i / steps
         sigma = FIRST_SIGMA * (1 - share)
+        if s.start <= share < s.end and has_stopped(s, share):
+            # What stands for the negative from now on has to be known; T-GATE's is taken in the first step behind it.
+            known = {"plain": True, "estimate": bool(full), "T-GATE": gated}[s.stopped]
+            gated = True
+            if not known:
+                full.append(i)
+            continue
         if s.start <= share < s.end and may_skip(s, track, share, sigma, steps):
             track.since = (track.since or 0) + 1
             continue

@@ -12,6 +12,8 @@ predicted is filled in:
 
 Full steps: a first share, every n-th (closer together at first), or whenever the two predictions disagree (Adaptive
 Guidance, arXiv 2312.12487).
+After a share of the steps the negative may stop for good; what stands for it then is the estimate, the positive's
+prediction, or that and what `lib_attn.techniques.negative_skip.gate` keeps of cross-attention.
 At guidance scale 1 the negative drops out of the formula and is never computed. What keeps the negative prompt alive
 in the meantime is in `lib_attn.techniques.negative_skip.penalty`.
 """
@@ -24,14 +26,14 @@ from dataclasses import dataclass
 import torch
 
 from lib_attn.techniques.base import Context, Runtime
+from lib_attn.techniques.negative_skip.gate import Gate
 from lib_attn.techniques.negative_skip.penalty import NegativeText, penalise
+from lib_attn.techniques.spacing import RISE, is_due, key_interval
 from lib_attn.unet.batch import has_mean, weighted_mean
 from lib_attn.unet.layers import parse_selector
 from lib_attn.unet.rows import NEGATIVE, POSITIVE
 
 COARSE = 0.25  # share of each axis' frequencies that counts as coarse
-ENOUGH_STEPS = 20  # with fewer, guidance changes more from step to step than an estimate can follow
-RISE = 1.0001  # sigma above the last full step's by more than rounding: the sampler went back up
 
 
 def weigh_frequencies(x: torch.Tensor, low: float, high: float) -> torch.Tensor:
@@ -117,20 +119,9 @@ class Track:
             self.agrees = False
 
 
-def key_interval(key_every: float, early: float, share: float, steps: int | None = None) -> float:
-    """Steps from one full step to the next at a share of the steps.
-
-    Guidance changes most in the first steps, and an error there moves the picture most. At `early` 1 full step number
-    k of K comes after a share (k / K)^2 of the steps, which is an interval of 2 n sqrt(share): about as many full
-    steps as one every n, but most of them early. n is `key_every` from `ENOUGH_STEPS` on; with fewer, each step goes
-    further, and n falls towards 1 as N^1.5 of the number of steps N. At `early` 0 they are spread evenly, every
-    `key_every`.
-
-    Args:
-        steps: number of all steps, None when unknown: then there are enough.
-    """
-    few = 0.0 if steps is None else early * (1.0 - min(1.0, steps / ENOUGH_STEPS) ** 1.5)
-    return (1.0 + (key_every - 1.0) * (1.0 - few)) * (1.0 + early * (2.0 * math.sqrt(share) - 1.0))
+def has_stopped(settings, share: float) -> bool:
+    """Whether the negative has stopped for good at a share of the steps."""
+    return settings.until < 1.0 and share >= settings.until
 
 
 def may_skip(settings, track: Track, share: float, sigma: float, steps: int | None = None) -> bool:
@@ -147,8 +138,7 @@ def may_skip(settings, track: Track, share: float, sigma: float, steps: int | No
         return not (s.key_every or s.adaptive or s.fill == "estimate")
     if sigma > track.sigma * RISE and (s.fill == "estimate" or s.adaptive):
         return False
-    # Intervals are rounded down up to three quarters, which brings the count near that of an even spread.
-    if s.key_every and track.since + 1 >= key_interval(s.key_every, s.early, share, steps) - 0.75:
+    if s.key_every and is_due(track.since, key_interval(s.key_every, s.early, share, steps)):
         return False
     return track.agrees if s.adaptive else True
 
@@ -165,11 +155,22 @@ class NegativeSkipRuntime(Runtime):
         self._skipped: frozenset[int] = frozenset()
         self._evaluations = 0
         self._wordless = self._unscaled = False
+        self._stopped = False
+        self._gate = Gate() if settings.until < 1 and settings.stopped == "T-GATE" else None
         self.through = settings.through
         self.reads_text = settings.penalty != "off" and settings.strength > 0 and settings.blend > 0
 
     def wants_cross(self, layer) -> bool:
+        return self._gate is not None or self._penalises(layer)
+
+    def _penalises(self, layer) -> bool:
         return self.reads_text and (self._selector.auto or self._selector.matches(layer))
+
+    @property
+    def _estimates(self) -> bool:
+        """Whether the guidance of full steps is wanted later."""
+        s = self._settings
+        return s.fill == "estimate" or (s.until < 1 and s.stopped == "estimate")
 
     def enter(self, call):
         """Indices of the rows to compute, None for all."""
@@ -180,16 +181,29 @@ class NegativeSkipRuntime(Runtime):
         if evaluation is not self._evaluation:
             self._evaluation = evaluation
             self._evaluations += 1
+            self._stopped = has_stopped(s, call.moment.share)
             self._skipped = self._plan(call)
         if self.reads_text:
             self._see_text(call)
         left_out = [i for i, row in enumerate(call.rows) if row.sign == NEGATIVE and row.image in self._skipped]
+        left_out += self._alike(call)
         if not left_out:
             return None
         kept = [i for i in range(len(call.rows)) if i not in left_out]
-        if self.through and not all(evaluation.unguided(call.rows[i].image) for i in left_out):
+        if self.through and not self._stopped and not all(evaluation.unguided(call.rows[i].image) for i in left_out):
             return self._partly(call, kept, left_out)
         return kept
+
+    def _alike(self, call) -> list[int]:
+        """Rows of AND prompts that come out as the first of their image does, since the gate gives them its result."""
+        if self._gate is None or not self._stopped:
+            return []
+        first = {row.image for row in call.rows if row.sign == POSITIVE and row.part == 0} | set(call.predictions)
+        return [
+            i
+            for i, row in enumerate(call.rows)
+            if row.sign == POSITIVE and row.part and row.image in first & self._skipped and self._gate.shut(row.image)
+        ]
 
     def _partly(self, call, kept, left_out):
         """The form in which the rows pass the outer blocks, where it can be had."""
@@ -217,7 +231,8 @@ class NegativeSkipRuntime(Runtime):
             for track in self._tracks.values():
                 track.since = None if track.since is None else track.since + 1
             return frozenset(images)
-        if evaluation.negative_read and self._settings.fill != "estimate":
+        fill = self._settings.stopped if self._stopped else self._settings.fill
+        if evaluation.negative_read and fill != "estimate":
             why = f"{evaluation.negative_read}, so only an estimate could stand in"
             self._say(f"Negative skip computes the negative in every step: {why}.")
             return frozenset()
@@ -228,14 +243,29 @@ class NegativeSkipRuntime(Runtime):
             resized = track.guidance is not None and track.guidance.shape[-2:] != call.x.shape[-2:]
             if resized or track.edition != edition:
                 self._tracks[image] = track = Track(edition=edition)
-            if may_skip(self._settings, track, call.moment.share, call.sigma, call.moment.steps):
+                if self._gate is not None:
+                    self._gate.open(image)
+            if self._stopped:
+                may = self._may_stop(image, call)
+            else:
+                may = may_skip(self._settings, track, call.moment.share, call.sigma, call.moment.steps)
+            if may:
                 skipped.add(image)
+        if self._gate is not None and self._stopped:
+            self._gate.begin(evaluation, images - unguided - skipped)
         if skipped and evaluation.negative_read:
             self._say(
                 f"Negative skip: {evaluation.negative_read}, and gets an estimate where it is left out. That may shift "
                 "colours; with Full step every 1 it is never left out."
             )
         return frozenset(unguided | skipped)
+
+    def _may_stop(self, image: int, call) -> bool:
+        """Whether all is known that stands for the negative of `image` from now on; else this step is a full one."""
+        s, track = self._settings, self._tracks[image]
+        if s.stopped == "estimate":
+            return track.guidance is not None and call.sigma <= track.sigma * RISE
+        return self._gate is None or self._gate.shut(image)
 
     def _see_text(self, call) -> None:
         evaluation = call.evaluation
@@ -247,14 +277,17 @@ class NegativeSkipRuntime(Runtime):
             self._text.take(call.context[rows], evaluation.words)
 
     def fill(self, call, row):
-        """What a left-out negative would have predicted, ``[C, h, w]``."""
+        """What a left-out row would have predicted, ``[C, h, w]``."""
         s, track = self._settings, self._tracks.get(row.image)
+        fill = ("estimate" if s.stopped == "estimate" else "copy") if self._stopped else s.fill
         positive = call.positive(row.image)
         if positive is None:
             return 0.0
-        if s.fill == "zeros":
+        if row.sign == POSITIVE:
+            return positive
+        if fill == "zeros":
             return self._level(call, row, positive, torch.zeros_like(positive))
-        if s.fill == "copy" or track is None or track.guidance is None:
+        if fill == "copy" or track is None or track.guidance is None:
             return positive
         power, kind = s.sigma_power, self._context.prediction
         before = track.before
@@ -331,7 +364,9 @@ class NegativeSkipRuntime(Runtime):
                     changed = changed.clone() if changed is output else changed
                     changed[index] = self._level(call, row, positive, output[index])
                 continue
-            if s.fill == "estimate":
+            if self._gate is not None:
+                self._gate.end(row.image)
+            if self._estimates:
                 track.before = None if track.guidance is None else (track.sigma, track.guidance)
                 track.guidance = positive - output[index]
             track.since, track.sigma = 0, call.sigma
@@ -342,7 +377,16 @@ class NegativeSkipRuntime(Runtime):
     def cross(self, call):
         """Cross-attention's result with the penalty on the positive rows, None where there is none."""
         s, evaluation = self._settings, call.evaluation
-        if evaluation is not self._evaluation or not call.moment.within(s.penalty_start, s.penalty_end):
+        if evaluation is not self._evaluation:
+            return None
+        if self._gate is not None:
+            self._gate.learn(call)
+            held = self._gate.replace(call, self._skipped) if self._stopped else None
+            if held is not None:
+                return held
+        if not self._penalises(call.layer):
+            return None
+        if not call.moment.within(s.penalty_start, s.penalty_end):
             return None
 
         def due(row):

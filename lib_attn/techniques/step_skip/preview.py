@@ -1,0 +1,31 @@
+"""What the panel says on step skip before anything is drawn."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lib_attn.techniques.facts import Facts, Pass, Said
+from lib_attn.techniques.step_skip.runtime import Track, may_skip
+from lib_attn.techniques.step_skip.settings import StepSkip
+
+
+def computed_steps(s: Any, steps: int) -> int:
+    """How many steps are computed, as `StepSkip` settings plan them for an ordinary sampler."""
+    track, computed = Track(), 0
+    for step in range(steps):
+        share = step / steps
+        if s.start <= share < s.end and may_skip(s, track, step, share, steps):
+            track.since += 1
+        else:
+            track.since, track.steps, computed = 0, track.steps + 1, computed + 1
+    return computed
+
+
+def tell(s: StepSkip, settings: Any, facts: Facts, passes: list[Pass], said: Said) -> None:
+    """Lines and warnings on the passes in which it may act; see `lib_attn.preview`."""
+    counts = [(computed_steps(s, p.steps), p.steps) for p in passes]
+    for computed, steps in counts:
+        if computed < steps:
+            said.line("{computed} of {steps} steps are computed.", computed=computed, steps=steps)
+    if all(computed == steps for computed, steps in counts):
+        said.warn("Every step is computed: nothing is saved.", idle=True)
