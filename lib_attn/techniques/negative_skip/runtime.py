@@ -223,8 +223,9 @@ class NegativeSkipRuntime(Runtime):
         evaluation, images = call.evaluation, {row.image for row in call.evaluation.rows}
         if call.fixed:
             wanted = self._settings.key_every != 1 or any(map(evaluation.drops_out, images))
+            why = call.fixed
             if wanted and not call.told:
-                self._say(f"Negative skip computes the negative in every step: {call.fixed}.")
+                self._say(f"Negative skip computes the negative in every step: {why}.")
             return frozenset()
         unguided = {i for i in images if evaluation.unguided(i)}
         if evaluation.positive_only:
@@ -254,8 +255,9 @@ class NegativeSkipRuntime(Runtime):
         if self._gate is not None and self._stopped:
             self._gate.begin(evaluation, images - unguided - skipped)
         if skipped and evaluation.negative_read:
+            why = evaluation.negative_read
             self._say(
-                f"Negative skip: {evaluation.negative_read}, and gets an estimate where it is left out. That may shift "
+                f"Negative skip: {why}, and gets an estimate where it is left out. That may shift "
                 "colours; with Full step every 1 it is never left out."
             )
         return frozenset(unguided | skipped)
