@@ -131,7 +131,7 @@ class Attachment:
         self._timestep: float | None = None
         self._rows: tuple[Row, ...] | None = None
         self._matcher: Matcher | None = None
-        self._reads: Callable[[], bool] | None = None
+        self._reads: Callable[[], str] | None = None
         self._arguments: tuple[tuple, dict] = ((), {})
         self._grids: dict[int, tuple[int, int]] = {}
         self._handles: list[Any] = []
@@ -190,7 +190,7 @@ class Attachment:
         *,
         latents: Any = None,
         texts: Sequence[Any] | None = None,
-        reads: Callable[[], bool] | None = None,
+        reads: Callable[[], str] | None = None,
         **told: Any,
     ) -> None:
         """Announce the next evaluation of a guided sampler.
@@ -200,8 +200,8 @@ class Attachment:
             step, total: running number and expected count of evaluations.
             size: of the latents, (h, w); U-Net calls of another size are somebody else's.
             latents, texts: see `lib_attn.rows.Matcher`; without latents the rows are taken to come as planned.
-            reads: ``reads() -> bool``: whether somebody reads the negative's prediction; asked when the first U-Net
-                call comes, for others may be told of the evaluation later than we are.
+            reads: ``reads() -> str``: gives ``negative_read``; asked when the first U-Net call comes, for others may be
+                told of the evaluation later than we are.
             told: ``cfg``, ``negative``, ``words``, ``negative_read``, ``editions``, ``positive_only`` of
                 `lib_attn.boundary.Evaluation`, where known.
         """
@@ -338,7 +338,7 @@ class Attachment:
             return None
         if self._reads is not None:
             read, self._reads = self._reads(), None
-            self._evaluation = dataclasses.replace(self._evaluation, negative_read=bool(read))
+            self._evaluation = dataclasses.replace(self._evaluation, negative_read=read)
         call = UnetCall(self._evaluation, rows, self._moment, sigma_of(timestep), x, context)
         call.fixed, call.told, call.whole = self._why_fixed(), self.failed_with_fewer, is_replaced(unet)
         args, kwargs = self._boundary.enter(call, args, kwargs)

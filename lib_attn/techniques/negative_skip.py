@@ -152,9 +152,6 @@ def may_skip(settings, track: Track, share: float, sigma: float, steps: int | No
     return track.agrees if s.adaptive else True
 
 
-READ = "another extension may use the negative's prediction too"
-
-
 class FreeSaving:
     """Leaves out negatives that drop out of the guidance anyway; the result is the same up to rounding.
 
@@ -169,7 +166,7 @@ class FreeSaving:
         evaluation = call.evaluation
         if call.fixed or evaluation.negative_read:
             if not call.told and any(evaluation.drops_out(row.image) for row in evaluation.rows):
-                self._say(f"No negative at CFG 1 left nothing out: {call.fixed or READ}.")
+                self._say(f"No negative at CFG 1 left nothing out: {call.fixed or evaluation.negative_read}.")
             return None
         return [i for i, row in enumerate(call.rows) if row.sign != NEGATIVE or not call.evaluation.unguided(row.image)]
 
@@ -237,7 +234,8 @@ class NegativeSkipRuntime:
         """Images whose negative is left out of the evaluation that begins with this call."""
         evaluation, images = call.evaluation, {row.image for row in call.evaluation.rows}
         if call.fixed:
-            if not call.told:
+            wanted = self._settings.key_every != 1 or any(map(evaluation.drops_out, images))
+            if wanted and not call.told:
                 self._say(f"Negative skip computes the negative in every step: {call.fixed}.")
             return frozenset()
         unguided = {i for i in images if evaluation.unguided(i)}
@@ -246,7 +244,8 @@ class NegativeSkipRuntime:
                 track.since = None if track.since is None else track.since + 1
             return frozenset(images)
         if evaluation.negative_read and self._settings.fill != "estimate":
-            self._say(f"Negative skip computes the negative in every step: {READ}, so only an estimate could stand in.")
+            why = f"{evaluation.negative_read}, so only an estimate could stand in"
+            self._say(f"Negative skip computes the negative in every step: {why}.")
             return frozenset()
         skipped = set()
         for image in images - unguided:
@@ -259,8 +258,8 @@ class NegativeSkipRuntime:
                 skipped.add(image)
         if skipped and evaluation.negative_read:
             self._say(
-                f"Negative skip: {READ}; where it is left out they get an estimate, which may shift colours (Full step "
-                "every 1: never left out)."
+                f"Negative skip: {evaluation.negative_read}, and gets an estimate where it is left out. That may shift "
+                "colours; with Full step every 1 it is never left out."
             )
         return frozenset(unguided | skipped)
 

@@ -11,7 +11,7 @@ from modules import sd_unet, shared
 from modules.hypernetworks import hypernetwork
 from PIL import Image
 
-from lib_attn.layers import find_layers
+from lib_attn.layers import UnsupportedModel, find_layers
 from lib_attn.rows import Row, plan_rows
 from lib_attn.webui import infotext
 
@@ -139,5 +139,9 @@ def levels(model: Any) -> tuple[int, ...]:
     """Depths (0: full latent) at which the U-Net of `model` has attention; empty without such a U-Net."""
     try:
         return tuple(sorted({layer.depth for layer in find_layers(model)}))
-    except TypeError:
+    except UnsupportedModel:
+        return ()
+    except Exception:
+        # Somebody's wrappers; this is only for the log and the live text.
+        log.exception("Attention Lab could not look into this model")
         return ()

@@ -18,7 +18,7 @@ from lib_attn.techniques.contrast import (
     scale_guidance,
     spatial_scale,
 )  # fmt: skip
-from tests.unets import unet_input
+from tests.unets import probe, unet_input
 
 OFF = Contrast(enabled=True, feature=0.0)
 OPERATORS = ("feature", "keys", "orthogonal", "map_strength")
@@ -230,7 +230,7 @@ def test_together_with_skipped_negatives(unet):
 
 def test_the_negative_is_kept_where_it_is_compared(unet):
     counts = []
-    handle = unet.middle_block.register_forward_pre_hook(lambda m, a: counts.append(a[0].shape[0]))
+    handle = unet.middle_block.register_forward_pre_hook(probe(lambda m, a: counts.append(a[0].shape[0])))
     try:
         for changes in ({"feature": 0.5}, {"keys": 0.5}, {"show_map": True}, {}, {"feature": 0.5, "blend": 0.0}):
             draw(unet, replace(**changes), cfg=1.0, save_negative=True)

@@ -178,8 +178,8 @@ def test_few_steps_have_more_full_ones():
         assert pattern(replace(early=0.0)[0], sigmas, steps=steps) == pattern(replace(early=0.0)[0], sigmas)
     for steps in (20, 30):
         assert found[steps] == pattern(replace(early=1.0)[0], range(steps, 0, -1))
-    shares = [found[steps].count("f") / steps for steps in found]
-    assert shares[0] == 1.0 and shares == sorted(shares, reverse=True) and found[8].count("f") == 5, found
+    shares = [found[steps].count("f") / steps for steps in (4, 8, 10, 15, 20)]
+    assert shares[0] == 0.75 and shares == sorted(shares, reverse=True) and found[8].count("f") == 5, found
 
 
 def test_where_early_full_steps_lie():
@@ -431,7 +431,7 @@ def test_guidance_one_computes_no_negative(unet):
         {"cfg": 1.5},
         {"cfg": None},
         {"cfg": 1.0, "weights": [[0.7, 0.5]]},
-        {"cfg": 1.0, "told": {"negative_read": True}},
+        {"cfg": 1.0, "told": {"negative_read": "somebody reads it"}},
         {"cfg": 1.0, "whole": True},
     ],
 )
@@ -455,7 +455,7 @@ def test_edit_models_and_unannounced_calls_are_left_alone(unet):
 
 def test_another_reader_of_the_negative(unet):
     said = []
-    told = {"negative_read": True}
+    told = {"negative_read": "somebody reads it"}
     out = draw(unet, replace(fill="copy"), told=told, say=said.append)
     assert all(torch.equal(a, b) for a, b in zip(out, draw(unet, []), strict=True)) and len(said) == 1
     with Rows(unet) as rows:

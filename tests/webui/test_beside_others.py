@@ -284,7 +284,7 @@ def unwrap(unet):
 @pytest.mark.parametrize("when", ["before", "between", "until"])
 def test_blocks_that_somebody_wrapped(host, script, model, late, technique, when):
     """A picture is drawn and the next job is untouched, whether the wrapper is there when we come, comes or goes."""
-    cfg, fields = (1.0 if technique is MASTER else 7.0), {"size": (32, 32), "steps": 4}
+    cfg, fields = (1.0 if technique is MASTER else 7.0), {"steps": 4}
     clean = plain(host, **fields)
 
     def between(step):

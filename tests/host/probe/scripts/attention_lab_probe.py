@@ -123,9 +123,14 @@ def on_cfg_denoiser(params):
         seen["patched"].append(len(leftovers()))
     elif params.denoiser.p.scripts is not None:
         seen["inner"]["patched"].append(len(leftovers()))
+    break_off(params)
 
 
-def on_cfg_denoised(params):
+def break_off(params):
+    """End the sampling in the step and in the way that was asked for.
+
+    Not behind the model: whoever has a callback there may read the negative's prediction, and then it is computed.
+    """
     how, when = seen["break"]
     if seen["step"] == when:
         if how == "interrupt":
@@ -133,8 +138,8 @@ def on_cfg_denoised(params):
         elif how == "skip":
             shared.state.skip()
         elif how == "error":
-            # Callbacks are caught by the host; a result of the wrong shape is not.
-            params.x.resize_(0)
+            # Errors in callbacks are caught by the host; what comes of latents without rows is not.
+            params.x = params.x[:0]
     seen["step"] += 1
 
 
@@ -183,5 +188,4 @@ def on_app_started(demo, app):
 errors.report = noting_report
 script_callbacks.on_app_started(on_app_started)
 script_callbacks.on_cfg_denoiser(on_cfg_denoiser)
-script_callbacks.on_cfg_denoised(on_cfg_denoised)
 script_callbacks.on_script_unloaded(lambda: setattr(errors, "report", report))
