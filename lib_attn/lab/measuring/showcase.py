@@ -76,6 +76,8 @@ def shows() -> tuple[Show, ...]:
              "a torus, black background", "pink", cfg=1.0, seed=2),
         Show("negative-every-3rd-step", "The same pictures with a third less work", preset("Negative every 3rd step"),
              "a yellow star, grey background"),
+        Show("every-2nd-step", "The same pictures with half the work", preset("Every 2nd step"),
+             "a green cone, white background"),
         Show("weak-guidance", "A negative prompt that acts more at a low CFG scale",
              preset("Negative acts more (Contrast)"), "a torus, black background", "pink", cfg=1.5, seed=2),
     )  # fmt: skip
