@@ -416,7 +416,7 @@ def test_japanese_reaches_every_text_of_the_panel(page, webui, keep):
     shown = {line.strip() for line in controls.find("general").first.inner_text().splitlines()}
     left = sorted(text for text in shown if text in japanese and japanese[text] != text)
     assert left == []
-    assert japanese[KeyMix.about] in shown and japanese["Negative skip: Blocks"] in shown
+    assert any(line.startswith(japanese[KeyMix.about]) for line in shown) and japanese["Negative skip: Blocks"] in shown
     for technique in TECHNIQUES:
         for param in technique.params():
             # The help of a technique's own switch stands nowhere: its accordion is the switch.
