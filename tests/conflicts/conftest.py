@@ -126,6 +126,9 @@ class Host:
             Refused: where there is no picture.
         """
         webui = webui or self._webui
+        if scripts:
+            # Kohya hires fix registers a callback in each job and takes it off in the next one without it.
+            webui.picture(**SMALL | {"steps": 1, "width": 64, "height": 64})
         scripts = api_scripts(scripts, self.reference()) if scripts else None
         with webui.options(**options) if options else nullcontext():
             return webui.picture(*[settings] if settings is not None else [], scripts=scripts, **SMALL | fields)
