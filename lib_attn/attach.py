@@ -122,7 +122,7 @@ class Attachment:
         self._cursor: Cursor | None = None
         self._size: tuple[int, int] | None = None
         self._matcher: Matcher | None = None
-        self._reads: Callable[[], bool] | None = None
+        self._reads: Callable[[], str] | None = None
         self._handles: list[Any] = []
         self._forwards: list[tuple[Any, Any]] = []
         if self._runtimes:
@@ -184,7 +184,7 @@ class Attachment:
         *,
         latents: Any = None,
         texts: Sequence[Any] | None = None,
-        reads: Callable[[], bool] | None = None,
+        reads: Callable[[], str] | None = None,
         **told: Any,
     ) -> None:
         """Announce the next evaluation of a guided sampler.
@@ -194,10 +194,10 @@ class Attachment:
             step, total: running number and expected count of evaluations.
             size: of the latents, (h, w); U-Net calls of another size are somebody else's.
             latents, texts: see `lib_attn.unet.rows.Matcher`; without latents the rows are taken to come as planned.
-            reads: ``reads() -> bool``: whether somebody reads the negative's prediction; asked when the first U-Net
-                call comes, for others may be told of the evaluation later than we are.
+            reads: ``reads() -> str``: gives ``negative_read``; asked when the first U-Net call comes, for others may be
+                told of the evaluation later than we are.
             told: ``cfg``, ``negative``, ``words``, ``negative_read``, ``editions``, ``positive_only``,
-                ``adaptive`` of `lib_attn.unet.batch.Evaluation`, where known.
+                ``adaptive`` of `lib_attn.unet.flight.Evaluation`, where known.
         """
         if rows is None:
             self.say(UNCLEAR)
@@ -321,7 +321,7 @@ class Attachment:
             return None
         if self._reads is not None:
             read, self._reads = self._reads(), None
-            flight.evaluation = replace(flight.evaluation, negative_read=bool(read))
+            flight.evaluation = replace(flight.evaluation, negative_read=read)
         call = UnetCall(flight.evaluation, rows, flight.moment, sigma_of(timestep), x, context)
         call.fixed, call.told, call.whole = self._why_fixed(), self.failed_with_fewer, is_replaced(unet)
         args, kwargs = self._boundary.enter(call, args, kwargs)

@@ -114,7 +114,8 @@ def test_a_stopped_negative_needs_what_stands_for_it():
 
 def test_step_skip_tells_its_steps():
     assert said({"step_skip": {"enabled": True, "early": 0.0}}) == (["11 of 20 steps are computed."], [], False)
-    assert said({"step_skip": {"enabled": True, "early": 0.0, "keep_last": 0.25}})[0] == ["13 of 20 steps are computed."]
+    late = {"enabled": True, "early": 0.0, "keep_last": 0.25}
+    assert said({"step_skip": late})[0] == ["13 of 20 steps are computed."]
     assert said({"step_skip": {"enabled": True, "key_every": 1}})[1:] == (
         ["Every step is computed: nothing is saved."],
         True,

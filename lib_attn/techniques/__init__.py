@@ -2,9 +2,9 @@
 `lib_attn.techniques.base.Runtime` that acts on a U-Net, named there as ``RUNTIME``.
 
 The order of `TECHNIQUES` is the order in which techniques act: what is skipped is decided and learnt from before
-contrast changes the negative's prediction. Where rows are left out `lib_attn.unet.batch` has the rule. Runtimes are
-loaded when they are needed, so that reading settings takes no torch. A technique may have a ``preview.py`` with what it
-says before anything is drawn.
+contrast changes the negative's prediction. Where several leave rows out, `lib_attn.unet.batch` has the rule. Runtimes
+are loaded when they are needed, so that reading settings takes no torch. A technique may have a ``preview.py`` with
+what it says before anything is drawn.
 """
 
 from __future__ import annotations

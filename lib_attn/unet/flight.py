@@ -53,7 +53,8 @@ class Evaluation:
     rows: all of it, in order. number: running number. cfg: the guidance scale, None when unknown.
     negative: text of the negatives ``[images, T, C]`` in its natural length, None when unknown.
     words: for each image the columns of `negative` that are words; None when unknown.
-    negative_read: somebody beyond the ordinary combination u + s (c - u) reads the negative's prediction.
+    negative_read: that somebody beyond the ordinary combination u + s (c - u) reads the negative's prediction, as a
+    sentence without its end; empty when nobody does.
     editions: for each image something that changes when its prompts do (prompt editing), None when unknown.
     positive_only: the host itself leaves all negatives out of this evaluation; their rows will not come.
     adaptive: the sampler chooses its steps by comparing predictions.
@@ -64,7 +65,7 @@ class Evaluation:
     cfg: float | None = None
     negative: torch.Tensor | None = None
     words: tuple[tuple[int, ...], ...] | None = None
-    negative_read: bool = False
+    negative_read: str = ""
     editions: tuple[Any, ...] | None = None
     positive_only: bool = False
     adaptive: bool = False

@@ -30,7 +30,7 @@ def told(p: Any, params: Any, words: Words | None) -> dict[str, Any]:
     cfg = (getattr(denoiser.sampler, "sampler_extra_args", None) or {}).get("cond_scale")
     if cfg is not None:
         cfg = float(cfg) * float(getattr(denoiser, "cond_scale_miltiplier", 1.0))
-    found = {"cfg": cfg, "reads": lambda: is_read(denoiser), "editions": editions(denoiser)}
+    found = {"cfg": cfg, "reads": lambda: why_read(denoiser), "editions": editions(denoiser)}
     found["positive_only"] = leaves_negatives_out(denoiser, params.sigma)
     found["adaptive"] = host.steps_by_itself(denoiser)
     if words is not None:
@@ -76,18 +76,22 @@ def _at(schedule: Sequence[Any], step: int) -> int:
     return next((i for i, entry in enumerate(schedule) if step <= entry.end_at_step), 0)
 
 
-def is_read(denoiser: Any) -> bool:
-    """Whether the negative's prediction may be used for more than the host's ordinary combination.
+def why_read(denoiser: Any) -> str:
+    """Who may use the negative's prediction beyond the host's ordinary combination, as a sentence without its end.
 
     To be asked as late as possible: extensions register callbacks and replace methods up to the evaluation itself.
+
+    Returns:
+        an empty text when nobody does.
     """
-    if getattr(denoiser, "need_last_noise_uncond", False) or "combine_denoised" in vars(denoiser):
-        return True
     combine = getattr(type(denoiser), "combine_denoised", None)
-    if combine is not None and combine.__module__ != STOCK:
-        return True
+    replaced = "combine_denoised" in vars(denoiser) or (combine is not None and combine.__module__ != STOCK)
     callbacks = getattr(script_callbacks, "callback_map", {})
-    return any(_is_foreign(callback) for name in AFTER_THE_MODEL for callback in callbacks.get(name, ()))
+    if replaced or any(_is_foreign(callback) for name in AFTER_THE_MODEL for callback in callbacks.get(name, ())):
+        return "another extension may use the negative's prediction too"
+    if getattr(denoiser, "need_last_noise_uncond", False):
+        return "the sampler uses the negative's prediction too"
+    return ""
 
 
 def _is_foreign(callback: Any) -> bool:

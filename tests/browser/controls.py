@@ -21,6 +21,11 @@ class Controls:
     def number(self, name):
         return float(self.find(name, "input[type=number]").input_value())
 
+    def wait_number(self, name, value):
+        box = f"#{self.prefix}{name} input[type=number]"
+        reads = "([box, value]) => document.querySelector(box).value == value"
+        self.page.wait_for_function(reads, arg=[box, str(value)])
+
     def set_text(self, name, value):
         box = self.text_box(name)
         box.fill(value)
@@ -59,10 +64,11 @@ class Controls:
         return self.find(f"{name}_live").first.inner_text()
 
     def wait_live(self, text, name="near_sighted"):
-        self.find(f"{name}_live", f".attention-lab-live:has-text({json.dumps(text)})").first.wait_for(state="attached")
+        shown = json.dumps(text, ensure_ascii=False)
+        self.find(f"{name}_live", f".attention-lab-live:has-text({shown})").first.wait_for(state="attached")
 
     def wait_told(self, text):
-        self.find("preset_said", f":text({json.dumps(text)})").first.wait_for()
+        self.find("preset_said", f":text({json.dumps(text, ensure_ascii=False)})").first.wait_for()
 
     def wait_changed(self, changed):
         state = "attached" if changed else "detached"

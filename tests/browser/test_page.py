@@ -3,8 +3,8 @@
 import threading
 
 import pytest
-from lib_attn.unet.profile import family_profile
 
+from lib_attn.unet.profile import family_profile
 from tests.browser.controls import Controls
 from tests.conftest import ROOT, read_infotext, write_infotext
 from tests.host.server import _free_port

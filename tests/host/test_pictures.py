@@ -52,11 +52,7 @@ def scripted(init):
         | {"script_name": "Outpainting mk2", "script_args": [None, 64, 8, ["left"], 1.0, 0.05]},
         "poor man's outpainting": image
         | {"script_name": "Poor man's outpainting", "script_args": [64, 4, "fill", ["down"]]},
-        "prompt matrix": {
-            "prompt": "a cat|red",
-            "script_name": "Prompt matrix",
-            "script_args": [False, False, "positive", "comma", 0],
-        },
+        "noise under the mask": image | {"mask": init, "inpainting_fill": 2},
     }  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from lib_attn.lab.judging.judge import Judge, JudgeNet
 from lib_attn.lab.measuring import ablation
 from lib_attn.lab.measuring.ablation import MODES, AblationRow, AblationSpec, ablated
 from lib_attn.lab.reports.tables import ablation_table
-from lib_attn.layers import find_layers
+from lib_attn.unet.families import find_layers
 
 SPEC = AblationSpec(ModelSpec(Path("none"), "cpu", "fp32"), Path("none"), 1, 1, 4, ("average", "out"), True, 64, 2)
 

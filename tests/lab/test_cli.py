@@ -175,11 +175,19 @@ def test_with_nothing_named_compare_draws_each_technique_as_a_pair(tiny, tmp_pat
     assert cli.main(["compare", "--format", "jpg", "--out", str(tmp_path)]) == 0
     written, said = {path.name for path in tmp_path.iterdir()}, capsys.readouterr()
     assert written == {"compare.jpg", "compare.md", *(f"compare-{show.name}.jpg" for show in short)}
-    assert said.err.startswith("Drawing 5 pairs")
+    assert said.err.startswith(f"Drawing {len(short)} pairs")
     table = (tmp_path / "compare.md").read_text()
     assert all(show.claim in table for show in short)
+    assert table.startswith("# ") and "CPU threads" in table and "Model: tiny" in table
     with Image.open(tmp_path / "compare.jpg") as sheet, Image.open(tmp_path / f"compare-{short[0].name}.jpg") as first:
-        assert sheet.format == "JPEG" and sheet.height == 5 * first.height and sheet.width == first.width
+        assert sheet.format == "JPEG" and sheet.height == len(short) * first.height and sheet.width == first.width
+
+
+def test_a_large_picture_stays_within_reason():
+    """Three times its own size on the embedded model, twice on one of 512 px, never below the model's own size."""
+    (large,) = [show for show in shows() if show.scale > 1]
+    assert [large.side(side) for side in (256, 512, 768, 1024, 1536)] == [768, 1024, 1024, 1024, 1536]
+    assert large.request(512).width == large.request(512).height == 1024 and "1024 × 1024 px" in large.conditions(512)
 
 
 def test_pairs_show_every_technique_where_it_acts(model):
@@ -254,7 +262,7 @@ def test_pages_link_to_pages_that_are_there():
 def test_each_technique_has_a_page():
     for technique in TECHNIQUES:
         text = (ROOT / "docs" / parameters.page_of(technique)).read_text(encoding="utf-8")
-        assert text.startswith(f"# {technique.label}: ")
+        assert re.search(rf"^##? {technique.label}\b", text, re.M), technique.name
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
 
 

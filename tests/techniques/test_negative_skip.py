@@ -171,7 +171,7 @@ def test_early_full_steps_are_as_many_but_earlier(every, steps):
 
 
 def test_few_steps_have_more_full_ones():
-    """Each goes further than one of twenty; measured in docs/negative-stream.md."""
+    """Each goes further than one of twenty; measured in docs/negative-skip.md."""
     found = {}
     for steps in (4, 8, 10, 15, 20, 30):
         sigmas = range(steps, 0, -1)
@@ -432,7 +432,7 @@ def test_guidance_one_computes_no_negative(unet):
         {"cfg": 1.5},
         {"cfg": None},
         {"cfg": 1.0, "weights": [[0.7, 0.5]]},
-        {"cfg": 1.0, "told": {"negative_read": True}},
+        {"cfg": 1.0, "told": {"negative_read": "somebody reads it"}},
         {"cfg": 1.0, "whole": True},
     ],
 )
@@ -456,7 +456,7 @@ def test_edit_models_and_unannounced_calls_are_left_alone(unet):
 
 def test_another_reader_of_the_negative(unet):
     said = []
-    told = {"negative_read": True}
+    told = {"negative_read": "somebody reads it"}
     out = draw(unet, replace(fill="copy"), told=told, say=said.append)
     assert all(torch.equal(a, b) for a, b in zip(out, draw(unet, []), strict=True)) and len(said) == 1
     with Rows(unet) as rows:

@@ -87,7 +87,7 @@ def test_hires_prompts_and_sdxl(host, model):
 
     def found(words):
         answer = told(p, params, words)
-        assert answer.pop("reads")() is False
+        assert answer.pop("reads")() == ""
         return answer
 
     assert found(None) == without
@@ -149,16 +149,16 @@ def test_the_hosts_own_options_are_foretold(host, model, monkeypatch, options, l
 
 
 def test_other_readers_of_the_negative(host):
-    from lib_attn.webui.negatives import is_read
+    from lib_attn.webui.negatives import why_read
 
     class Other:
         def combine_denoised(self):
             pass
 
-    assert not is_read(denoiser()) and is_read(denoiser(need_last_noise_uncond=True))
-    assert is_read(denoiser(combine_denoised=lambda: 0)) and is_read(Other())
+    assert not why_read(denoiser()) and why_read(denoiser(need_last_noise_uncond=True))
+    assert why_read(denoiser(combine_denoised=lambda: 0)) and why_read(Other())
     Other.combine_denoised.__module__ = "modules.sd_samplers_cfg_denoiser"
-    assert not is_read(Other())
+    assert not why_read(Other())
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ import pytest
 
 from lib_attn.presets import Presets
 from lib_attn.settings import TECHNIQUES, Settings, all_params, positional_params
+from lib_attn.techniques import ORDER
 from tests.conftest import ROOT
 
 gr = pytest.importorskip("gradio", reason="the panel needs gradio (pip install gradio==3.41.2)")
@@ -180,7 +181,25 @@ def text_of(node):
     return "".join(parts)
 
 
-NAMES = {"file.stem": "name", "error.strerror": "reason"}
+NAMES = {
+    "file.stem": "name", "error.strerror": "reason", "chosen.text": "blocks", "group.label": "technique",
+    "' and '.join(labels)": "techniques",
+}  # fmt: skip
+
+
+def said_in(path):
+    """What is handed to a function that tells the user a sentence, itself or as a constant of the file."""
+    tree = ast.parse(path.read_text())
+    named = [n for n in tree.body if isinstance(n, ast.Assign) and hasattr(n.targets[0], "id")]
+    constants = {n.targets[0].id: n.value for n in named}
+    for node in ast.walk(tree):
+        name = getattr(getattr(node, "func", None), "attr", "")
+        for part in node.args if name in ("say", "_say", "comment") else ():
+            found = text_of(constants.get(getattr(part, "id", ""), part))
+            if found is not None:
+                yield found
+
+
 # Put together from parts: see `lib_attn.webui.xyz.tell_grid`.
 GRID = {
     "X/Y/Z: {technique} is off, so its axis changes nothing. Cells: {cells}.",
@@ -196,8 +215,14 @@ def told_texts():
     texts = {*GRID, *script_texts(), *NEEDS.values(), OWN, *options.LABELS.values(), *options.INFOS.values()}
     texts |= {text for name in shipped() for text in Presets().about(name)}
     texts |= {p.reads[1] for p in all_params() if p.reads}
-    for path in ("preview.py", "presets.py", "webui/live.py", "webui/preset_actions.py", "webui/compare.py"):
+    previews = [f"techniques/{name}/preview.py" for name in ORDER]
+    more = ("techniques/facts.py", "presets.py", "webui/live.py", "webui/preset_actions.py", "webui/compare.py")
+    for path in ("preview.py", *previews, *more):
         texts |= set(sentences_in(path))
+    apart = [ROOT / "lib_attn" / room for room in ("lab", "learn")]
+    for path in (ROOT / "lib_attn").rglob("*.py"):
+        if not set(apart) & set(path.parents):
+            texts |= set(said_in(path))
     return texts
 
 

@@ -25,7 +25,7 @@ from lib_attn.lab.measuring.showcase import CFG, SAMPLER, STEPS, Show, draw_show
 from lib_attn.lab.reports.tables import caption, compare_table, show_table
 from lib_attn.lab.shared.errors import LabError
 from lib_attn.lab.shared.machine import machine
-from lib_attn.lab.shared.results import write_text
+from lib_attn.lab.shared.results import command_line, write_text
 from lib_attn.settings import TECHNIQUES
 
 #: Drawn when a setting or presets are named without a prompt.
@@ -108,7 +108,8 @@ def _pairs(args: argparse.Namespace) -> int:
     seconds = "of CPU time, all threads together" if args.cpu_time else "by the clock"
     note = f"Model: {model.name}. Seconds {seconds}, on {told['device']}, torch {told['torch']}; the model is loaded."
     text = f"{show_table(found, side)}\n\n{note}"
-    write_text(args.out / "compare.md", text + "\n")
+    page = f"# The same seeds without and with each technique\n\n{text}\n\nWritten by `{command_line()}`.\n"
+    write_text(args.out / "compare.md", page)
     print(text)
     print(f"Written: {path}, each pair beside it, {args.out / 'compare.md'}")
     return 0

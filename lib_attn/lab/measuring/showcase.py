@@ -19,6 +19,7 @@ from lib_attn.schema import Technique
 
 STEPS, SAMPLER, CFG = 20, "DDIM", 5.0
 BATCH = 4
+LARGEST = 1024  # pixels; beyond it a model of the usual size takes very long without a GPU
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Show:
     """One comparison.
 
     name: as it is asked for on the command line and in file names. claim: what to look for. variant: what is put on.
-    scale: side of the pictures, in sides that the model was trained at. batch: how many.
+    scale: side of the pictures, in sides that the model was trained at, as far as `LARGEST`. batch: how many.
     """
 
     name: str
@@ -48,15 +49,19 @@ class Show:
     def request(self, side: int) -> Request:
         """The pictures, on a model trained at `side` pixels."""
         seeds = tuple(self.seed + i for i in range(self.batch))
-        return Request((self.prompt,), seeds, self.negative, self.scale * side, self.scale * side, self.steps,
-                       SAMPLER, self.cfg)  # fmt: skip
+        own = self.side(side)
+        return Request((self.prompt,), seeds, self.negative, own, own, self.steps, SAMPLER, self.cfg)
+
+    def side(self, side: int) -> int:
+        """Side of its pictures in pixels, on a model trained at `side` pixels."""
+        return max(side, min(self.scale * side, LARGEST))
 
     def conditions(self, side: int) -> str:
         """Under which conditions, in one line."""
         parts = [f"“{self.prompt}”", f"negative “{self.negative}”" if self.negative else "", f"CFG {self.cfg:g}"]
         if self.batch > 1:
             parts.append(f"{self.batch} pictures in a batch")
-        parts.append(f"{self.scale * side} × {self.scale * side} px, {self.steps} steps")
+        parts.append(f"{self.side(side)} × {self.side(side)} px, {self.steps} steps")
         return ", ".join(filter(None, parts))
 
 
@@ -71,8 +76,10 @@ def shows() -> tuple[Show, ...]:
              "a torus, black background", "pink", cfg=1.0, seed=2),
         Show("negative-every-3rd-step", "The same pictures with a third less work", preset("Negative every 3rd step"),
              "a yellow star, grey background"),
+        Show("every-2nd-step", "The same pictures with half the work", preset("Every 2nd step"),
+             "a green cone, white background"),
         Show("weak-guidance", "A negative prompt that acts more at a low CFG scale",
-             preset("Negative acts more (Contrast)"), "a torus, grey background", "pink", cfg=2.0),
+             preset("Negative acts more (Contrast)"), "a torus, black background", "pink", cfg=1.5, seed=2),
     )  # fmt: skip
 
 

@@ -28,7 +28,6 @@ import torch
 from lib_attn.techniques.base import Context, Runtime
 from lib_attn.techniques.negative_skip.gate import Gate
 from lib_attn.techniques.negative_skip.penalty import NegativeText, penalise
-from lib_attn.techniques.saving import READ
 from lib_attn.techniques.spacing import RISE, is_due, key_interval
 from lib_attn.unet.batch import has_mean, weighted_mean
 from lib_attn.unet.layers import parse_selector
@@ -238,8 +237,9 @@ class NegativeSkipRuntime(Runtime):
         evaluation, images = call.evaluation, {row.image for row in call.evaluation.rows}
         if call.fixed:
             wanted = self._settings.key_every != 1 or self._stopped or any(map(evaluation.drops_out, images))
+            why = call.fixed
             if wanted and not call.told:
-                self._say(f"Negative skip computes the negative in every step: {call.fixed}.")
+                self._say(f"Negative skip computes the negative in every step: {why}.")
             return frozenset()
         unguided = {i for i in images if evaluation.unguided(i)}
         if evaluation.positive_only:
@@ -247,7 +247,8 @@ class NegativeSkipRuntime(Runtime):
                 track.since = None if track.since is None else track.since + 1
             return frozenset(images)
         if evaluation.negative_read and self._fill != "estimate":
-            self._say(f"Negative skip computes the negative in every step: {READ}, so only an estimate could stand in.")
+            why = f"{evaluation.negative_read}, so only an estimate could stand in"
+            self._say(f"Negative skip computes the negative in every step: {why}.")
             return frozenset()
         skipped = set()
         for image in images - unguided:
@@ -267,9 +268,10 @@ class NegativeSkipRuntime(Runtime):
         if self._gate is not None and self._stopped:
             self._gate.begin(evaluation, images - unguided - skipped)
         if skipped and evaluation.negative_read:
+            why = evaluation.negative_read
             self._say(
-                f"Negative skip: {READ}; where it is left out they get an estimate, which may shift colours (Full step "
-                "every 1: never left out)."
+                f"Negative skip: {why}, and gets an estimate where it is left out. That may shift "
+                "colours; with Full step every 1 it is never left out."
             )
         return frozenset(unguided | skipped)
 
