@@ -21,6 +21,7 @@ from lib_attn.lab.drawing.checkpoint import LabModel
 from lib_attn.lab.drawing.sampling import Request, sample
 from lib_attn.lab.drawing.variants import FULL, SamplingPass, Variant, setting
 from lib_attn.lab.measuring.cost import Arithmetic
+from lib_attn.lab.measuring.negative.cases import every
 from lib_attn.lab.shared.distances import mean_and_error, relative_l2
 from lib_attn.lab.shared.progress import Progress, silent
 from lib_attn.techniques.spacing import is_due, key_interval
@@ -65,13 +66,9 @@ def step_cases(steps: int) -> list[StepCase]:
     cases += [StepCase(f"deep features {n}", thinned(n, deep=True)) for n in (2, 3, 5)]
     cases += [StepCase("ridge fit of predictions 2", thinned(2, fit=True)),
               StepCase("ridge fit of deep features 3", thinned(3, deep=True, fit=True))]  # fmt: skip
-    cases += [StepCase(f"negative until 40 %, {kind}", setting("", f"until=0.4; stopped={kind}; {EVERY_NEGATIVE}"))
+    cases += [StepCase(f"negative until 40 %, {kind}", setting("", every(1, f"until=0.4; stopped={kind}")))
               for kind in ("estimate", "T-GATE", "plain")]  # fmt: skip
-    both = "step_skip.key_every=2; negative_skip.key_every=3; negative_skip.penalty=off"
-    return [*cases, StepCase("step skip 2, negative every 3rd", setting("", both))]
-
-
-EVERY_NEGATIVE = "negative_skip.key_every=1; negative_skip.penalty=off"
+    return [*cases, StepCase("step skip 2, negative every 3rd", setting("", every(3, "step_skip.key_every=2")))]
 
 
 def thinned(key_every: float, *, deep: bool = False, fit: bool = False) -> Variant:
