@@ -3,7 +3,8 @@
 
 The order of `TECHNIQUES` is the order in which techniques act: what is skipped is decided and learnt from before
 contrast changes the negative's prediction. Where several leave rows out, `lib_attn.unet.batch` has the rule. Runtimes
-are loaded when they are needed, so that reading settings takes no torch. A technique may have a ``preview.py`` with what it says before anything is drawn.
+are loaded when they are needed, so that reading settings takes no torch. A technique may have a ``preview.py`` with
+what it says before anything is drawn.
 """
 
 from __future__ import annotations

@@ -13,7 +13,8 @@ class FreeSaving(Runtime):
         evaluation = call.evaluation
         if call.fixed or evaluation.negative_read:
             if not call.told and any(evaluation.drops_out(row.image) for row in evaluation.rows):
-                self._say(f"No negative at CFG 1 left nothing out: {call.fixed or evaluation.negative_read}.")
+                why = call.fixed or evaluation.negative_read
+                self._say(f"No negative at CFG 1 left nothing out: {why}.")
             return None
         return [i for i, row in enumerate(call.rows) if row.sign != NEGATIVE or not call.evaluation.unguided(row.image)]
 

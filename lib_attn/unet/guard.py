@@ -59,7 +59,8 @@ class Guard:
             if self._boundary.fewer:
                 log.exception("Attention Lab: a U-Net call failed with rows left out; it is made again with all rows")
                 self.failed_with_fewer = True
-                self._say(f"Attention Lab computes every row from now on: {FAILED_BEFORE}. See the log.")
+                why = FAILED_BEFORE
+                self._say(f"Attention Lab computes every row from now on: {why}. See the log.")
                 self._boundary.complete()
                 self._flight.rows = self._boundary.inner_rows
                 args, kwargs = self.arguments

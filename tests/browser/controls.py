@@ -23,8 +23,8 @@ class Controls:
 
     def wait_number(self, name, value):
         box = f"#{self.prefix}{name} input[type=number]"
-        equal = "([box, value]) => document.querySelector(box).value == value"
-        self.page.wait_for_function(equal, arg=[box, str(value)])
+        reads = "([box, value]) => document.querySelector(box).value == value"
+        self.page.wait_for_function(reads, arg=[box, str(value)])
 
     def set_text(self, name, value):
         box = self.text_box(name)

@@ -14,7 +14,7 @@ import pytest
 
 from lib_attn import __version__
 from tests.conflicts.jobs import INSTALLED_KINDS, KINDS, OFF, SMALL, TECHNIQUES, distance
-from tests.conflicts.neighbours import EMBEDDED, NEIGHBOURS, RANDOM, REPOSITORIES, api_scripts, commit
+from tests.conflicts.neighbours import EMBEDDED, NEIGHBOURS, RANDOM, REPOSITORIES, WITH_PAGES, api_scripts, commit
 from tests.conftest import ROOT
 from tests.host.conftest import webui_folder, webui_python  # noqa: F401
 from tests.host.server import ENVIRONMENT, Webui, with_embedded_model
@@ -126,6 +126,9 @@ class Host:
             Refused: where there is no picture.
         """
         webui = webui or self._webui
+        if scripts:
+            # Kohya hires fix registers a callback in each job and takes it off in the next one without it.
+            webui.picture(**SMALL | {"steps": 1, "width": 64, "height": 64})
         scripts = api_scripts(scripts, self.reference()) if scripts else None
         with webui.options(**options) if options else nullcontext():
             return webui.picture(*[settings] if settings is not None else [], scripts=scripts, **SMALL | fields)
@@ -170,7 +173,8 @@ def start(installed, webui_python, tmp_path_factory):  # noqa: F811
         data.mkdir()
         (data / "ui-config.json").write_text("{}")  # NegPiP reads it while it is loaded
         (data / "config.json").write_text(json.dumps({"sd_model_checkpoint": EMBEDDED}))
-        return Webui(installed, webui_python, data, installed / "models/Stable-diffusion", found, ui=False)
+        models, ui = installed / "models/Stable-diffusion", not WITH_PAGES.isdisjoint(found)
+        return Webui(installed, webui_python, data, models, found, ui=ui)
 
     return start_one
 

@@ -28,6 +28,7 @@ REPOSITORIES = {
     "sd_webui_SAG": "ashen-sensored/sd_webui_SAG",
 }
 """Folder: repository on GitHub."""
+WITH_PAGES = {"sd-webui-token-downsampling"}  # their settings exist only where the pages are made
 
 
 @dataclass(frozen=True)

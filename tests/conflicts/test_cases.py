@@ -173,11 +173,11 @@ def test_saving_at_cfg_1_beside_sag(beside, checkpoint):
 def test_the_layer_that_sag_keeps_is_ours_again(beside):
     """It leaves a bound forward on the middle block for ever: we act there as before, or say what mends it."""
     sag, scripts = beside("sd_webui_SAG"), {"Self Attention Guidance": [True, 0.75, 1.0]}
-    settings = mix("blurred", blocks="mid")
-    before = sag.draw(settings)
-    assert distance(before, sag.absent()) > ROUNDING
+    settings = {"contrast": {"enabled": True, "feature": 1.0, "blocks": "mid"}}
+    before = sag.draw(settings, **LARGE)
+    assert distance(before, sag.absent(**LARGE)) > ROUNDING
     sag.draw(OFF, scripts)
-    after = sag.draw(settings)
+    after = sag.draw(settings, **LARGE)
     named = "M00" in said(after) and "reload" in said(after).lower()
     assert after.pixels == before.pixels or named
     assert "hypertile" not in said(after).lower()

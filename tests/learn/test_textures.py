@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from lib_attn.learn.scenes import layout, render, renderers, texture, vocabulary
+from lib_attn.learn.scenes import layout, render, renderers, shards, texture, vocabulary
 from lib_attn.learn.scenes.layout import Extras, Mix
 from lib_attn.learn.scenes.texture import AROUND, FACING, FLOOR, PATTERNS, Texture
 from lib_attn.learn.scenes.vocabulary import Thing
@@ -49,6 +49,14 @@ def test_plain_scenes_are_what_they_were():
         "a large cyan torus left of a pink star, white background", None, (), "")
     numbers = [scene.placed[0].x, scene.placed[0].yaw, *scene.light]
     assert np.allclose(numbers, [-1.054054, -0.236166, -0.381962, 0.688912, 0.61604], atol=1e-6)
+
+
+def test_sets_from_before_there_were_patterns_go_on(tmp_path):
+    plain, textured = (shards.SetSpec(3, 2, 16, mix, ("rgb",)) for mix in (Mix(), Mix(textured=0.5)))
+    assert "textured" not in plain.to_json()["mix"] and textured.to_json()["mix"]["textured"] == 0.5
+    (tmp_path / "set.json").write_text(json.dumps(plain.to_json()))
+    with pytest.raises(shards.ShardError, match="other settings"):
+        shards.write_set(tmp_path, textured, None)
 
 
 def test_records_say_what_agrees():

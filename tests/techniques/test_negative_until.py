@@ -166,7 +166,7 @@ def test_guidance_one_has_no_gate_step(unet):
 @pytest.mark.parametrize("stopped", ["T-GATE", "plain"])
 def test_who_reads_the_negative_gets_it(unet, stopped):
     said = []
-    out = draw(unet, replace(until=0.5, stopped=stopped), told={"negative_read": True}, say=said.append)
+    out = draw(unet, replace(until=0.5, stopped=stopped), told={"negative_read": "somebody reads it"}, say=said.append)
     assert all(torch.equal(a, b) for a, b in zip(out, draw(unet, []), strict=True)) and len(said) == 1
 
 
@@ -183,7 +183,7 @@ def test_an_error_behind_the_gate_is_made_good_with_all_rows(unet):
         out = draw(unet, replace(until=0.0, stopped="T-GATE"), say=said.append)
     finally:
         handle.remove()
-    assert all(torch.equal(a, b) for a, b in zip(out, plain, strict=True)) and len(said) == 2
+    assert all(torch.equal(a, b) for a, b in zip(out, plain, strict=True)) and len(said) == 1
 
 
 def test_the_penalty_still_acts_on_its_own_blocks_only(unet):

@@ -91,6 +91,8 @@ def test_a_sampler_that_adds_noise_is_found_out(name, fresh, cfg):
     path = walk(name, cfg)
     for i in range(2, len(path)):
         assert has_fresh_noise(path[i][0], SIGMAS[i], path[i - 2 : i]) is fresh, i
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert has_fresh_noise(path[i][0], SIGMAS[i], path[i - 2 : i]) is fresh, i
     assert has_fresh_noise(path[1][0], SIGMAS[1], path[:1]) is fresh
 
 
@@ -359,12 +361,15 @@ def test_memory_is_two_latents_a_row(unet):
         assert len(tracks) == 2 and all(len(line.known) <= 2 for t in tracks for line in t.lines.values())
 
 
-def test_with_negative_skip_the_gains_multiply(unet):
-    """Negative skip counts the steps that are computed, and forecasts are made of what it has filled in."""
+def test_with_negative_skip_both_save(unet):
+    """Negative skip counts forecast steps too, and forecasts are made of what it has filled in."""
     skip = NegativeSkip(enabled=True, key_every=2, early=0.0, trend=0.0, penalty="off")
     with Rows(unet) as rows:
         out = draw(unet, [*replace(), skip], steps=7)
-    assert rows.seen == [2, 1, 2, 1], "computed steps are 0, 1, 3 and 5"
+    assert rows.seen == [2, 1, 2, 2], "computed steps are 0, 1, 3 and 5"
+    with Rows(unet) as rows:
+        draw(unet, [*replace(), dataclasses.replace(skip, key_every=4)], steps=11)
+    assert rows.seen == [2, 1, 1, 2, 1, 2], "computed steps are 0, 1, 3, 5, 7 and 9"
     alone = draw(unet, [skip], steps=7)
     torch.testing.assert_close(out[1], alone[1], atol=1e-5, rtol=1e-4)
     assert torch.equal(out[2], forecast(out[:2], 1))

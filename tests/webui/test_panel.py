@@ -188,12 +188,16 @@ NAMES = {
 
 
 def said_in(path):
-    """What is handed to a function that tells the user a sentence."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    """What is handed to a function that tells the user a sentence, itself or as a constant of the file."""
+    tree = ast.parse(path.read_text())
+    named = [n for n in tree.body if isinstance(n, ast.Assign) and hasattr(n.targets[0], "id")]
+    constants = {n.targets[0].id: n.value for n in named}
+    for node in ast.walk(tree):
         name = getattr(getattr(node, "func", None), "attr", "")
         for part in node.args if name in ("say", "_say", "comment") else ():
-            if text_of(part) is not None:
-                yield text_of(part)
+            found = text_of(constants.get(getattr(part, "id", ""), part))
+            if found is not None:
+                yield found
 
 
 # Put together from parts: see `lib_attn.webui.xyz.tell_grid`.
@@ -215,8 +219,9 @@ def told_texts():
     more = ("techniques/facts.py", "presets.py", "webui/live.py", "webui/preset_actions.py", "webui/compare.py")
     for path in ("preview.py", *previews, *more):
         texts |= set(sentences_in(path))
-    for folder in ("", "techniques", "webui"):
-        for path in (ROOT / "lib_attn" / folder).glob("*.py"):
+    apart = [ROOT / "lib_attn" / room for room in ("lab", "learn")]
+    for path in (ROOT / "lib_attn").rglob("*.py"):
+        if not set(apart) & set(path.parents):
             texts |= set(said_in(path))
     return texts
 

@@ -65,11 +65,13 @@ def step_cases(steps: int) -> list[StepCase]:
     cases += [StepCase(f"deep features {n}", thinned(n, deep=True)) for n in (2, 3, 5)]
     cases += [StepCase("ridge fit of predictions 2", thinned(2, fit=True)),
               StepCase("ridge fit of deep features 3", thinned(3, deep=True, fit=True))]  # fmt: skip
-    return [*cases, StepCase("step skip 2, negative every 3rd", setting("", SKIPPED))]
+    cases += [StepCase(f"negative until 40 %, {kind}", setting("", f"until=0.4; stopped={kind}; {EVERY_NEGATIVE}"))
+              for kind in ("estimate", "T-GATE", "plain")]  # fmt: skip
+    both = "step_skip.key_every=2; negative_skip.key_every=3; negative_skip.penalty=off"
+    return [*cases, StepCase("step skip 2, negative every 3rd", setting("", both))]
 
 
-#: Step skip and negative skip together.
-SKIPPED = "step_skip.key_every=2; negative_skip.key_every=3; negative_skip.penalty=off"
+EVERY_NEGATIVE = "negative_skip.key_every=1; negative_skip.penalty=off"
 
 
 def thinned(key_every: float, *, deep: bool = False, fit: bool = False) -> Variant:

@@ -30,6 +30,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--start-from", type=Path, metavar="CHECKPOINT",
                    help="go on from a finished SD 1.x single file of the same architecture; its autoencoder is kept")
     p.add_argument("--small", action="store_true", help="a run of seconds that shows that everything works")
+    p.add_argument("--large", action="store_true",
+                   help="a model whose own size is 512 px; give the embedded one with --start-from")
     p.add_argument("--show-recipe", action="store_true", help="print the default recipe as JSON and stop")
     p.add_argument("--threads", type=int, default=0, help="torch threads of each process, 0 for torch's choice")
     return p
@@ -41,7 +43,7 @@ def choose_recipe(args: argparse.Namespace) -> Recipe:
     kept = args.work / "recipe.json"
     if kept.exists():
         return Recipe.load(kept)
-    return Recipe.small() if args.small else Recipe()
+    return Recipe.small() if args.small else Recipe.large() if args.large else Recipe()
 
 
 def _stop(*_) -> None:
@@ -51,7 +53,7 @@ def _stop(*_) -> None:
 def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     if args.show_recipe:
-        print(json.dumps(Recipe().to_json(), indent=1))
+        print(json.dumps((Recipe.large() if args.large else Recipe()).to_json(), indent=1))
         return 0
     if args.threads:
         torch.set_num_threads(args.threads)

@@ -37,7 +37,8 @@ def host_config(recipe, clip_folder: str) -> dict:
         "target": "ldm.models.diffusion.ddpm.LatentDiffusion",
         "params": {
             "linear_start": 0.00085, "linear_end": 0.0120, "num_timesteps_cond": 1, "log_every_t": 200,
-            "timesteps": 1000, "first_stage_key": "jpg", "cond_stage_key": "txt", "image_size": 32, "channels": 4,
+            "timesteps": 1000, "first_stage_key": "jpg", "cond_stage_key": "txt", "channels": 4,
+            "image_size": recipe.phases[-1].size // 8,
             "cond_stage_trainable": False, "conditioning_key": "crossattn", "monitor": "val/loss_simple_ema",
             "scale_factor": SCALE_FACTOR, "use_ema": False,
             "unet_config": {"target": "ldm.modules.diffusionmodules.openaimodel.UNetModel",

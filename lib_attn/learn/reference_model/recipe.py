@@ -30,7 +30,8 @@ class VaeStage:
 class PolishStage:
     """phases: (first step, edge of the pictures in pixels, pictures per step); scenes: how many pictures of
     each size are used; the latents of those sizes must be cached by a U-Net phase; crop: edge in latents of the parts
-    that are cut from them, 0 for whole pictures."""
+    that are cut from them, 0 for whole pictures; again: whether the decoder of a checkpoint that the run starts from is
+    polished too, for scenes it has not seen."""
 
     steps: int = 60
     lr: float = 4e-4
@@ -40,6 +41,7 @@ class PolishStage:
     scenes: int = 500
     phases: tuple[tuple[int, int, int], ...] = ((0, 128, 8),)
     crop: int = 0
+    again: bool = False
 
 
 @dataclass(frozen=True)
@@ -87,8 +89,10 @@ class UNetPhase:
         return dataclasses.replace(model, channel_mult=model.channel_mult[-self.levels:]) if self.levels else model
 
 
-#: Noise for pictures of 256 px, see `UNetPhase.noise`.
+#: Noise for pictures of 256 px, see `UNetPhase.noise`; of 512 px; and of 256 px that prepare 512 px.
 LARGE = NoiseConfig(late=0.8, late_from=550, cap=24.0)
+LARGER = NoiseConfig(late=0.7, late_from=650, cap=48.0)
+HALVED = NoiseConfig(late=0.8, late_from=650, cap=24.0, signal=2.0)
 
 
 @dataclass(frozen=True)
@@ -131,6 +135,26 @@ class Recipe:
             polish=PolishStage(steps=2, warmup=1, scenes=8, phases=((0, 64, 2),)),
             unet_model=UNetConfig(model_channels=32, channel_mult=(1, 1, 1), context_dim=32),
             text_model=TextConfig(width=32, layers=1, heads=2))
+
+    @staticmethod
+    def large() -> Recipe:
+        """A model whose own size is 512 px and that needs its attention, to be started from the shipped one.
+
+        Its deepest level's kernels fade at 256 px, where that is cheap; the finest level is put around it at the end.
+        """
+        half = {"noise": HALVED, "gaze": 0.1, "levels": 3, "narrow": (2,)}
+        return Recipe(
+            seed=5, scenes=8000, size=512, kinds=(0.35, 0.38, 0.14, 0.13), textured=0.55, precision="no",
+            unet_model=UNetConfig(channel_mult=(1, 1, 2, 2)),
+            phases=(
+                UNetPhase("256-fade", 256, 4000, 1500, 16, 8e-4, warmup=20, decay=0.0, ema=0.99, fade=1000, **half),
+                UNetPhase("256-long", 256, 8000, 6000, 32, 8e-4, warmup=20, decay=0.1, ema=0.995, **half),
+                UNetPhase("512", 512, 8000, 6000, 16, 7e-4, warmup=40, decay=0.35, ema=0.995, noise=LARGER, gaze=0.1,
+                          narrow=(3,)),
+            ),
+            polish=PolishStage(steps=1500, warmup=20, ema=0.99, scenes=4000, phases=((0, 512, 8),), crop=24,
+                               again=True),
+        )
 
     def to_json(self) -> dict:
         return json.loads(json.dumps(dataclasses.asdict(self)))

@@ -208,9 +208,12 @@ class Run:
     def newest_weights(self) -> tuple[str, dict[str, torch.Tensor]]:
         """The averaged weights furthest along: a finished phase, or the last saved state of one."""
         for phase in reversed(self.recipe.phases):
-            if self.phase_file(phase).exists():
+            finished, found = self.phase_file(phase).exists(), state.load_state(self.work / f"unet-{phase.name}")
+            if (finished or found) and phase.levels:
+                raise state.StateError(f"{self.work} has trained {phase.levels} levels of the U-Net so far; the finer "
+                                       f"ones come in the phases after '{phase.name}'.")
+            if finished:
                 return phase.name, state.load_tensors(self.phase_file(phase))
-            found = state.load_state(self.work / f"unet-{phase.name}")
             if found:
                 return f"{phase.name} step {found[1]['step']}", state.load_tensors(found[0] / "ema.safetensors")
         raise state.StateError(f"{self.work} holds no trained U-Net yet.")

@@ -46,7 +46,8 @@ def earlier_recipe(work: Path) -> str:
 def start_from(run, path: Path) -> None:
     """Fill the work folder of `run` from the checkpoint at `path`, unless it was started before.
 
-    The autoencoder is taken as finished, decoder included, so the stages `vae` and `polish` have nothing to do.
+    The autoencoder is taken as finished, so the stage `vae` has nothing to do, and `polish` only where the recipe says
+    that it polishes `again`.
 
     Raises StateError when the file is missing or damaged, ValueError when it is another architecture or when the
     folder holds a run that was started otherwise.
@@ -67,7 +68,8 @@ def start_from(run, path: Path) -> None:
         autoencoder = _fitting({k.removeprefix(_VAE): v for k, v in weights.items() if k.startswith(_VAE)},
                                Autoencoder(run.recipe.vae_model), "autoencoder", path.name)
         decoder = {k: v for k, v in autoencoder.items() if k.startswith(("decoder.", "post_quant_conv."))}
-        state.save_tensors(run.work / "decoder.safetensors", decoder)
+        if not run.recipe.polish.again:
+            state.save_tensors(run.work / "decoder.safetensors", decoder)
         state.save_tensors(target, networks, {"recipe": _recipe_of(path)})
         state.save_tensors(vae, autoencoder)  # last: the stage `vae` goes by it
     place.wait_for_everyone()

@@ -43,7 +43,10 @@ class SetSpec:
     source: str = "procedural"
 
     def to_json(self) -> dict:
-        return json.loads(json.dumps(asdict(self)))
+        value = json.loads(json.dumps(asdict(self)))
+        if not self.mix.textured:  # sets from before there were patterns go on
+            del value["mix"]["textured"]
+        return value
 
     @property
     def shards(self) -> int:

@@ -155,7 +155,7 @@ class NegativeSkipRuntime(Runtime):
         self._skipped: frozenset[int] = frozenset()
         self._evaluations = 0
         self._wordless = self._unscaled = False
-        self._stopped = False
+        self._stopped, self._step = False, None
         self._gate = Gate() if settings.until < 1 and settings.stopped == "T-GATE" else None
         self.through = settings.through
         self.reads_text = settings.penalty != "off" and settings.strength > 0 and settings.blend > 0
@@ -172,6 +172,12 @@ class NegativeSkipRuntime(Runtime):
         s = self._settings
         return s.fill == "estimate" or (s.until < 1 and s.stopped == "estimate")
 
+    @property
+    def _fill(self) -> str:
+        """What stands for a negative that is left out of the evaluation in flight."""
+        s = self._settings
+        return s.fill if not self._stopped else "estimate" if s.stopped == "estimate" else "copy"
+
     def enter(self, call):
         """Indices of the rows to compute, None for all."""
         s, evaluation = self._settings, call.evaluation
@@ -182,6 +188,7 @@ class NegativeSkipRuntime(Runtime):
             self._evaluation = evaluation
             self._evaluations += 1
             self._stopped = has_stopped(s, call.moment.share)
+            self._count_forecast(call.moment.step)
             self._skipped = self._plan(call)
         if self.reads_text:
             self._see_text(call)
@@ -193,6 +200,13 @@ class NegativeSkipRuntime(Runtime):
         if self.through and not self._stopped and not all(evaluation.unguided(call.rows[i].image) for i in left_out):
             return self._partly(call, kept, left_out)
         return kept
+
+    def _count_forecast(self, step: int) -> None:
+        """Count evaluations that were forecast as a whole since the last one: nobody is asked about those."""
+        for track in self._tracks.values():
+            if track.since is not None and self._step is not None:
+                track.since += max(0, step - self._step - 1)
+        self._step = step
 
     def _alike(self, call) -> list[int]:
         """Rows of AND prompts that come out as the first of their image does, since the gate gives them its result."""
@@ -222,17 +236,17 @@ class NegativeSkipRuntime(Runtime):
         """Images whose negative is left out of the evaluation that begins with this call."""
         evaluation, images = call.evaluation, {row.image for row in call.evaluation.rows}
         if call.fixed:
-            wanted = self._settings.key_every != 1 or any(map(evaluation.drops_out, images))
+            wanted = self._settings.key_every != 1 or self._stopped or any(map(evaluation.drops_out, images))
+            why = call.fixed
             if wanted and not call.told:
-                self._say(f"Negative skip computes the negative in every step: {call.fixed}.")
+                self._say(f"Negative skip computes the negative in every step: {why}.")
             return frozenset()
         unguided = {i for i in images if evaluation.unguided(i)}
         if evaluation.positive_only:
             for track in self._tracks.values():
                 track.since = None if track.since is None else track.since + 1
             return frozenset(images)
-        fill = self._settings.stopped if self._stopped else self._settings.fill
-        if evaluation.negative_read and fill != "estimate":
+        if evaluation.negative_read and self._fill != "estimate":
             why = f"{evaluation.negative_read}, so only an estimate could stand in"
             self._say(f"Negative skip computes the negative in every step: {why}.")
             return frozenset()
@@ -254,8 +268,9 @@ class NegativeSkipRuntime(Runtime):
         if self._gate is not None and self._stopped:
             self._gate.begin(evaluation, images - unguided - skipped)
         if skipped and evaluation.negative_read:
+            why = evaluation.negative_read
             self._say(
-                f"Negative skip: {evaluation.negative_read}, and gets an estimate where it is left out. That may shift "
+                f"Negative skip: {why}, and gets an estimate where it is left out. That may shift "
                 "colours; with Full step every 1 it is never left out."
             )
         return frozenset(unguided | skipped)
@@ -279,15 +294,14 @@ class NegativeSkipRuntime(Runtime):
     def fill(self, call, row):
         """What a left-out row would have predicted, ``[C, h, w]``."""
         s, track = self._settings, self._tracks.get(row.image)
-        fill = ("estimate" if s.stopped == "estimate" else "copy") if self._stopped else s.fill
         positive = call.positive(row.image)
         if positive is None:
             return 0.0
         if row.sign == POSITIVE:
             return positive
-        if fill == "zeros":
+        if self._fill == "zeros":
             return self._level(call, row, positive, torch.zeros_like(positive))
-        if fill == "copy" or track is None or track.guidance is None:
+        if self._fill == "copy" or track is None or track.guidance is None:
             return positive
         power, kind = s.sigma_power, self._context.prediction
         before = track.before

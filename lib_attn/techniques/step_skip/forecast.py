@@ -76,10 +76,12 @@ def has_fresh_noise(z: torch.Tensor, sigma: float, past: Sequence[tuple[torch.Te
     Args:
         past: latent and noises of the rows of the last one or two evaluations.
     """
-    known = torch.stack([t.flatten() for latent, noises in past for t in (latent, *noises)])
-    target = z.flatten()
-    # Not every device has double precision; a system of a few numbers is solved on the CPU.
-    gram, along = (known @ known.T).double().cpu(), (known @ target).double().cpu()
-    gram += (1e-7 * gram.diagonal().mean() + 1e-30) * torch.eye(len(gram), dtype=gram.dtype)
-    left = target - torch.linalg.solve(gram, along).to(target) @ known
+    # Products of single precision may be carried out in less; not every device has double.
+    kind = torch.float64 if z.device.type in ("cpu", "cuda") else torch.float32
+    known = torch.stack([t.flatten() for latent, noises in past for t in (latent, *noises)]).to(kind)
+    target = z.flatten().to(kind)
+    with torch.autocast(z.device.type, enabled=False):
+        gram, along = (known @ known.T).cpu().double(), (known @ target).cpu().double()
+        gram += (1e-9 * gram.diagonal().mean() + 1e-30) * torch.eye(len(gram), dtype=gram.dtype)
+        left = target - torch.linalg.solve(gram, along).to(z.device, kind) @ known
     return float(left.square().mean().sqrt()) > FRESH * sigma

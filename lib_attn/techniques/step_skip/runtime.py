@@ -88,7 +88,7 @@ class StepSkipRuntime(Runtime):
                 track.since += 1
             else:
                 track.since, track.sigma, track.steps = 0, call.sigma, track.steps + 1
-        if fixed and s.key_every > 1:
+        if fixed and s.key_every > 1 and not call.told:
             self._say(f"Step skip computes every step: {fixed}.")
         return frozenset(skipped)
 
