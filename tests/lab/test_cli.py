@@ -205,7 +205,7 @@ def test_compare_shows_every_technique(model):
     """What is compared when nothing is named changes a single picture."""
     variants = technique_variants()
     assert [v.name for v in variants] == [technique.name for technique in TECHNIQUES]
-    row = compare(model, variants, [Request(("a",), (1,), width=384, height=384, steps=3)])[0]
+    row = compare(model, variants, [Request(("a",), (1,), width=384, height=384, steps=8)])[0]
     assert row[0].l2 == 0 and all(cell.l2 > 0 for cell in row[1:])
     for technique in ("near_sighted", "key_mix"):
         assert all(v.settings[technique].enabled for v in preset_variants(technique))

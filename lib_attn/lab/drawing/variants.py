@@ -197,6 +197,8 @@ def parse_setting(text: str) -> Variant:
 def full_key(name: str, meant: Collection[str] = ()) -> str:
     """``tile`` -> ``near_sighted.tile``; names with a dot are checked and handed back.
 
+    A name that a later technique took up as well still means the earlier one's, so that a command line keeps its sense.
+
     Args:
         meant: techniques that decide where several have the parameter.
 
@@ -206,6 +208,8 @@ def full_key(name: str, meant: Collection[str] = ()) -> str:
     keys = _keys_named(name)
     if len(keys) > 1:
         keys = [key for key in keys if key.partition(".")[0] in meant] or keys
+        release = {p.key: p.since for p in all_params()}
+        keys = [key for key in keys if release[key] == min(map(release.get, keys))]
     if len(keys) != 1:
         why = f"several techniques have it, write one of {', '.join(keys)}" if keys else "there is no such parameter"
         raise LabError(f"'{name}' is not understood: {why}.")
