@@ -245,15 +245,14 @@ def test_a_call_that_fails_is_made_again_with_all_rows(host, script, model):
     torch.random.set_rng_state(generator)
 
 
-@pytest.mark.parametrize("chunks", [None, 1])
-def test_after_a_failed_call_negative_skip_goes_on_as_with_full_steps(host, script, model, chunks):
+def test_after_a_failed_call_negative_skip_goes_on_as_with_full_steps(host, script, model):
     def count(module, args):
-        if len(args[0]) < 2 and chunks is None or args[0].shape[-1] < 16:
+        if len(args[0]) < 2:
             raise RuntimeError
 
     with hooked(model.unet.input_blocks[0][0].register_forward_pre_hook(count)):
-        p = job(host, steps=4, chunks=chunks)
-        assert same(run(script, p, SKIP), plain(host, steps=4, chunks=chunks))
+        p = job(host, steps=4)
+        assert same(run(script, p, SKIP), plain(host, steps=4))
     assert told(p, "computes every row")
 
 
@@ -431,8 +430,8 @@ def test_and_weights_that_cancel(host, script):
 
 @pytest.mark.parametrize("place", ["told", "neighbours", "matcher", "boundary", "technique"])
 def test_an_error_of_ours_costs_no_picture(host, script, monkeypatch, place):
-    from lib_attn import boundary, neighbours, rows
-    from lib_attn.techniques import near_sighted
+    from lib_attn.techniques.near_sighted.runtime import NearSightedRuntime
+    from lib_attn.unet import batch, neighbours, rows
     from lib_attn.webui import negatives
 
     def broken(*args, **kwargs):
@@ -442,8 +441,8 @@ def test_an_error_of_ours_costs_no_picture(host, script, monkeypatch, place):
         "told": (negatives, "told"),
         "neighbours": (neighbours.Neighbours, "found"),
         "matcher": (rows.Matcher, "match"),
-        "boundary": (boundary.Boundary, "leave"),
-        "technique": (near_sighted.NearSightedRuntime, "attend"),
+        "boundary": (batch.Boundary, "leave"),
+        "technique": (NearSightedRuntime, "attend"),
     }[place]
     monkeypatch.setattr(owner, name, broken)
     p = job(host, steps=3)

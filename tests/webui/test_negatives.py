@@ -83,7 +83,7 @@ def test_hires_prompts_and_sdxl(host, model):
     text = torch.zeros(1, 77, 4)
     conditions = {"crossattn": text, "vector": None}
     params = SimpleNamespace(denoiser=denoiser(0, [schedule(10)]), text_uncond=conditions, sigma=torch.ones(2))
-    without = {"cfg": 7.0, "editions": None, "positive_only": False}
+    without = {"cfg": 7.0, "editions": None, "positive_only": False, "adaptive": False}
 
     def found(words):
         answer = told(p, params, words)
