@@ -20,13 +20,14 @@ Attention Lab was installed in a real stable-diffusion-webui v1.10.1 beside real
 CPU; what is below is what such a run found, written by `python -m tests.conflicts.page`. Whoever has the checkouts
 repeats it with `WEBUI_DIR=… ATTENTION_LAB_EXTENSIONS=folder python -m pytest tests/conflicts`.
 
-Each technique was tried in {len(KINDS)} jobs: {", ".join(KINDS)}.
+Each technique was tried in {len(KINDS)} jobs: {"; ".join(KINDS)}.
 
 - **Off**: with Attention Lab installed and off, all those jobs draw the pictures of a webui without it, to the bit.
 - **Next**: after the jobs of a technique, a plain job draws what a webui without Attention Lab draws, to the bit.
 - {MASTER}: nothing but "Skip the negative at CFG 1" may act, and it changes no picture.
 - Other columns: in how many of the jobs the technique changed the picture; in the others the answer has to say why
   not. "wrong" counts what did not come out as it should; it is listed below.
+- A dash: not tried in that run.
 
 """
 
@@ -37,7 +38,7 @@ def made_of(found: dict) -> str:
 
 
 def _commits(found: dict) -> str:
-    lines = ["| Extension | Tried at |", "|---|---|"]
+    lines = ["| Extension | Checked out at |", "|---|---|"]
     for folder, commit in sorted(found["commits"].items(), key=lambda pair: pair[0].lower()):
         name = REPOSITORIES[folder]
         lines.append(f"| [{name}](https://github.com/{name}) | {commit} |")
@@ -47,9 +48,7 @@ def _commits(found: dict) -> str:
 def _table(found: dict) -> str:
     lines = ["| At work | Off | Next | " + " | ".join(TECHNIQUES) + " |", "|---" * (len(TECHNIQUES) + 3) + "|"]
     for neighbour in NEIGHBOURS:
-        seen = found["beside"].get(neighbour.name)
-        if seen is None:
-            continue
+        seen = found["beside"].get(neighbour.name, {})
         off = "-" if "off" not in seen else "equal" if seen["off"] == "equal" else "**differs**"
         tried = [seen[t] for t in TECHNIQUES if t in seen]
         traces = any("next plain" in text or "left on" in text for one in tried for text in one["wrong"])
@@ -95,7 +94,7 @@ def _details(found: dict) -> str:
                     sentences.setdefault(job["said"], []).append(technique)
         for sentence, techniques in sentences.items():
             spoken.append(f"- {neighbour.name} ({', '.join(dict.fromkeys(techniques))}): {sentence}")
-    text = "## What did not come out right\n\n" + ("\n".join(wrong) or "Nothing.") + "\n\n"
+    text = "## What did not come out right\n\n" + ("\n".join(wrong) or "Nothing of what was tried.") + "\n\n"
     return text + "## What was said\n\n" + ("\n".join(spoken) or "Nothing.") + "\n\n"
 
 

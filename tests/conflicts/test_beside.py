@@ -33,6 +33,7 @@ def test_off_is_absent(beside, neighbour, start, results):
         ours[used, kind] = beside.draw(OFF, **neighbour.work if used else {}, **KINDS[kind])
     without = start(beside.others)
     try:
+        without.call("/sdapi/v1/options", {"sd_model_checkpoint": neighbour.checkpoint})
         for used, kind in jobs:
             fields = {**(neighbour.work if used else {}), **KINDS[kind]}
             absent, off = beside.draw(None, webui=without, **fields), ours[used, kind]
