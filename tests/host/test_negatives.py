@@ -146,7 +146,8 @@ SAVINGS = {
     "batch 2x2": ({"batch_size": 2, "n_iter": 2}, [2] * 8),
     "weights that sum to 1": ({"prompt": "a cat :0.6 AND a dog :0.4"}, [2] * 4),
     "weights that do not": ({"prompt": "a cat AND a dog"}, [3] * 4),
-    "unequal prompts": ({"prompt": "cat " * 90}, [1, 1] * 4),
+    # The negatives' own call has no row left, and then the model does not run.
+    "unequal prompts": ({"prompt": "cat " * 90}, [1] * 4),
     "hires": ({**HIRES, "hr_second_pass_steps": 2}, [1] * 6),
     "UniPC": ({"sampler_name": "UniPC"}, [1] * 4),
     "Heun": ({"sampler_name": "Heun"}, [1] * 7),
