@@ -18,5 +18,6 @@ fi
 
 failed=0
 "$python" -m ruff check . || failed=1
+"$python" -m ruff format --check . || failed=1
 "$python" -m pytest -rs "$@" || failed=1
 exit $failed

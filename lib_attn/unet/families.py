@@ -75,7 +75,11 @@ class Ldm:
         sections += [("out", j, block, depths[len(depths) - 1 - j]) for j, block in enumerate(outputs)]
         return [
             Block(
-                "M00" if section == "mid" else f"{section.upper()}{number:02d}", section, number, depth, block,
+                "M00" if section == "mid" else f"{section.upper()}{number:02d}",
+                section,
+                number,
+                depth,
+                block,
                 depth - any(map(_doubles, _parts(block))),
             )
             for section, number, block, depth in sections

@@ -321,7 +321,7 @@ def before_sampling(p: Any) -> None:
 
 
 def after_batch(p: Any) -> None:
-    """A batch is done: say so when the host never came by our way, or when there was nothing to do in any pass."""
+    """A batch is done: say so when the host sampled without calling us, or when there was nothing to do in any pass."""
     job, kept = job_of(p), _kept()
     if kept is not None and not kept.about:
         kept.about = {name: getattr(p, name, "") for name in ("prompt", "width", "height")}

@@ -30,6 +30,7 @@ def outputs(unet, mode, level, size=16, seed=0):
     variant = ablated(mode, level) if mode else FULL
     with torch.inference_mode(), variant.on(unet, SamplingPass(8 * size, 8 * size)):
         for layer in find_layers(unet):
+
             def note(module, args, kwargs, out, layer=layer):
                 seen[layer.name] = (layer, args[0], out)
 
@@ -45,8 +46,10 @@ def alone(layer, x):
 
 
 def full(layer, x):
-    q, k, v = (to(x).unflatten(-1, (layer.attn1.heads, -1)).transpose(1, 2)
-               for to in (layer.attn1.to_q, layer.attn1.to_k, layer.attn1.to_v))
+    q, k, v = (
+        to(x).unflatten(-1, (layer.attn1.heads, -1)).transpose(1, 2)
+        for to in (layer.attn1.to_q, layer.attn1.to_k, layer.attn1.to_v)
+    )
     weights = (q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5).softmax(-1)
     return layer.attn1.to_out((weights @ v).transpose(1, 2).flatten(2))
 

@@ -123,8 +123,14 @@ def test_signal_is_what_an_average_over_places_leaves():
 def test_rows_and_grids_are_not_told_where_to_look():
     from lib_attn.learn.reference_model import tokenizer
 
-    captions = ["a row of four red cubes", "a grid of six cones on a brick floor", "two cubes", "three stars",
-                "a cube left of a cone of the same colour", "a cube"]
+    captions = [
+        "a row of four red cubes",
+        "a grid of six cones on a brick floor",
+        "two cubes",
+        "three stars",
+        "a cube left of a cone of the same colour",
+        "a cube",
+    ]
     import pathlib
     import tempfile
 
@@ -140,8 +146,14 @@ def growing_recipe():
         UNetPhase("half", 32, 24, 3, 4, 1e-3, warmup=1, levels=2, narrow=(1,), fade=2, noise=NoiseConfig(signal=2.0)),
         UNetPhase("whole", 64, 24, 3, 4, 1e-3, warmup=1, narrow=(2,)),
     )
-    return replace(Recipe.small(), unet_model=LARGE, phases=phases, kinds=(0.3, 0.3, 0.2, 0.2), textured=0.5,
-                   polish=PolishStage(steps=1, warmup=1, scenes=8, phases=((0, 64, 2),)))
+    return replace(
+        Recipe.small(),
+        unet_model=LARGE,
+        phases=phases,
+        kinds=(0.3, 0.3, 0.2, 0.2),
+        textured=0.5,
+        polish=PolishStage(steps=1, warmup=1, scenes=8, phases=((0, 64, 2),)),
+    )
 
 
 def test_a_run_that_grows_exports_a_model_of_all_levels(tmp_path):
@@ -230,8 +242,12 @@ def test_fading_goes_on_where_it_was_stopped(tmp_path):
     from lib_attn.learn.reference_model.unet import Latents
 
     torch.manual_seed(0)
-    data = Latents(torch.randn(8, 4, 8, 8), torch.randint(0, 999, (2, 77)), torch.tensor([0, 1] * 4),
-                   torch.zeros(1, 77, dtype=torch.long))
+    data = Latents(
+        torch.randn(8, 4, 8, 8),
+        torch.randint(0, 999, (2, 77)),
+        torch.tensor([0, 1] * 4),
+        torch.zeros(1, 77, dtype=torch.long),
+    )
 
     def train(folder, steps):
         torch.manual_seed(1)

@@ -31,8 +31,12 @@ SMALL = Recipe.small()
 def fake_data(count=16, edge=8):
     rng = torch.Generator().manual_seed(4)
     tokens = torch.randint(0, 49000, (3, 77), generator=rng)
-    return unet.Latents(torch.randn(count, 4, edge, edge, generator=rng).half(), tokens,
-                        torch.randint(0, 3, (count,), generator=rng), torch.full((1, 77), 49407))
+    return unet.Latents(
+        torch.randn(count, 4, edge, edge, generator=rng).half(),
+        tokens,
+        torch.randint(0, 3, (count,), generator=rng),
+        torch.full((1, 77), 49407),
+    )
 
 
 def fresh_model():
@@ -227,7 +231,7 @@ def test_one_command_from_nothing_to_checkpoint(finished):
 
     network = UNetModel(**params["unet_config"]["params"])
     prefix = "model.diffusion_model."
-    assert {k[len(prefix):] for k in keys if k.startswith(prefix)} == set(network.state_dict())
+    assert {k[len(prefix) :] for k in keys if k.startswith(prefix)} == set(network.state_dict())
     assert (finished / "export" / "models" / "reference-clip" / "vocab.json").exists()
     assert list((finished / "unet-64" / "log").glob("preview-*.png"))
 
@@ -352,8 +356,9 @@ def test_gaze_is_0_where_every_place_looks_at_its_own_token():
 
 
 def test_gaze_trains_and_a_text_stage_comes_before_its_phase(finished, tmp_path):
-    phase = dataclasses.replace(SMALL.phases[0], steps=2, gaze=0.05, train_text=False,
-                                text=text.TextStage(steps=2, batch=4, warmup=1))
+    phase = dataclasses.replace(
+        SMALL.phases[0], steps=2, gaze=0.05, train_text=False, text=text.TextStage(steps=2, batch=4, warmup=1)
+    )
     recipe = dataclasses.replace(SMALL, phases=(phase,))
     work = tmp_path / "work"
     work.mkdir()
@@ -370,8 +375,10 @@ def test_gaze_trains_and_a_text_stage_comes_before_its_phase(finished, tmp_path)
 
 def test_blend_lies_between_two_phases(finished, tmp_path, capsys):
     first = dataclasses.replace(SMALL.phases[0], name="first", steps=1, lr=0.1, warmup=0, decay=0.0)
-    rest = [dataclasses.replace(first, name=name, steps=0, blend=0.25, blend_with=other)
-            for name, other in (("second", ""), ("third", "first"))]
+    rest = [
+        dataclasses.replace(first, name=name, steps=0, blend=0.25, blend_with=other)
+        for name, other in (("second", ""), ("third", "first"))
+    ]
     recipe = dataclasses.replace(SMALL, phases=(first, *rest))
     work = tmp_path / "work"
     command = [str(work), "--start-from", str(finished / "export" / "reference.safetensors"), "--stages", "unet"]
@@ -379,8 +386,10 @@ def test_blend_lies_between_two_phases(finished, tmp_path, capsys):
     (work / "recipe.json").write_text(json.dumps(recipe.to_json()))
     (work / "latents-64").symlink_to(finished / "latents-64")
     assert main(command) == 0
-    began, one, two, three = (state.load_tensors(work / name)["unet.out.2.weight"] for name in (
-        start.WEIGHTS, "unet-first.safetensors", "unet-second.safetensors", "unet-third.safetensors"))
+    began, one, two, three = (
+        state.load_tensors(work / name)["unet.out.2.weight"]
+        for name in (start.WEIGHTS, "unet-first.safetensors", "unet-second.safetensors", "unet-third.safetensors")
+    )
     assert not torch.equal(began, one)
     assert torch.allclose(two, 0.75 * one + 0.25 * began, atol=1e-6)
     assert torch.allclose(three, 0.75 * two + 0.25 * one, atol=1e-6)

@@ -217,9 +217,14 @@ def test_users_meshes(tmp_path, drawer):
     assert (maps.mask == 1).sum() > 50
 
 
-@pytest.mark.parametrize("content, words", [
-    ("", "holds no triangles|cannot be read"), ("v 0 0 0\nv 0 0 0\nv 0 0 0\nf 1 2 3\n", "has no size"),
-    ("v nan 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 3\n", "not finite")])
+@pytest.mark.parametrize(
+    "content, words",
+    [
+        ("", "holds no triangles|cannot be read"),
+        ("v 0 0 0\nv 0 0 0\nv 0 0 0\nf 1 2 3\n", "has no size"),
+        ("v nan 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 3\n", "not finite"),
+    ],
+)
 def test_bad_meshes_are_one_sentence(tmp_path, content, words):
     path = tmp_path / "bad.obj"
     path.write_text(content)
@@ -243,8 +248,10 @@ def test_furniture_takes_the_free_part_only(tmp_path):
     cube = trimesh.creation.box().export(file_type="obj")
     for archive, licence in (("free", "Public domain"), ("by", "Creative Commons Attribution 3.0")):
         with zipfile.ZipFile(tmp_path / f"{archive}.sh3f", "w") as pack:
-            pack.writestr("PluginFurnitureCatalog.properties", f"license={licence}\nname#1=Ch\\u00e2teau {archive}\n"
-                          "category#1=Office\nmodel#1=/a/a.obj\n")
+            pack.writestr(
+                "PluginFurnitureCatalog.properties",
+                f"license={licence}\nname#1=Ch\\u00e2teau {archive}\ncategory#1=Office\nmodel#1=/a/a.obj\n",
+            )
             pack.writestr("a/a.obj", cube)
     library = sources.furniture(tmp_path)
     assert list(library.all_names) == ["château free"]
@@ -261,8 +268,10 @@ def test_command_line(tmp_path, capsys):
     assert main([str(out), "--scenes", "3", "--size", "32", "--maps", "rgb"]) == 0
     assert len(list(shards.read_set(out))) == 3
     rows = tmp_path / "rows"
-    assert main([str(rows), "--scenes", "4", "--size", "32", "--maps", "rgb", "--kinds", "0,0,0,1", "--textured",
-                 "1"]) == 0
+    assert (
+        main([str(rows), "--scenes", "4", "--size", "32", "--maps", "rgb", "--kinds", "0,0,0,1", "--textured", "1"])
+        == 0
+    )
     assert all(s["json"]["caption"].startswith(("a row of", "a grid of")) for s in shards.read_set(rows))
     assert main([str(out), "--scenes", "4", "--size", "32", "--maps", "rgb"]) == 1
     assert "other settings" in capsys.readouterr().err

@@ -32,12 +32,18 @@ def test_captions_name_a_part_and_leave_a_part_open():
     red = Thing("cube", "red", "large", "striped")
     blue = Thing("cone", "blue", "", "dotted")
     assert vocabulary.caption([red], 1, "", "grey") == "a large red striped cube, grey background"
-    assert vocabulary.caption([red], 3, "", "white", floor="checked", unnamed=("colour",)) \
+    assert (
+        vocabulary.caption([red], 3, "", "white", floor="checked", unnamed=("colour",))
         == "three large striped cubes on a checked floor, white background"
-    assert vocabulary.caption([red], 5, "", "grey", order="row", unnamed=("pattern",)) \
+    )
+    assert (
+        vocabulary.caption([red], 5, "", "grey", order="row", unnamed=("pattern",))
         == "a row of five large red cubes, grey background"
-    assert vocabulary.caption([red, blue], 1, "left of", "black", unnamed=("colour", "pattern"), same=("colour",)) \
+    )
+    assert (
+        vocabulary.caption([red, blue], 1, "left of", "black", unnamed=("colour", "pattern"), same=("colour",))
         == "a large cube left of a cone of the same colour, black background"
+    )
     # With a floor, "on a … background" would be a second "on".
     assert vocabulary.caption([red], 1, "", "grey", 1, floor="brick").endswith("cube on a brick floor, grey background")
 
@@ -46,7 +52,11 @@ def test_plain_scenes_are_what_they_were():
     """The draws of the new parts must not move those of a mix without them."""
     scene = layout.sample_scene(1, 0, Mix())
     assert (scene.caption, scene.floor, scene.shared, scene.order) == (
-        "a large cyan torus left of a pink star, white background", None, (), "")
+        "a large cyan torus left of a pink star, white background",
+        None,
+        (),
+        "",
+    )
     numbers = [scene.placed[0].x, scene.placed[0].yaw, *scene.light]
     assert np.allclose(numbers, [-1.054054, -0.236166, -0.381962, 0.688912, 0.61604], atol=1e-6)
 
@@ -158,8 +168,9 @@ def test_patterns_close_around_an_axis(pattern):
     assert (sides[0] == sides[1]).mean() > 0.99
 
 
-@pytest.mark.parametrize("pattern, share", [("striped", 0.5), ("checked", 0.5), ("dotted", np.pi * 0.34**2),
-                                            ("brick", 0.12 + 0.88 * 0.06)])
+@pytest.mark.parametrize(
+    "pattern, share", [("striped", 0.5), ("checked", 0.5), ("dotted", np.pi * 0.34**2), ("brick", 0.12 + 0.88 * 0.06)]
+)
 def test_shares_of_the_second_colour(pattern, share):
     places = np.random.default_rng(0).uniform(0, 40, (40000, 3))
     uv = texture.coordinates(Texture(pattern, (1, 1, 1), 1.7, (0.2, 0.4), np.pi / 4), FLOOR, places, places)

@@ -19,6 +19,14 @@ def add_commands(commands) -> None:
     bench = commands.add_parser("bench", help="measure speed, deviation and seams, and write the report")
     kinds = "speed|memory|deviation|ablation|seams|negative|steps|report"
     inner = bench.add_subparsers(dest="measurement", required=True, metavar=kinds)
-    for module in (bench_speed, bench_memory, bench_deviation, bench_ablation, bench_seams, bench_negative, bench_steps,
-                   bench_report):
+    for module in (
+        bench_speed,
+        bench_memory,
+        bench_deviation,
+        bench_ablation,
+        bench_seams,
+        bench_negative,
+        bench_steps,
+        bench_report,
+    ):
         module.add_commands(inner)

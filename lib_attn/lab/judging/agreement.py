@@ -95,8 +95,10 @@ def _patch(picture: np.ndarray, part: np.ndarray) -> np.ndarray:
     """Brightness of the middle of an object, float (_PATCH, _PATCH), by whole places, its slope taken off."""
     rows, columns = (np.nonzero(part.any(axis))[0] for axis in (1, 0))
     quarter = (rows[-1] - rows[0]) // 4, (columns[-1] - columns[0]) // 4
-    spots = [np.linspace(line[0] + q, line[-1] - q, _PATCH).astype(int)
-             for line, q in zip((rows, columns), quarter, strict=True)]
+    spots = [
+        np.linspace(line[0] + q, line[-1] - q, _PATCH).astype(int)
+        for line, q in zip((rows, columns), quarter, strict=True)
+    ]
     grey = picture[np.ix_(*spots)].astype(float).mean(-1)
     y, x = np.mgrid[:_PATCH, :_PATCH] - (_PATCH - 1) / 2
     plane = np.stack([np.ones(grey.size), x.ravel(), y.ravel()], 1)
@@ -131,7 +133,7 @@ def symmetry(part: np.ndarray) -> float:
     columns = np.nonzero(part.any(0))[0]
     if not len(columns):
         return _NAN
-    own = part[:, columns[0]:columns[-1] + 1]
+    own = part[:, columns[0] : columns[-1] + 1]
     return float((own & own[:, ::-1]).sum() / (own | own[:, ::-1]).sum())
 
 
@@ -150,8 +152,12 @@ def floor_candidates(name: str) -> list[Texture]:
     """The floors of one pattern that scenes may have: directions, sizes and phases in steps."""
     turns = (0.0,) if name == "brick" else (0.0, np.pi / 4, np.pi / 2)
     phases = [(u, v) for u in np.arange(0, 1, 0.125) for v in ((0.0,) if name == "striped" else np.arange(0, 1, 0.125))]
-    return [Texture(name, (0, 0, 0), float(r), phase, turn)
-            for turn in turns for r in np.linspace(0.6, 1.1, 26) for phase in phases]
+    return [
+        Texture(name, (0, 0, 0), float(r), phase, turn)
+        for turn in turns
+        for r in np.linspace(0.6, 1.1, 26)
+        for phase in phases
+    ]
 
 
 def floor_agreement(picture: np.ndarray, labels: np.ndarray, name: str, seed: int = 0) -> float:
@@ -204,7 +210,8 @@ def agreement(picture: np.ndarray, labels: np.ndarray, record: dict) -> dict[str
         "colour": colour_agreement(picture, labels) if "colour" in shared else _NAN,
         "pattern": pattern_agreement(picture, labels) if "pattern" in shared else _NAN,
         "symmetry": float(np.mean([symmetry(labels == k) for k in range(1, seen + 1)]))
-        if seen and record["symmetric"] and len(record["symmetric"]) == _count(record) else _NAN,
+        if seen and record["symmetric"] and len(record["symmetric"]) == _count(record)
+        else _NAN,
         "floor": floor_agreement(picture, labels, record["floor"]["texture"]["pattern"]) if record["floor"] else _NAN,
     }
 
@@ -222,7 +229,7 @@ def wholes(found: Sequence[dict[str, float]]) -> list[float]:
 
 
 def figures(found: Sequence[dict[str, float]]) -> dict[str, float]:
-    """"all" with its standard error and the number of pictures that can say, and the mean of every part there is."""
+    """ "all" with its standard error and the number of pictures that can say, and the mean of every part there is."""
     whole = wholes(found)
     named = {"pictures": len(whole), **dict(zip(("all", "all_error"), mean_and_error(whole), strict=True))}
     named |= {part: mean_and_error([one[part] for one in found])[0] for part in (found[0] if found else ())}

@@ -22,16 +22,24 @@ from .state import StateError
 
 
 def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(prog="python -m lib_attn.learn.reference_model", description=__doc__,
-                                formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = argparse.ArgumentParser(
+        prog="python -m lib_attn.learn.reference_model",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     p.add_argument("work", type=Path, help="folder for data, states and the result; an unfinished run is continued")
     p.add_argument("--stages", default="scenes,vae,latents,unet,polish,export", help="comma separated, in order")
     p.add_argument("--recipe", type=Path, help="a recipe as JSON; without it the one in the folder, or the default")
-    p.add_argument("--start-from", type=Path, metavar="CHECKPOINT",
-                   help="go on from a finished SD 1.x single file of the same architecture; its autoencoder is kept")
+    p.add_argument(
+        "--start-from",
+        type=Path,
+        metavar="CHECKPOINT",
+        help="go on from a finished SD 1.x single file of the same architecture; its autoencoder is kept",
+    )
     p.add_argument("--small", action="store_true", help="a run of seconds that shows that everything works")
-    p.add_argument("--large", action="store_true",
-                   help="a model whose own size is 512 px; give the embedded one with --start-from")
+    p.add_argument(
+        "--large", action="store_true", help="a model whose own size is 512 px; give the embedded one with --start-from"
+    )
     p.add_argument("--show-recipe", action="store_true", help="print the default recipe as JSON and stop")
     p.add_argument("--threads", type=int, default=0, help="torch threads of each process, 0 for torch's choice")
     return p

@@ -50,8 +50,17 @@ LATENTS = "latents-{:05d}.safetensors"
 CHUNK = 250
 
 
-def cache_latents(folder: Path, scenes: Path, encode, size: int, count: int, rank: int = 0, world: int = 1,
-                  batch: int = 8, progress=None) -> None:
+def cache_latents(
+    folder: Path,
+    scenes: Path,
+    encode,
+    size: int,
+    count: int,
+    rank: int = 0,
+    world: int = 1,
+    batch: int = 8,
+    progress=None,
+) -> None:
     """Encode the first `count` scenes in files of CHUNK scenes; files already there are kept.
 
     encode: uint8 (B, S, S, 3) -> scaled latents (B, 4, S/8, S/8). Process `rank` of `world` takes every
@@ -68,11 +77,12 @@ def cache_latents(folder: Path, scenes: Path, encode, size: int, count: int, ran
             continue
         latents = []
         for i in range(0, len(chunk), batch):
-            latents.append(encode(np.stack([reduce(s["rgb"], size) for s in chunk[i:i + batch]])).half())
+            latents.append(encode(np.stack([reduce(s["rgb"], size) for s in chunk[i : i + batch]])).half())
             if progress:
                 progress(len(latents[-1]))
-        save_tensors(target, {"latents": torch.cat(latents)},
-                     {"captions": json.dumps([s["json"]["caption"] for s in chunk])})
+        save_tensors(
+            target, {"latents": torch.cat(latents)}, {"captions": json.dumps([s["json"]["caption"] for s in chunk])}
+        )
 
 
 def load_latents(folder: Path, count: int) -> tuple[torch.Tensor, list[str]]:
@@ -84,8 +94,9 @@ def load_latents(folder: Path, count: int) -> tuple[torch.Tensor, list[str]]:
                 parts.append(file.get_tensor("latents"))
                 captions += json.loads(file.metadata()["captions"])
         except Exception as error:  # safetensors raises its own types for damaged headers
-            raise StateError(f"{path.name} is truncated or damaged ({error}); delete it and run the stage again.") \
-                from None
+            raise StateError(
+                f"{path.name} is truncated or damaged ({error}); delete it and run the stage again."
+            ) from None
     if not parts:
         raise StateError(f"{folder} holds no latents.")
     return torch.cat(parts)[:count], captions[:count]
@@ -112,6 +123,11 @@ def prepare(latents: torch.Tensor, captions: list[str], tokenizer, colourless: i
     counts[[i for i, text in enumerate(captions) if text.startswith(ORDERED)]] = 0
     distinct = sorted(set(captions))
     index = {text: i for i, text in enumerate(distinct)}
-    return Latents(latents, encode_text(tokenizer, distinct), torch.tensor([index[c] for c in captions]),
-                   encode_text(tokenizer, [""]), {k: torch.tensor(v, dtype=torch.long) for k, v in kinds.items()},
-                   counts)
+    return Latents(
+        latents,
+        encode_text(tokenizer, distinct),
+        torch.tensor([index[c] for c in captions]),
+        encode_text(tokenizer, [""]),
+        {k: torch.tensor(v, dtype=torch.long) for k, v in kinds.items()},
+        counts,
+    )

@@ -33,24 +33,44 @@ def host_config(recipe, clip_folder: str) -> dict:
     clip_folder: where the host finds tokenizer and configuration of the text encoder. A relative path is taken
     from the webui's working folder and, by the lab, from the folder of the checkpoint and those above it.
     """
-    return {"model": {
-        "target": "ldm.models.diffusion.ddpm.LatentDiffusion",
-        "params": {
-            "linear_start": 0.00085, "linear_end": 0.0120, "num_timesteps_cond": 1, "log_every_t": 200,
-            "timesteps": 1000, "first_stage_key": "jpg", "cond_stage_key": "txt", "channels": 4,
-            "image_size": recipe.phases[-1].size // 8,
-            "cond_stage_trainable": False, "conditioning_key": "crossattn", "monitor": "val/loss_simple_ema",
-            "scale_factor": SCALE_FACTOR, "use_ema": False,
-            "unet_config": {"target": "ldm.modules.diffusionmodules.openaimodel.UNetModel",
-                            "params": recipe.unet_model.params()},
-            "first_stage_config": {
-                "target": "ldm.models.autoencoder.AutoencoderKL",
-                "params": {"embed_dim": 4, "monitor": "val/rec_loss", "ddconfig": recipe.vae_model.ddconfig(),
-                           "lossconfig": {"target": "torch.nn.Identity"}}},
-            "cond_stage_config": {"target": "ldm.modules.encoders.modules.FrozenCLIPEmbedder",
-                                  "params": {"version": clip_folder}},
-        },
-    }}
+    return {
+        "model": {
+            "target": "ldm.models.diffusion.ddpm.LatentDiffusion",
+            "params": {
+                "linear_start": 0.00085,
+                "linear_end": 0.0120,
+                "num_timesteps_cond": 1,
+                "log_every_t": 200,
+                "timesteps": 1000,
+                "first_stage_key": "jpg",
+                "cond_stage_key": "txt",
+                "channels": 4,
+                "image_size": recipe.phases[-1].size // 8,
+                "cond_stage_trainable": False,
+                "conditioning_key": "crossattn",
+                "monitor": "val/loss_simple_ema",
+                "scale_factor": SCALE_FACTOR,
+                "use_ema": False,
+                "unet_config": {
+                    "target": "ldm.modules.diffusionmodules.openaimodel.UNetModel",
+                    "params": recipe.unet_model.params(),
+                },
+                "first_stage_config": {
+                    "target": "ldm.models.autoencoder.AutoencoderKL",
+                    "params": {
+                        "embed_dim": 4,
+                        "monitor": "val/rec_loss",
+                        "ddconfig": recipe.vae_model.ddconfig(),
+                        "lossconfig": {"target": "torch.nn.Identity"},
+                    },
+                },
+                "cond_stage_config": {
+                    "target": "ldm.modules.encoders.modules.FrozenCLIPEmbedder",
+                    "params": {"version": clip_folder},
+                },
+            },
+        }
+    }
 
 
 def metadata(recipe, progress: str, earlier: str = "") -> dict[str, str]:
@@ -67,7 +87,7 @@ def metadata(recipe, progress: str, earlier: str = "") -> dict[str, str]:
         "modelspec.implementation": "https://github.com/CompVis/stable-diffusion",
         "modelspec.title": TITLE,
         "modelspec.description": "Coloured primitives on plain backgrounds, trained from nothing on renders "
-                                 "made by lib_attn.learn.scenes. For tests and demonstrations.",
+        "made by lib_attn.learn.scenes. For tests and demonstrations.",
         "modelspec.license": "CC0-1.0 (weights and training data)",
         "modelspec.resolution": f"{size}x{size}",
         "modelspec.prediction_type": "epsilon",

@@ -54,8 +54,7 @@ class Ema:
 
     def __init__(self, module: torch.nn.Module, decay: float):
         self.decay = decay
-        self.shadow = {k: v.detach().float().clone() for k, v in module.state_dict().items()
-                       if v.is_floating_point()}
+        self.shadow = {k: v.detach().float().clone() for k, v in module.state_dict().items() if v.is_floating_point()}
         # What is not trained is its own average.
         self.moving = [k for k, p in module.named_parameters() if p.requires_grad]
         self.moving += [k for k, _ in module.named_buffers() if k in self.shadow]
@@ -77,9 +76,14 @@ class Loop:
     change the weights, by a rule that depends on the step alone.
     """
 
-    def __init__(self, folder: Path, module: torch.nn.Module, config: LoopConfig,
-                 on_save: Callable[[int, dict[str, torch.Tensor]], None] | None = None,
-                 after_step: Callable[[torch.nn.Module, int], None] | None = None):
+    def __init__(
+        self,
+        folder: Path,
+        module: torch.nn.Module,
+        config: LoopConfig,
+        on_save: Callable[[int, dict[str, torch.Tensor]], None] | None = None,
+        after_step: Callable[[torch.nn.Module, int], None] | None = None,
+    ):
         from accelerate import Accelerator
 
         self.folder, self.config, self.on_save, self.after_step = folder, config, on_save, after_step
@@ -92,8 +96,9 @@ class Loop:
         self.rows = slice(self.accelerator.process_index * share, (self.accelerator.process_index + 1) * share)
         self.module = module.to(self.accelerator.device)
         trained = [p for p in module.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(trained, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay,
-                                      foreach=True)
+        optimizer = torch.optim.AdamW(
+            trained, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay, foreach=True
+        )
         self.step = 0
         self.ema = Ema(self.module, config.ema)
         found = states.load_state(folder)
@@ -103,16 +108,22 @@ class Loop:
 
     def _restore(self, path: Path, info: dict, optimizer: torch.optim.Optimizer) -> None:
         self.module.load_state_dict(states.load_tensors(path / "model.safetensors"))
-        self.ema.shadow = {k: v.to(self.accelerator.device)
-                           for k, v in states.load_tensors(path / "ema.safetensors").items()}
+        self.ema.shadow = {
+            k: v.to(self.accelerator.device) for k, v in states.load_tensors(path / "ema.safetensors").items()
+        }
         states.restore_optimizer(optimizer, states.load_tensors(path / "optimizer.safetensors"), info["numbers"])
         self.step = info["step"]
 
     def save(self) -> None:
         if not self.accelerator.is_main_process:
             return
-        states.save_state(self.folder, self.step, {"model": self.module.state_dict(), "ema": self.ema.shadow},
-                          self.optimizer.optimizer, {"config": vars(self.config)})
+        states.save_state(
+            self.folder,
+            self.step,
+            {"model": self.module.state_dict(), "ema": self.ema.shadow},
+            self.optimizer.optimizer,
+            {"config": vars(self.config)},
+        )
         if self.on_save:
             self.on_save(self.step, self.ema.shadow)
 
@@ -138,8 +149,14 @@ class Loop:
 
         writer = self._writer()
         saved, mean, losses = time.monotonic(), math.nan, []
-        bar = tqdm(total=self.config.steps, initial=self.step, desc=title, unit="step", mininterval=5.0,
-                   disable=not self.accelerator.is_main_process)
+        bar = tqdm(
+            total=self.config.steps,
+            initial=self.step,
+            desc=title,
+            unit="step",
+            mininterval=5.0,
+            disable=not self.accelerator.is_main_process,
+        )
         try:
             while self.step < self.config.steps:
                 losses.append(self._one(loss_of))
@@ -147,8 +164,9 @@ class Loop:
                 if self.step % self.config.log_every == 0:
                     mean, losses = float(torch.stack(losses).mean()), []
                     if not math.isfinite(mean):
-                        raise FloatingPointError(f"The loss is no longer finite at step {self.step}; the last "
-                                                 "saved state is kept.")
+                        raise FloatingPointError(
+                            f"The loss is no longer finite at step {self.step}; the last saved state is kept."
+                        )
                     bar.set_postfix(loss=f"{mean:.4f}")
                     if writer:
                         writer.add_scalar(f"{title}/loss", mean, self.step)

@@ -27,8 +27,15 @@ class VaeConfig:
 
     def ddconfig(self) -> dict:
         return {
-            "double_z": True, "z_channels": 4, "resolution": 256, "in_channels": 3, "out_ch": 3, "ch": self.ch,
-            "ch_mult": list(self.ch_mult), "num_res_blocks": self.num_res_blocks, "attn_resolutions": [],
+            "double_z": True,
+            "z_channels": 4,
+            "resolution": 256,
+            "in_channels": 3,
+            "out_ch": 3,
+            "ch": self.ch,
+            "ch_mult": list(self.ch_mult),
+            "num_res_blocks": self.num_res_blocks,
+            "attn_resolutions": [],
             "dropout": 0.0,
         }
 
@@ -45,11 +52,19 @@ class UNetConfig:
 
     def params(self) -> dict:
         return {
-            "image_size": 32, "in_channels": 4, "out_channels": 4, "model_channels": self.model_channels,
+            "image_size": 32,
+            "in_channels": 4,
+            "out_channels": 4,
+            "model_channels": self.model_channels,
             "attention_resolutions": [2**i for i in range(len(self.channel_mult))],
-            "num_res_blocks": self.num_res_blocks, "channel_mult": list(self.channel_mult),
-            "num_head_channels": self.num_head_channels, "use_spatial_transformer": True, "transformer_depth": 1,
-            "context_dim": self.context_dim, "use_checkpoint": False, "legacy": False,
+            "num_res_blocks": self.num_res_blocks,
+            "channel_mult": list(self.channel_mult),
+            "num_head_channels": self.num_head_channels,
+            "use_spatial_transformer": True,
+            "transformer_depth": 1,
+            "context_dim": self.context_dim,
+            "use_checkpoint": False,
+            "legacy": False,
         }
 
 
@@ -63,10 +78,17 @@ class TextConfig:
 
     def params(self) -> dict:
         return {
-            "vocab_size": VOCABULARY, "hidden_size": self.width, "intermediate_size": 4 * self.width,
-            "num_hidden_layers": self.layers, "num_attention_heads": self.heads,
-            "max_position_embeddings": TOKENS, "hidden_act": "quick_gelu", "projection_dim": self.width,
-            "bos_token_id": VOCABULARY - 2, "eos_token_id": VOCABULARY - 1, "pad_token_id": VOCABULARY - 1,
+            "vocab_size": VOCABULARY,
+            "hidden_size": self.width,
+            "intermediate_size": 4 * self.width,
+            "num_hidden_layers": self.layers,
+            "num_attention_heads": self.heads,
+            "max_position_embeddings": TOKENS,
+            "hidden_act": "quick_gelu",
+            "projection_dim": self.width,
+            "bos_token_id": VOCABULARY - 2,
+            "eos_token_id": VOCABULARY - 1,
+            "pad_token_id": VOCABULARY - 1,
         }
 
 

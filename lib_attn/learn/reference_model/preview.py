@@ -44,8 +44,19 @@ def grid(pictures: np.ndarray, columns: int) -> np.ndarray:
 
 
 @torch.no_grad()
-def sample(model: TextToNoise, autoencoder, words, prompts, size: int, seed: int = 0, steps: int = 20,
-           scale: float = 5.0, precision: str = "bf16", batch: int = 8, signal: float = 1.0) -> np.ndarray:
+def sample(
+    model: TextToNoise,
+    autoencoder,
+    words,
+    prompts,
+    size: int,
+    seed: int = 0,
+    steps: int = 20,
+    scale: float = 5.0,
+    precision: str = "bf16",
+    batch: int = 8,
+    signal: float = 1.0,
+) -> np.ndarray:
     """Draw prompts with DDIM and classifier-free guidance -> uint8 (N, size, size, 3).
 
     Picture k starts from its own noise, which depends on (seed, k) alone.
@@ -55,9 +66,13 @@ def sample(model: TextToNoise, autoencoder, words, prompts, size: int, seed: int
     out = []
     with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
         for first in range(0, len(prompts), batch):
-            part = list(prompts[first:first + batch])
-            noise = torch.stack([torch.randn(4, size // 8, size // 8, generator=draw(seed, "preview", first + k))
-                                 for k in range(len(part))]).to(device)
+            part = list(prompts[first : first + batch])
+            noise = torch.stack(
+                [
+                    torch.randn(4, size // 8, size // 8, generator=draw(seed, "preview", first + k))
+                    for k in range(len(part))
+                ]
+            ).to(device)
             predict = diffusion.guided(model, tokenizer.encode(words, part).to(device), empty, scale)
             out.append(to_pictures(autoencoder.decode(diffusion.ddim(predict, noise, steps, signal) / SCALE_FACTOR)))
     return np.concatenate(out)
@@ -76,8 +91,16 @@ class Preview:
         model = self.run.seeded(lambda: TextToNoise(self.phase.model_of(recipe), recipe.text_model), "unet weights")
         model.load_state_dict(weights, strict=False)
         unet.use_fast_attention(model)
-        pictures = sample(model.eval(), self.run.autoencoder(), self.words, PROMPTS[:recipe.preview], self.phase.size,
-                          steps=12, precision=recipe.precision, signal=self.phase.noise.signal)
+        pictures = sample(
+            model.eval(),
+            self.run.autoencoder(),
+            self.words,
+            PROMPTS[: recipe.preview],
+            self.phase.size,
+            steps=12,
+            precision=recipe.precision,
+            signal=self.phase.noise.signal,
+        )
         self.folder.mkdir(parents=True, exist_ok=True)
         Image.fromarray(grid(pictures, 4)).save(self.folder / f"preview-{step:08d}.png")
         try:

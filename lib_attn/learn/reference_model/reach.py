@@ -25,8 +25,12 @@ def blocks_of_level(config: UNetConfig, level: int) -> list[str]:
 
 def narrowed(config: UNetConfig, levels: Sequence[int]) -> list[str]:
     """Names of the 3 x 3 kernels, in the U-Net's state dict, that lose their reach on these levels."""
-    return [f"{block}.{layer}.weight" for level in levels for block in blocks_of_level(config, level)
-            for layer in ("in_layers.2", "out_layers.3")]
+    return [
+        f"{block}.{layer}.weight"
+        for level in levels
+        for block in blocks_of_level(config, level)
+        for layer in ("in_layers.2", "out_layers.3")
+    ]
 
 
 def remaining(step: int, fade: int) -> float:

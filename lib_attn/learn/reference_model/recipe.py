@@ -86,7 +86,7 @@ class UNetPhase:
     def model_of(self, recipe: Recipe) -> UNetConfig:
         """The U-Net this phase trains."""
         model = recipe.unet_model
-        return dataclasses.replace(model, channel_mult=model.channel_mult[-self.levels:]) if self.levels else model
+        return dataclasses.replace(model, channel_mult=model.channel_mult[-self.levels :]) if self.levels else model
 
 
 #: Noise for pictures of 256 px, see `UNetPhase.noise`; of 512 px; and of 256 px that prepare 512 px.
@@ -114,12 +114,41 @@ class Recipe:
         UNetPhase("128", 128, 4000, 495, 64, 1.1e-3, warmup=40, decay=0.0),
         UNetPhase("128-single", 128, 4000, 264, 64, 1e-3, warmup=15, decay=0.0, ema=0.99, focus=0.6),
         UNetPhase("128-pair", 128, 4000, 136, 64, 1e-3, warmup=15, decay=0.0, ema=0.99, focus=0.65, focus_on="pair"),
-        UNetPhase("256", 256, 500, 600, 16, 8e-4, warmup=10, decay=0.35, ema=0.98, focus=0.25,
-                  noise=LARGE),
-        UNetPhase("128-gaze", 128, 6000, 900, 64, 1e-3, warmup=30, decay=0.2, ema=0.995, focus=0.4, focus_on="pair",
-                  text=TextStage(steps=1500), train_text=False, gaze=0.1),
-        UNetPhase("256-gaze", 256, 3000, 1450, 16, 8e-4, warmup=30, decay=0.4, ema=0.995, focus=0.4, focus_on="pair",
-                  noise=LARGE, train_text=False, gaze=0.1, blend=0.4, blend_with="256"),
+        UNetPhase("256", 256, 500, 600, 16, 8e-4, warmup=10, decay=0.35, ema=0.98, focus=0.25, noise=LARGE),
+        UNetPhase(
+            "128-gaze",
+            128,
+            6000,
+            900,
+            64,
+            1e-3,
+            warmup=30,
+            decay=0.2,
+            ema=0.995,
+            focus=0.4,
+            focus_on="pair",
+            text=TextStage(steps=1500),
+            train_text=False,
+            gaze=0.1,
+        ),
+        UNetPhase(
+            "256-gaze",
+            256,
+            3000,
+            1450,
+            16,
+            8e-4,
+            warmup=30,
+            decay=0.4,
+            ema=0.995,
+            focus=0.4,
+            focus_on="pair",
+            noise=LARGE,
+            train_text=False,
+            gaze=0.1,
+            blend=0.4,
+            blend_with="256",
+        ),
     )
     polish: PolishStage = field(default_factory=PolishStage)
     caption_dropout: float = 0.1
@@ -130,11 +159,15 @@ class Recipe:
     @staticmethod
     def small() -> Recipe:
         return Recipe(
-            scenes=24, size=64, vae=VaeStage(steps=4, warmup=1, scenes=16, phases=((0, 32, 4),)),
-            phases=(UNetPhase("64", 64, 24, 4, 4, 1e-3, warmup=1),), precision="no",
+            scenes=24,
+            size=64,
+            vae=VaeStage(steps=4, warmup=1, scenes=16, phases=((0, 32, 4),)),
+            phases=(UNetPhase("64", 64, 24, 4, 4, 1e-3, warmup=1),),
+            precision="no",
             polish=PolishStage(steps=2, warmup=1, scenes=8, phases=((0, 64, 2),)),
             unet_model=UNetConfig(model_channels=32, channel_mult=(1, 1, 1), context_dim=32),
-            text_model=TextConfig(width=32, layers=1, heads=2))
+            text_model=TextConfig(width=32, layers=1, heads=2),
+        )
 
     @staticmethod
     def large() -> Recipe:
@@ -144,16 +177,34 @@ class Recipe:
         """
         half = {"noise": HALVED, "gaze": 0.1, "levels": 3, "narrow": (2,)}
         return Recipe(
-            seed=5, scenes=8000, size=512, kinds=(0.35, 0.38, 0.14, 0.13), textured=0.55, precision="no",
+            seed=5,
+            scenes=8000,
+            size=512,
+            kinds=(0.35, 0.38, 0.14, 0.13),
+            textured=0.55,
+            precision="no",
             unet_model=UNetConfig(channel_mult=(1, 1, 2, 2)),
             phases=(
                 UNetPhase("256-fade", 256, 4000, 1500, 16, 8e-4, warmup=20, decay=0.0, ema=0.99, fade=1000, **half),
                 UNetPhase("256-long", 256, 8000, 6000, 32, 8e-4, warmup=20, decay=0.1, ema=0.995, **half),
-                UNetPhase("512", 512, 8000, 6000, 16, 7e-4, warmup=40, decay=0.35, ema=0.995, noise=LARGER, gaze=0.1,
-                          narrow=(3,)),
+                UNetPhase(
+                    "512",
+                    512,
+                    8000,
+                    6000,
+                    16,
+                    7e-4,
+                    warmup=40,
+                    decay=0.35,
+                    ema=0.995,
+                    noise=LARGER,
+                    gaze=0.1,
+                    narrow=(3,),
+                ),
             ),
-            polish=PolishStage(steps=1500, warmup=20, ema=0.99, scenes=4000, phases=((0, 512, 8),), crop=24,
-                               again=True),
+            polish=PolishStage(
+                steps=1500, warmup=20, ema=0.99, scenes=4000, phases=((0, 512, 8),), crop=24, again=True
+            ),
         )
 
     def to_json(self) -> dict:
@@ -174,8 +225,14 @@ class Recipe:
             raise ValueError(f"{path.name} is not JSON ({error}).") from None
 
 
-_NESTED = {"vae_model": VaeConfig, "unet_model": UNetConfig, "text_model": TextConfig, "vae": VaeStage,
-           "vae_loss": VaeLoss, "polish": PolishStage}
+_NESTED = {
+    "vae_model": VaeConfig,
+    "unet_model": UNetConfig,
+    "text_model": TextConfig,
+    "vae": VaeStage,
+    "vae_loss": VaeLoss,
+    "polish": PolishStage,
+}
 
 
 def _tuples(value):

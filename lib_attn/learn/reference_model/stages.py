@@ -43,10 +43,18 @@ class Run:
         place = PartialState(cpu=not torch.cuda.is_available())
         if place.is_main_process:
             mix = layout.Mix(kinds=self.recipe.kinds, textured=self.recipe.textured)
-            spec = shards.SetSpec(seed=self.recipe.seed, scenes=self.recipe.scenes, size=self.recipe.size, mix=mix,
-                                  maps=("rgb",), shard_scenes=min(1000, max(1, self.recipe.scenes // 2)))
-            with renderers.open_renderer(self.recipe.size) as renderer, \
-                    tqdm(total=spec.scenes, unit="scene", desc="scenes") as bar:
+            spec = shards.SetSpec(
+                seed=self.recipe.seed,
+                scenes=self.recipe.scenes,
+                size=self.recipe.size,
+                mix=mix,
+                maps=("rgb",),
+                shard_scenes=min(1000, max(1, self.recipe.scenes // 2)),
+            )
+            with (
+                renderers.open_renderer(self.recipe.size) as renderer,
+                tqdm(total=spec.scenes, unit="scene", desc="scenes") as bar,
+            ):
                 shards.write_set(self.scenes, spec, lambda scene: renderer.render(scene, False), bar.update)
         place.wait_for_everyone()
 
@@ -62,8 +70,9 @@ class Run:
         if loop.accelerator.is_main_process:
             model.load_state_dict(loop.ema.shadow)
             model.eval()
-            means = torch.cat([vae.encode(model, pictures[i:i + 8], recipe.precision)
-                               for i in range(0, min(256, len(pictures)), 8)])
+            means = torch.cat(
+                [vae.encode(model, pictures[i : i + 8], recipe.precision) for i in range(0, min(256, len(pictures)), 8)]
+            )
             vae.fold_statistics(model, means)
             state.save_tensors(target, model.state_dict())
         loop.accelerator.wait_for_everyone()
@@ -89,16 +98,25 @@ class Run:
                 sizes.append(size)
         phases = [(first, sizes.index(size), batch) for first, size, batch in plan.phases]
         model = self.autoencoder().train()
-        loop = vae.polish(self.work / "polish", sets, model, self._loop_config(plan, plan.phases[0][2]), phases,
-                          crop=plan.crop)
+        loop = vae.polish(
+            self.work / "polish", sets, model, self._loop_config(plan, plan.phases[0][2]), phases, crop=plan.crop
+        )
         if loop.accelerator.is_main_process:
             state.save_tensors(target, loop.ema.shadow)
         loop.accelerator.wait_for_everyone()
 
     def _loop_config(self, plan, batch: int) -> LoopConfig:
-        return LoopConfig(steps=plan.steps, batch=batch, lr=plan.lr, warmup=plan.warmup, decay=plan.decay,
-                          ema=plan.ema, precision=self.recipe.precision, seed=self.recipe.seed,
-                          save_seconds=self.recipe.save_seconds)
+        return LoopConfig(
+            steps=plan.steps,
+            batch=batch,
+            lr=plan.lr,
+            warmup=plan.warmup,
+            decay=plan.decay,
+            ema=plan.ema,
+            precision=self.recipe.precision,
+            seed=self.recipe.seed,
+            save_seconds=self.recipe.save_seconds,
+        )
 
     def stage_latents(self) -> None:
         from accelerate import PartialState
@@ -113,10 +131,22 @@ class Run:
         left = [p for p in self.recipe.phases if not self.phase_file(p).exists()]
         for size in sorted({p.size for p in left}):
             count = max(p.scenes for p in left if p.size == size)
-            with tqdm(total=count // place.num_processes, unit="picture", desc=f"latents of {size} px",
-                      disable=not place.is_main_process) as bar:
-                data.cache_latents(self.latents_folder(size), self.scenes, encode, size, count,
-                                   place.process_index, place.num_processes, progress=bar.update)
+            with tqdm(
+                total=count // place.num_processes,
+                unit="picture",
+                desc=f"latents of {size} px",
+                disable=not place.is_main_process,
+            ) as bar:
+                data.cache_latents(
+                    self.latents_folder(size),
+                    self.scenes,
+                    encode,
+                    size,
+                    count,
+                    place.process_index,
+                    place.num_processes,
+                    progress=bar.update,
+                )
         place.wait_for_everyone()
 
     def latents_folder(self, size: int) -> Path:
@@ -156,8 +186,20 @@ class Run:
         folder = self.work / f"unet-{phase.name}"
         pictures = preview.Preview(self, folder / "log", phase, words) if recipe.preview else None
         narrow = reach.Narrow(phase.model_of(recipe), phase.narrow, phase.fade) if phase.narrow else None
-        loop = unet.train(folder, rows, model, config, phase.noise, recipe.caption_dropout, pictures,
-                          f"unet {phase.name}", phase.focus, phase.focus_on, phase.gaze, narrow)
+        loop = unet.train(
+            folder,
+            rows,
+            model,
+            config,
+            phase.noise,
+            recipe.caption_dropout,
+            pictures,
+            f"unet {phase.name}",
+            phase.focus,
+            phase.focus_on,
+            phase.gaze,
+            narrow,
+        )
         if loop.accelerator.is_main_process:
             model.load_state_dict(loop.ema.shadow, strict=False)
             if narrow:  # the average still remembers a little of what has faded
@@ -186,13 +228,14 @@ class Run:
                 state.save_tensors(target, loop.ema.shadow)
             loop.accelerator.wait_for_everyone()
         weights = state.load_tensors(target)
-        encoder.load_state_dict({k.removeprefix("text."): v for k, v in weights.items() if k.startswith("text.")},
-                                strict=False)
+        encoder.load_state_dict(
+            {k.removeprefix("text."): v for k, v in weights.items() if k.startswith("text.")}, strict=False
+        )
 
     def _blend(self, network: torch.nn.Module, phase: UNetPhase) -> None:
         """Move the U-Net's weights by the share `phase.blend` towards those of an earlier phase or the start."""
         names = [p.name for p in self.recipe.phases]
-        if phase.blend_with and phase.blend_with not in names[:names.index(phase.name)]:
+        if phase.blend_with and phase.blend_with not in names[: names.index(phase.name)]:
             raise ValueError(f"Phase '{phase.name}' blends with '{phase.blend_with}', which is no phase before it.")
         source = self.work / (f"unet-{phase.blend_with}.safetensors" if phase.blend_with else start.WEIGHTS)
         other = {k.removeprefix("unet."): v for k, v in state.load_tensors(source).items() if k.startswith("unet.")}
@@ -210,8 +253,10 @@ class Run:
         for phase in reversed(self.recipe.phases):
             finished, found = self.phase_file(phase).exists(), state.load_state(self.work / f"unet-{phase.name}")
             if (finished or found) and phase.levels:
-                raise state.StateError(f"{self.work} has trained {phase.levels} levels of the U-Net so far; the finer "
-                                       f"ones come in the phases after '{phase.name}'.")
+                raise state.StateError(
+                    f"{self.work} has trained {phase.levels} levels of the U-Net so far; the finer "
+                    f"ones come in the phases after '{phase.name}'."
+                )
             if finished:
                 return phase.name, state.load_tensors(self.phase_file(phase))
             if found:

@@ -60,13 +60,22 @@ def start_from(run, path: Path) -> None:
         if vae.exists() or (run.work / "vae").exists():
             raise ValueError(f"{run.work} holds a run that was started from nothing; choose another folder.")
         weights = state.load_tensors(path)
-        networks = {new + key.removeprefix(old): value for key, value in weights.items()
-                    for old, new in _PARTS.items() if key.startswith(old)}
-        model = run.seeded(lambda: TextToNoise(run.recipe.phases[0].model_of(run.recipe), run.recipe.text_model),
-                           "unet weights")
+        networks = {
+            new + key.removeprefix(old): value
+            for key, value in weights.items()
+            for old, new in _PARTS.items()
+            if key.startswith(old)
+        }
+        model = run.seeded(
+            lambda: TextToNoise(run.recipe.phases[0].model_of(run.recipe), run.recipe.text_model), "unet weights"
+        )
         networks = _fitting(networks, model, "U-Net and text encoder", path.name)
-        autoencoder = _fitting({k.removeprefix(_VAE): v for k, v in weights.items() if k.startswith(_VAE)},
-                               Autoencoder(run.recipe.vae_model), "autoencoder", path.name)
+        autoencoder = _fitting(
+            {k.removeprefix(_VAE): v for k, v in weights.items() if k.startswith(_VAE)},
+            Autoencoder(run.recipe.vae_model),
+            "autoencoder",
+            path.name,
+        )
         decoder = {k: v for k, v in autoencoder.items() if k.startswith(("decoder.", "post_quant_conv."))}
         if not run.recipe.polish.again:
             state.save_tensors(run.work / "decoder.safetensors", decoder)

@@ -69,8 +69,14 @@ def load_tensors(path: Path) -> dict[str, torch.Tensor]:
         raise StateError(f"{path.name} is truncated or damaged ({error}).") from None
 
 
-def save_state(root: Path, step: int, models: dict[str, dict[str, torch.Tensor]],
-               optimizer: torch.optim.Optimizer, info: dict, keep: int = 2) -> Path:
+def save_state(
+    root: Path,
+    step: int,
+    models: dict[str, dict[str, torch.Tensor]],
+    optimizer: torch.optim.Optimizer,
+    info: dict,
+    keep: int = 2,
+) -> Path:
     """Write models (name -> state dict), the optimizer and `info` as root/step-N; drop older ones."""
     final = root / f"step-{step:08d}"
     part = root / f".part-{step:08d}"
@@ -108,5 +114,6 @@ def load_state(root: Path) -> tuple[Path, dict] | None:
     try:
         return found[-1], json.loads((found[-1] / "state.json").read_text())
     except (OSError, ValueError) as error:
-        raise StateError(f"{found[-1].name} is damaged ({error}); delete that folder to go on from the one "
-                         "before it.") from None
+        raise StateError(
+            f"{found[-1].name} is damaged ({error}); delete that folder to go on from the one before it."
+        ) from None

@@ -60,7 +60,7 @@ def answers(scene: Scene, coloured: bool = True) -> list[int]:
     out = [len(SHAPES), len(COLOURS), len(SIZES)] * 3
     for place, thing in zip(OCCUPIED[len(things)], things, strict=True):
         colour = COLOURS.index(thing.colour) if coloured else UNKNOWN
-        out[3 * place:3 * place + 3] = [SHAPES.index(thing.name), colour, SIZES.index(thing.size)]
+        out[3 * place : 3 * place + 3] = [SHAPES.index(thing.name), colour, SIZES.index(thing.size)]
     named = scene.background in scene.caption
     return [*out, len(things) - 1, BACKGROUNDS.index(scene.background) if named else UNKNOWN]
 
@@ -112,14 +112,21 @@ def wanted(tokens: torch.Tensor, rows: torch.Tensor) -> tuple[torch.Tensor, torc
     place = torch.full((batch, length, 3), UNKNOWN)
     for number in range(3):
         here = asked & (role == number)
-        place[here] = rows[:, None, 3 * number:3 * number + 3].expand(batch, length, 3)[here]
+        place[here] = rows[:, None, 3 * number : 3 * number + 3].expand(batch, length, 3)[here]
     whole = torch.full((batch, length, 3), UNKNOWN)
     whole[asked] = torch.cat([rows[:, None, 9:].expand(batch, length, 2), role[..., None]], 2)[asked]
     return place, whole, ~asked | (role == len(PLACES) - 1)
 
 
-def train(folder: Path, text: nn.Module, words, config: LoopConfig, mix: Mix, keep: float,
-          taught: dict[str, torch.Tensor] | None = None) -> Loop:
+def train(
+    folder: Path,
+    text: nn.Module,
+    words,
+    config: LoopConfig,
+    mix: Mix,
+    keep: float,
+    taught: dict[str, torch.Tensor] | None = None,
+) -> Loop:
     """Train `text` (in place) on captions drawn from `mix`; nothing is rendered. words: the tokenizer; taught: the
     weights of an earlier stage, whose read-outs go on, so that what a place looks like stays the same."""
     import copy
@@ -141,8 +148,10 @@ def train(folder: Path, text: nn.Module, words, config: LoopConfig, mix: Mix, ke
         tokens = tokens.to(loop.accelerator.device)
         features, a, b = network(tokens)
         asked = (whole[..., 2] != UNKNOWN).sum().clamp(min=1)
-        loss = (_classes(a.flatten(0, 1), _PLACE, place.flatten(0, 1))
-                + _classes(b.flatten(0, 1), _WHOLE, whole.flatten(0, 1))) / asked
+        loss = (
+            _classes(a.flatten(0, 1), _PLACE, place.flatten(0, 1))
+            + _classes(b.flatten(0, 1), _WHOLE, whole.flatten(0, 1))
+        ) / asked
         if keep:
             with torch.no_grad():
                 old = before(input_ids=tokens).last_hidden_state
@@ -158,7 +167,7 @@ def accuracy(reader: Reader, words, scenes: Sequence[Scene]) -> float:
     """Share of captions whose every place is named wholly right by most of the tokens that stand for it."""
     right = 0
     for first in range(0, len(scenes), 64):
-        part = scenes[first:first + 64]
+        part = scenes[first : first + 64]
         tokens = tokenizer.encode(words, [s.caption for s in part])
         place, _, _ = wanted(tokens, torch.tensor([answers(s) for s in part]))
         picks = torch.stack([p.argmax(-1) for p in reader(tokens)[1].split(list(_PLACE), dim=-1)], -1)

@@ -64,9 +64,20 @@ class Latents:
     objects: torch.Tensor | None = None
 
 
-def train(folder: Path, data: Latents, model: TextToNoise, config: LoopConfig, noise: NoiseConfig | None = None,
-          caption_dropout: float = 0.1, on_save=None, title: str = "unet", focus: float = 0.0,
-          focus_on: str = "single", gaze: float = 0.0, after_step=None) -> Loop:
+def train(
+    folder: Path,
+    data: Latents,
+    model: TextToNoise,
+    config: LoopConfig,
+    noise: NoiseConfig | None = None,
+    caption_dropout: float = 0.1,
+    on_save=None,
+    title: str = "unet",
+    focus: float = 0.0,
+    focus_on: str = "single",
+    gaze: float = 0.0,
+    after_step=None,
+) -> Loop:
     """Train on random rows of `data`; which rows, steps and noise depends on (seed, step) alone.
 
     focus: share of samples drawn from the scenes of the kind `focus_on`, the others from all scenes; gaze: weight of

@@ -38,13 +38,20 @@ def crops(pictures: np.ndarray, count: int, edge: int, generator: torch.Generato
     best = torch.rand(count, generator=generator).tolist()
     out = np.empty((count, edge, edge, 3), np.uint8)
     for i in range(count):
-        views = [pictures[picks[i], t:t + edge, x:x + edge] for t, x in zip(tops[i], lefts[i], strict=False)]
+        views = [pictures[picks[i], t : t + edge, x : x + edge] for t, x in zip(tops[i], lefts[i], strict=False)]
         out[i] = max(views, key=lambda v: v[::4, ::4].std()) if best[i] < 0.75 else views[0]
     return out
 
 
-def train(folder: Path, pictures: np.ndarray, model: Autoencoder, config: LoopConfig, phases: Sequence[tuple],
-          loss: VaeLoss | None = None, on_save=None) -> Loop:
+def train(
+    folder: Path,
+    pictures: np.ndarray,
+    model: Autoencoder,
+    config: LoopConfig,
+    phases: Sequence[tuple],
+    loss: VaeLoss | None = None,
+    on_save=None,
+) -> Loop:
     """Train on crops. phases: (first step, crop edge, crops per step) in order; the batch of a phase must be
     divisible by the number of processes. Returns the finished loop."""
     loss = loss or VaeLoss()
@@ -60,7 +67,7 @@ def train(folder: Path, pictures: np.ndarray, model: Autoencoder, config: LoopCo
         rows = slice(loop.accelerator.process_index * part, (loop.accelerator.process_index + 1) * part)
         x = to_signed(cut[rows], loop.accelerator.device)
         y, mean, logvar = network(x, noise[rows].to(x.device))
-        error = (y.float() - x)
+        error = y.float() - x
         kl = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
         return error.square().mean() + loss.l1 * error.abs().mean() + loss.kl * kl * 4
 
@@ -85,8 +92,15 @@ def _edges(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return x[..., 1:] - x[..., :-1], x[..., 1:, :] - x[..., :-1, :]
 
 
-def polish(folder: Path, sets: Sequence[tuple[torch.Tensor, np.ndarray]], model: Autoencoder, config: LoopConfig,
-           phases: Sequence[tuple], jitter: float = 0.03, crop: int = 0) -> Loop:
+def polish(
+    folder: Path,
+    sets: Sequence[tuple[torch.Tensor, np.ndarray]],
+    model: Autoencoder,
+    config: LoopConfig,
+    phases: Sequence[tuple],
+    jitter: float = 0.03,
+    crop: int = 0,
+) -> Loop:
     """Train the decoder alone on whole pictures, or on parts of `crop` x `crop` latents where they are large.
 
     Crops teach edges quickly, but GroupNorm sees other statistics in a whole picture and shifts its colours.
@@ -108,9 +122,9 @@ def polish(folder: Path, sets: Sequence[tuple[torch.Tensor, np.ndarray]], model:
         noise = jitter * torch.randn(batch, latents.shape[1], edge, edge, generator=rng)
         part = batch // share
         rows = slice(loop.accelerator.process_index * part, (loop.accelerator.process_index + 1) * part)
-        z = latents[picks][:, :, top:top + edge, left:left + edge].float()
+        z = latents[picks][:, :, top : top + edge, left : left + edge].float()
         z = ((z + noise) / SCALE_FACTOR)[rows].to(device)
-        x = pictures[picks[rows].numpy(), 8 * top:8 * (top + edge), 8 * left:8 * (left + edge)]
+        x = pictures[picks[rows].numpy(), 8 * top : 8 * (top + edge), 8 * left : 8 * (left + edge)]
         x = to_signed(x, device)
         y = network(z).float()
         edges = sum((a - b).abs().mean() for a, b in zip(_edges(y), _edges(x), strict=True))

@@ -17,14 +17,24 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--split", choices=["train", "held-out", "all"], default="train")
     p.add_argument("--maps", default="rgb,depth,normal,mask", help="comma separated: rgb, depth, normal, mask")
-    p.add_argument("--kinds", default="0.5,0.4,0.1",
-                   help="shares of single objects, pairs, several of a kind and, if given, rows and grids")
-    p.add_argument("--textured", type=float, default=0.0,
-                   help="share of scenes with patterns, a floor, and parts that the caption leaves open (default 0)")
+    p.add_argument(
+        "--kinds",
+        default="0.5,0.4,0.1",
+        help="shares of single objects, pairs, several of a kind and, if given, rows and grids",
+    )
+    p.add_argument(
+        "--textured",
+        type=float,
+        default=0.0,
+        help="share of scenes with patterns, a floor, and parts that the caption leaves open (default 0)",
+    )
     p.add_argument("--shard-scenes", type=int, default=1000)
     p.add_argument("--meshes", type=Path, help="folder of your own meshes (glTF, OBJ, STL) instead of primitives")
-    p.add_argument("--furniture", action="store_true",
-                   help="the CC0 part of Debian's sweethome3d-furniture, when installed, instead of primitives")
+    p.add_argument(
+        "--furniture",
+        action="store_true",
+        help="the CC0 part of Debian's sweethome3d-furniture, when installed, instead of primitives",
+    )
     p.add_argument("--renderer", choices=["auto", "moderngl", "trimesh"], default="auto")
     return p
 
@@ -40,10 +50,22 @@ def run(args: argparse.Namespace) -> None:
     for problem in library.problems:
         print(problem, file=sys.stderr)
     kinds = tuple(float(v) for v in args.kinds.split(","))
-    mix = layout.Mix(kinds=kinds, textured=args.textured, names=tuple(library.names(args.split)),
-                     colours=tuple(library.colours), split=args.split if library.colours else "all")
-    spec = shards.SetSpec(seed=args.seed, scenes=args.scenes, size=args.size, mix=mix,
-                          maps=tuple(args.maps.split(",")), shard_scenes=args.shard_scenes, source=library.title)
+    mix = layout.Mix(
+        kinds=kinds,
+        textured=args.textured,
+        names=tuple(library.names(args.split)),
+        colours=tuple(library.colours),
+        split=args.split if library.colours else "all",
+    )
+    spec = shards.SetSpec(
+        seed=args.seed,
+        scenes=args.scenes,
+        size=args.size,
+        mix=mix,
+        maps=tuple(args.maps.split(",")),
+        shard_scenes=args.shard_scenes,
+        source=library.title,
+    )
     geometry = spec.maps != ("rgb",)
     with renderers.open_renderer(args.size, args.renderer, library.mesh) as renderer:
         with tqdm(total=args.scenes, unit="scene", desc=f"rendering with {renderer.name}") as bar:

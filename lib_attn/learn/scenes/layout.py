@@ -125,12 +125,30 @@ def sample_scene(seed: int, index: int, mix: Mix | None = None) -> Scene:
     raise ValueError(f"No scene of split '{mix.split}' can be made from these names and colours.")
 
 
-def scene_of(things: Sequence[Thing], count: int = 1, relation: str = "", background: str = "grey",
-             seed: int = 0, index: int = 0, order: str = "", extras: Extras | None = None) -> Scene:
+def scene_of(
+    things: Sequence[Thing],
+    count: int = 1,
+    relation: str = "",
+    background: str = "grey",
+    seed: int = 0,
+    index: int = 0,
+    order: str = "",
+    extras: Extras | None = None,
+) -> Scene:
     """A scene with given words and random placement: the ground truth of a prompt."""
     rng = generator(seed, index)
-    return _place(rng, Mix(split="all"), tuple(things), count, relation, background, 0, order,
-                  words.is_held_out(things), extras or Extras())
+    return _place(
+        rng,
+        Mix(split="all"),
+        tuple(things),
+        count,
+        relation,
+        background,
+        0,
+        order,
+        words.is_held_out(things),
+        extras or Extras(),
+    )
 
 
 def _draw_words(rng: np.random.Generator, mix: Mix):
@@ -201,8 +219,11 @@ def _stands(rng: np.random.Generator, count: int, order: str) -> tuple[list[tupl
     if order == "grid":
         rows = 3 if count == 9 else 2
         columns, apart = count // rows, 1.5 if count == 4 else 1.15
-        places = [((i - (columns - 1) / 2) * apart, (-0.3 if count == 9 else 0.1) + ((rows - 1) / 2 - j) * 1.3 * apart)
-                  for j in reversed(range(rows)) for i in range(columns)]
+        places = [
+            ((i - (columns - 1) / 2) * apart, (-0.3 if count == 9 else 0.1) + ((rows - 1) / 2 - j) * 1.3 * apart)
+            for j in reversed(range(rows))
+            for i in range(columns)
+        ]
         return places, 0.38 * apart, 0.02
     spots, shrink = _SPOTS[count]
     return [(x, 0.0) for x in spots], shrink, 0.30 if count == 1 else 0.10
@@ -234,8 +255,11 @@ def _floor(rng: np.random.Generator, pattern: str) -> Floor:
         pair.reverse()
     turn = 0.0 if pattern == "brick" else float(rng.choice([0.0, np.pi / 4, np.pi / 2]))
     phase = tuple(float(v) for v in rng.uniform(0, 1, 2))
-    return Floor(pair[0], Texture(pattern, pair[1], float(rng.uniform(0.6, 1.1)), phase, turn),
-                 edge=float(rng.uniform(-5.5, -3.6)))
+    return Floor(
+        pair[0],
+        Texture(pattern, pair[1], float(rng.uniform(0.6, 1.1)), phase, turn),
+        edge=float(rng.uniform(-5.5, -3.6)),
+    )
 
 
 def _shared(things: Sequence[Thing], drawn: Sequence[Thing], extras: Extras) -> tuple[Shared, ...]:
@@ -287,14 +311,20 @@ def _place(rng, mix: Mix, things, count, relation, background, style, order, hel
     light /= np.linalg.norm(light)
     backdrop = np.clip(np.array(words.BACKGROUNDS[background]) + rng.uniform(-0.015, 0.015), 0, 1)
     return Scene(
-        things=tuple(things), count=count if len(things) == 1 else 1, relation=relation,
+        things=tuple(things),
+        count=count if len(things) == 1 else 1,
+        relation=relation,
         background=background,
-        caption=words.caption(things, count, relation, background, style, order, extras.floor, extras.unnamed,
-                              extras.same),
-        held_out=held_out, placed=tuple(placed), backdrop=tuple(float(v) for v in backdrop),
-        light=tuple(float(v) for v in light), ambient=0.42, order=order,
+        caption=words.caption(
+            things, count, relation, background, style, order, extras.floor, extras.unnamed, extras.same
+        ),
+        held_out=held_out,
+        placed=tuple(placed),
+        backdrop=tuple(float(v) for v in backdrop),
+        light=tuple(float(v) for v in light),
+        ambient=0.42,
+        order=order,
         floor=_floor(rng, extras.floor) if extras.floor else None,
         shared=_shared(things, drawn, extras),
-        symmetric=tuple(i for i, p in enumerate(placed, 1)
-                        if p.mesh in texture.ROUND or (p.x == 0.0 and p.yaw == 0.0)),
+        symmetric=tuple(i for i, p in enumerate(placed, 1) if p.mesh in texture.ROUND or (p.x == 0.0 and p.yaw == 0.0)),
     )

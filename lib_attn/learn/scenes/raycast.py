@@ -21,16 +21,18 @@ class RayRenderer:
         try:
             import trimesh
         except ImportError:
-            raise render.RenderError("Drawing without OpenGL needs the package trimesh: "
-                                     "pip install trimesh embreex.") from None
+            raise render.RenderError(
+                "Drawing without OpenGL needs the package trimesh: pip install trimesh embreex."
+            ) from None
         try:
             import embreex  # noqa: F401
         except ImportError:
             try:
                 import rtree  # noqa: F401
             except ImportError:
-                raise render.RenderError("Ray casting needs the package embreex (or, slowly, rtree): "
-                                         "pip install embreex.") from None
+                raise render.RenderError(
+                    "Ray casting needs the package embreex (or, slowly, rtree): pip install embreex."
+                ) from None
         self.trimesh, self.size, self.source = trimesh, size, source
         self.view = render.view_matrix()
 
@@ -96,8 +98,9 @@ class RayRenderer:
             if placed.texture and mine.any():
                 back = np.linalg.inv(render.model_matrix(placed))
                 spots, facing = places[mine] @ back[:3, :3].T + back[:3, 3], shining[mine] @ back[:3, :3].T
-                albedo[mine] = textures.colours(placed.texture, textures.mapping_of(placed.mesh), placed.albedo, spots,
-                                                facing)
+                albedo[mine] = textures.colours(
+                    placed.texture, textures.mapping_of(placed.mesh), placed.albedo, spots, facing
+                )
         picture[rays] = render.shade(albedo, n, scene.light, scene.ambient)
         picture = picture.reshape(self.size, 2, self.size, 2, 3).mean((1, 3))
         return np.rint(np.clip(picture, 0, 1) * 255).astype(np.uint8)

@@ -125,12 +125,15 @@ void main() {
     gl_Position = clip * vec4(position, 1.0);
 }
 """
-_DRESSED = """
+_DRESSED = (
+    """
 #version 400
 uniform vec3 albedo; uniform vec3 second; uniform vec3 light; uniform float ambient; uniform vec3 to_eye;
 sample in vec3 world_normal; sample in vec3 spot; sample in vec3 facing;
 out vec4 colour;
-""" + textures.GLSL + """
+"""
+    + textures.GLSL
+    + """
 void main() {
     vec3 n = normalize(world_normal);
     if (dot(n, to_eye) < 0.0) n = -n;
@@ -139,6 +142,7 @@ void main() {
     colour = vec4(clamp(base * (ambient + (1.12 - ambient) * lit), 0.0, 1.0), 1.0);
 }
 """
+)
 _GEOMETRY = """
 #version 330
 uniform mat3 view_turn; uniform float number;
@@ -174,19 +178,21 @@ class GLRenderer:
         except ImportError:
             raise RenderError("Drawing with OpenGL needs the package moderngl: pip install moderngl.") from None
         except Exception as error:  # the driver's own words differ from machine to machine
-            raise RenderError(f"OpenGL on EGL does not run here ({error}); on Debian install libegl1, "
-                              "libegl-mesa0 and libgl1-mesa-dri.") from None
+            raise RenderError(
+                f"OpenGL on EGL does not run here ({error}); on Debian install libegl1, "
+                "libegl-mesa0 and libgl1-mesa-dri."
+            ) from None
         self.gl, self.size, self.source = moderngl, size, source
         shape = (size, size)
         ctx = self.context
         self.colour_program = ctx.program(vertex_shader=_VERTEX, fragment_shader=_COLOUR)
         self.geometry_program = ctx.program(vertex_shader=_VERTEX, fragment_shader=_GEOMETRY)
-        self.smooth = ctx.framebuffer([ctx.renderbuffer(shape, 4, samples=4)],
-                                      ctx.depth_renderbuffer(shape, samples=4))
+        self.smooth = ctx.framebuffer([ctx.renderbuffer(shape, 4, samples=4)], ctx.depth_renderbuffer(shape, samples=4))
         self.plain = ctx.framebuffer([ctx.renderbuffer(shape, 4)])
         self.exact = ctx.framebuffer(
             [ctx.renderbuffer(shape, 4, dtype="f4"), ctx.renderbuffer(shape, 1, dtype="f4")],
-            ctx.depth_renderbuffer(shape))
+            ctx.depth_renderbuffer(shape),
+        )
         self.dressed_program = ctx.program(vertex_shader=_DRESSED_VERTEX, fragment_shader=_DRESSED)
         self._arrays: dict[str, tuple] = {}
         self.view, self.projection = view_matrix(), projection_matrix()
@@ -206,7 +212,8 @@ class GLRenderer:
             buffer = self.context.buffer(np.hstack([mesh.positions, mesh.normals]).astype(np.float32).tobytes())
             self._arrays[name] = tuple(
                 self.context.vertex_array(program, [(buffer, "3f 3f", "position", "normal")], skip_errors=True)
-                for program in (self.colour_program, self.geometry_program, self.dressed_program))
+                for program in (self.colour_program, self.geometry_program, self.dressed_program)
+            )
         return self._arrays[name]
 
     @staticmethod
@@ -222,22 +229,46 @@ class GLRenderer:
     def _draw(self, which: int, placed, world: np.ndarray, **uniforms) -> None:
         program = (self.colour_program, self.geometry_program, self.dressed_program)[which]
         turn = world[:3, :3] / placed.scale
-        self._set(program, clip=_bytes(self.projection @ self.view @ world), view_model=_bytes(self.view @ world),
-                  turn=_bytes(turn), **uniforms)
+        self._set(
+            program,
+            clip=_bytes(self.projection @ self.view @ world),
+            view_model=_bytes(self.view @ world),
+            turn=_bytes(turn),
+            **uniforms,
+        )
         self._arrays_of(placed.mesh)[which].render()
 
     def _dressed(self, placed, world: np.ndarray, texture, mapping: int, place: np.ndarray, **uniforms) -> None:
         """Draw with a pattern. place: from the mesh's frame to the one the pattern is laid out in."""
-        self._draw(2, placed, world, place=_bytes(place), second=texture.second, mapping=mapping,
-                   pattern=textures.PATTERNS.index(texture.pattern), repeats=texture.repeats, phase=texture.phase,
-                   turn_by=texture.turn, **uniforms)
+        self._draw(
+            2,
+            placed,
+            world,
+            place=_bytes(place),
+            second=texture.second,
+            mapping=mapping,
+            pattern=textures.PATTERNS.index(texture.pattern),
+            repeats=texture.repeats,
+            phase=texture.phase,
+            turn_by=texture.turn,
+            **uniforms,
+        )
 
     def _ground(self, scene: Scene, world: np.ndarray, placed, dim: float, to_eye) -> None:
         """Draw something flat on the floor, in the floor's colours times `dim`."""
         floor = scene.floor
         texture = replace(floor.texture, second=tuple(v * dim for v in floor.texture.second))
-        self._dressed(placed, world, texture, textures.FLOOR, world, albedo=tuple(v * dim for v in floor.albedo),
-                      light=(0.0, 0.0, 0.0), ambient=1.0, to_eye=to_eye)
+        self._dressed(
+            placed,
+            world,
+            texture,
+            textures.FLOOR,
+            world,
+            albedo=tuple(v * dim for v in floor.albedo),
+            light=(0.0, 0.0, 0.0),
+            ambient=1.0,
+            to_eye=to_eye,
+        )
 
     def _colours(self, scene: Scene) -> np.ndarray:
         ctx, gl = self.context, self.gl
@@ -259,8 +290,9 @@ class GLRenderer:
         for placed in scene.placed:
             lit = {"albedo": placed.albedo, "light": scene.light, "ambient": scene.ambient, "to_eye": to_eye}
             if placed.texture:
-                self._dressed(placed, model_matrix(placed), placed.texture, textures.mapping_of(placed.mesh), np.eye(4),
-                              **lit)
+                self._dressed(
+                    placed, model_matrix(placed), placed.texture, textures.mapping_of(placed.mesh), np.eye(4), **lit
+                )
             else:
                 self._draw(0, placed, model_matrix(placed), **lit)
         ctx.copy_framebuffer(self.plain, self.smooth)

@@ -86,16 +86,19 @@ def _write_tar(path: Path, members: Iterator[tuple[str, bytes]]) -> None:
     except OSError as error:
         part.unlink(missing_ok=True)
         if error.errno == errno.ENOSPC:
-            raise ShardError(f"The disk is full: {path.name} could not be written to {path.parent}; the "
-                             "finished shards before it are kept, and the same command goes on from there.") from None
+            raise ShardError(
+                f"The disk is full: {path.name} could not be written to {path.parent}; the "
+                "finished shards before it are kept, and the same command goes on from there."
+            ) from None
         raise ShardError(f"{path.name} could not be written to {path.parent}: {error.strerror}.") from None
     except BaseException:
         part.unlink(missing_ok=True)
         raise
 
 
-def write_set(folder: Path, spec: SetSpec, render: Callable[[Scene], Maps],
-              progress: Callable[[int], None] | None = None) -> list[Path]:
+def write_set(
+    folder: Path, spec: SetSpec, render: Callable[[Scene], Maps], progress: Callable[[int], None] | None = None
+) -> list[Path]:
     """Render a set, or go on with one: shards that are already there are kept.
 
     progress is called with the number of scenes finished since the last call.
@@ -170,14 +173,19 @@ def read_shard(path: Path, wanted: tuple[str, ...] = ("rgb", "json")) -> Iterato
                     data = tar.extractfile(member).read()
                     if len(data) != member.size:
                         raise tarfile.ReadError("unexpected end of data")
-                    sample[kind] = json.loads(data) if kind == "json" else _DECODE[suffix](
-                        np.asarray(Image.open(io.BytesIO(data))))
+                    sample[kind] = (
+                        json.loads(data)
+                        if kind == "json"
+                        else _DECODE[suffix](np.asarray(Image.open(io.BytesIO(data))))
+                    )
             # tarfile takes a missing end-of-archive block for the end; a cut exactly there must not pass.
             if path.stat().st_size < tar.offset + 512:
                 raise tarfile.ReadError("no end of archive")
     except (tarfile.TarError, OSError, EOFError, ValueError, KeyError) as error:
-        raise ShardError(f"{path.name} is truncated or damaged ({error}); delete it and render the set again, "
-                         "the other shards are kept.") from None
+        raise ShardError(
+            f"{path.name} is truncated or damaged ({error}); delete it and render the set again, "
+            "the other shards are kept."
+        ) from None
     if sample:
         yield sample
 

@@ -91,8 +91,14 @@ def folder(path: Path, captions: Path | None = None, painted: bool = True) -> Li
         meshes.setdefault(name, mesh)
     if not meshes:
         raise MeshError(f"None of the {len(files)} meshes in {path} can be used; the first: {problems[0]}")
-    return Library("folder", "the user's own", sorted(meshes), tuple(vocabulary.COLOURS) if painted else (),
-                   meshes.__getitem__, tuple(problems))
+    return Library(
+        "folder",
+        "the user's own",
+        sorted(meshes),
+        tuple(vocabulary.COLOURS) if painted else (),
+        meshes.__getitem__,
+        tuple(problems),
+    )
 
 
 def _properties(text: str) -> dict[str, str]:

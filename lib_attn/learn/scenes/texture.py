@@ -54,8 +54,11 @@ def coordinates(texture: Texture, mapping: int, points: np.ndarray, normals: np.
         uv = np.stack([x, z], -1)
     else:
         side = np.abs(normals).argmax(-1)
-        uv = np.where((side == 0)[:, None], np.stack([z, y], -1),
-                      np.where((side == 1)[:, None], np.stack([x, z], -1), np.stack([x, y], -1)))
+        uv = np.where(
+            (side == 0)[:, None],
+            np.stack([z, y], -1),
+            np.where((side == 1)[:, None], np.stack([x, z], -1), np.stack([x, y], -1)),
+        )
     c, s = np.cos(texture.turn), np.sin(texture.turn)
     return uv @ np.array([[c, s], [-s, c]]) * texture.repeats + np.asarray(texture.phase)
 

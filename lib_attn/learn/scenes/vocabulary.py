@@ -57,8 +57,17 @@ def plural(words: str) -> str:
     return words + "s"
 
 
-def caption(things: Sequence[Thing], count: int, relation: str, background: str, style: int = 0, order: str = "",
-            floor: str = "", unnamed: Sequence[str] = (), same: Sequence[str] = ()) -> str:
+def caption(
+    things: Sequence[Thing],
+    count: int,
+    relation: str,
+    background: str,
+    style: int = 0,
+    order: str = "",
+    floor: str = "",
+    unnamed: Sequence[str] = (),
+    same: Sequence[str] = (),
+) -> str:
     """Describe a scene.
 
     things: one entry for one kind of object, two for a pair; count: how many of a single kind (1..3);

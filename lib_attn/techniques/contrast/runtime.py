@@ -40,18 +40,22 @@ class ContrastRuntime(Runtime):
         return bool(self._settings.map_strength or self._settings.show_map)
 
     def wants_self(self, layer) -> bool:
+        """Chosen blocks, if keys are contrasted at all."""
         return bool(self._settings.keys) and self._selector.matches(layer)
 
     def edits(self, call) -> bool:
+        """Whether key contrast is on in this step and a positive has its negative beside it."""
         return self._active("keys", "keys", call.moment) and bool(partners(call.rows))
 
     def edit(self, call, q, k, v):
+        """Keys ``[B, N, H, d]`` of the positives contrasted with their negatives'; queries and values as they are."""
         pairs = partners(call.rows)
         own, other = list(pairs), list(pairs.values())
         k = k.index_copy(0, torch.tensor(own, device=k.device), contrast_keys(k[own], k[other], self._settings.keys))
         return q, k, v, None
 
     def wants_features(self, block) -> bool:
+        """Chosen blocks, if features are pushed or mapped at all; the last of them gives the map."""
         s = self._settings
         if not (s.feature or s.orthogonal or self._maps_wanted) or not self._selector.matches(block):
             return False

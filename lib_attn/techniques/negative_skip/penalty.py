@@ -29,12 +29,17 @@ def attend(q, k, v, mask=None, scale=None):
 
 
 def push_away(positive, negative, strength: float):
-    """Z+ + f (Z+ - Z-): NAG's extrapolation, still without cap and blend. `strength` is the paper's phi."""
+    """Z+ + f (Z+ - Z-): the extrapolation of NAG (arXiv 2505.21179), still without cap and blend.
+
+    Args:
+        positive, negative: results of cross-attention before its output projection, ``[B, N, C]``. strength: the paper's
+            phi; 0 is the identity.
+    """
     return positive + strength * (positive - negative)
 
 
 def subtract(positive, negative, strength: float):
-    """Z+ - f Z-, as NASA has it."""
+    """Z+ - f Z-, as NASA (arXiv 2412.02687) has it; shapes as in `push_away`, strength 0 is the identity."""
     return positive - strength * negative
 
 
