@@ -16,7 +16,7 @@ def partners(rows) -> dict[int, int]:
 
 
 def why_alone(call) -> str:
-    """Why the negatives of a `lib_attn.unet.batch.UnetCall` have no partner, as the end of a sentence; empty if they have.
+    """Why the negatives of a `lib_attn.unet.batch.UnetCall` have no partner: a sentence's end, empty if they have.
 
     Negatives left out in some steps only are no news: what acts in the others acts.
     """

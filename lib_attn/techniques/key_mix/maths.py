@@ -27,8 +27,8 @@ import torch.nn.functional as F
 def adain(x: torch.Tensor, to: torch.Tensor) -> torch.Tensor:
     """`x` with the mean and spread of `to` over the tokens, channel by channel.
 
-    Adaptive instance normalisation (Huang and Belongie, arXiv 1703.06868), which StyleAligned (arXiv 2312.02133) applies
-    to queries and keys. x: ``[B, N, H, d]``; to: ``[B, M, H, d]`` of any number of tokens.
+    Adaptive instance normalisation (Huang and Belongie, arXiv 1703.06868), which StyleAligned (arXiv 2312.02133)
+    applies to queries and keys. x: ``[B, N, H, d]``; to: ``[B, M, H, d]`` of any number of tokens.
     """
     own, other = x.float(), to.float()
     spread, wanted = (t.std(1, keepdim=True, unbiased=False).clamp_min(1e-5) for t in (own, other))

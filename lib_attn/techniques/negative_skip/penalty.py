@@ -32,8 +32,8 @@ def push_away(positive, negative, strength: float):
     """Z+ + f (Z+ - Z-): the extrapolation of NAG (arXiv 2505.21179), still without cap and blend.
 
     Args:
-        positive, negative: results of cross-attention before its output projection, ``[B, N, C]``. strength: the paper's
-            phi; 0 is the identity.
+        positive, negative: results of cross-attention before its output projection, ``[B, N, C]``. strength: the
+            paper's phi; 0 is the identity.
     """
     return positive + strength * (positive - negative)
 
