@@ -91,8 +91,8 @@ def test_live_text_follows_sliders_and_size(lab):
         "([line, t]) => document.querySelector(line).innerText.trim() !== t.trim()", arg=[line, before]
     )
     assert lab.find("near_sighted_tile", ".attention-lab-reads").inner_text() == "= 256 px"
-    lab.set_number("width", 256)
-    lab.wait_live("256 × 768")
+    lab.set_number("width", 128)
+    lab.wait_live("128 × 768")
     lab.wait_live("nothing is left to gain")
     lab.open("near_sighted_advanced")
     lab.set_text("near_sighted_blocks", "<b>x</b>")
