@@ -9,6 +9,7 @@ from lib_attn.settings import TECHNIQUES
 from lib_attn.store import Store
 from lib_attn.techniques import ORDER, load
 from lib_attn.techniques.base import Context, Runtime
+from lib_attn.techniques.budget import Budget
 
 
 def test_a_misspelt_hook_is_an_error():
@@ -57,3 +58,10 @@ def test_store_keeps_one_thing_for_each_technique_within_its_limit():
     assert store.get("b") is None and store.get("c") is not None
     store.clear()
     assert store.bytes == 0
+
+
+def test_a_budget_closes_a_place_that_finds_no_room():
+    budget = Budget(10)
+    assert budget.take("a", 4) and budget.take("b", 4) and budget.bytes == 8
+    assert not budget.take("a", 4) and budget.closed("a") and budget.bytes == 4, "what it had is free again"
+    assert not budget.take("a", 1) and budget.take("b", 6) and budget.take("b", 0) and budget.bytes == 10

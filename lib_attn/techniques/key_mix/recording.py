@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from lib_attn.techniques.base import Context
+from lib_attn.techniques.budget import Budget
 from lib_attn.unet.rows import NEGATIVE, POSITIVE, Row
 
 
@@ -25,23 +26,21 @@ class Recording:
     def __init__(self, limit: int, device: str | None = "cpu", layout: tuple = ()):
         self.layout = layout
         self.about: dict = {}  # what a host wants to tell of it
-        self._limit, self._device, self.bytes = limit, device, 0
+        self._budget, self._device = Budget(limit), device
         self._kept: dict[tuple, dict[float, torch.Tensor]] = {}
         self._grids: dict[int | str, tuple[int, int]] = {}
-        self._full: set[int | str] = set()
+
+    @property
+    def bytes(self) -> int:
+        """Memory that it takes."""
+        return self._budget.bytes
 
     def store(self, place: int | str, sign: str, time: float, x: torch.Tensor, grid: tuple[int, int]) -> bool:
         """Keep the input of one place at one time; False when there is no room for this place."""
-        if place in self._full:
-            return False
         kept = self._kept.setdefault((place, sign), {})
-        size = x.numel() * 2
-        if time not in kept and self.bytes + size > self._limit:
-            self._full.add(place)
-            for key in [key for key in self._kept if key[0] == place]:
-                self.bytes -= sum(t.numel() * t.element_size() for t in self._kept.pop(key).values())
+        if not self._budget.take(place, 0 if time in kept else x.numel() * 2):
+            self._kept = {key: inputs for key, inputs in self._kept.items() if key[0] != place}
             return False
-        self.bytes += 0 if time in kept else size
         # Normed inputs are far from the end of float16's range, and it has three bits more than bfloat16; features may
         # reach it in a model that runs in bfloat16.
         most = torch.finfo(torch.float16).max

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from lib_attn.techniques.budget import Budget
+
 
 class Residuals:
     """Keeps ``exact - near-sighted`` of the last exact step for every row of every layer.
@@ -14,22 +16,19 @@ class Residuals:
     """
 
     def __init__(self, limit: int):
-        self._limit, self._used, self._kept, self._full = limit, 0, {}, set()
+        self._budget, self._kept = Budget(limit), {}
 
     def full(self, layer: int) -> bool:
         """Whether this layer found no room and so goes without."""
-        return layer in self._full
+        return self._budget.closed(layer)
 
     def store(self, layer: int, rows, step: int, difference) -> bool:
         """Keep ``[B, N, C]`` row by row; returns False when there is no room for this layer."""
         size = difference[0].numel() + 4 * difference[0, :, 0].numel()
         new = sum((layer, row) not in self._kept for row in rows)
-        if self._used + new * size > self._limit:
-            self._full.add(layer)
-            for key in [key for key in self._kept if key[0] == layer]:
-                self._used -= sum(part.numel() * part.element_size() for part in self._kept.pop(key)[1])
+        if not self._budget.take(layer, new * size):
+            self._kept = {key: kept for key, kept in self._kept.items() if key[0] != layer}
             return False
-        self._used += new * size
         for row, part in zip(rows, difference, strict=True):
             scale = part.abs().amax(-1, keepdim=True).float().clamp(min=1e-30) / 127
             self._kept[layer, row] = (step, ((part / scale).round().to(torch.int8), scale))
