@@ -326,7 +326,8 @@ def test_negative_stream_generate_and_paste_back(txt2img, webui, keep):
 
 
 MOVED = {
-    "negative_skip": {"key_every": 2, "fill": "copy", "strength": 3, "penalty": "NASA", "blocks": "out"},
+    # At three steps all are full ones, unless they are spread evenly.
+    "negative_skip": {"key_every": 2, "early": 0, "fill": "copy", "strength": 3, "penalty": "NASA", "blocks": "out"},
     "contrast": {"feature": 0.7, "keys": 0.4, "map_strength": 0.5, "tau": 2, "blocks": "mid"},
     "key_mix": {
         "source": "blurred",
