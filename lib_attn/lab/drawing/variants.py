@@ -18,7 +18,7 @@ from lib_attn.techniques.facts import Facts, Pass
 from lib_attn.unet.profile import profile_of
 
 #: Called before every guided evaluation with its rows, its running number, the number of all, and by name what else
-#: `lib_attn.unet.batch.Evaluation` holds.
+#: `lib_attn.unet.flight.Evaluation` holds.
 Begin = Callable[..., None]
 
 NOTHING_TO_DO = "With these values and this prompt there was nothing to do."
