@@ -3,6 +3,7 @@
 import pytest
 
 from tests.conflicts.jobs import (
+    ALL,
     INSTALLED_KINDS,
     KINDS,
     MASTER,
@@ -100,7 +101,8 @@ def test_image_of_a_batch_is_the_one_drawn_alone(beside, neighbour, technique, r
 def test_merely_installed_takes_nothing_away(beside, neighbour, technique, by_ourselves, results):
     """Ours draws beside an installed but unused neighbour what it draws without it.
 
-    Up to the rounding of another batch size: a saving may be refused.
+    Up to the rounding of another batch size: a saving may be refused. Where the negative is computed after all for
+    whoever may read it, Contrast has it to compare with at CFG 1 too, and the reader is named.
     """
     if not neighbour.folders:
         pytest.skip("there is nothing to be installed")
@@ -110,7 +112,8 @@ def test_merely_installed_takes_nothing_away(beside, neighbour, technique, by_ou
     for kind in INSTALLED_KINDS:
         expected = by_ourselves(neighbour.checkpoint)[technique, kind]
         found = beside.once(technique, TECHNIQUES[technique], **KINDS[kind])
-        if (moved := distance(found, expected)) > ROUNDING:
+        compared = technique == ALL and kind.endswith("CFG 1") and "may use the negative's prediction" in said(found)
+        if (moved := distance(found, expected)) > ROUNDING and not compared:
             wrong.append(f"{kind}: moved by {moved:.2f}; said {said(found)}")
     wrong += beside.traces()
     note(results, neighbour, f"{technique}: installed", wrong or "equal")
