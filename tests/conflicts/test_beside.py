@@ -20,6 +20,7 @@ from tests.host.negatives import arrays
 from tests.host.server import Refused
 
 MORE_THAN_THEIRS = 3.0  # of 255, between an image of a batch and the same one alone
+DRAWN_ANEW = 0.5  # of 255: theirs draws an image of a batch otherwise (CADS: other noise), so there is nothing to hold
 
 
 def note(results, neighbour, what, value):
@@ -78,7 +79,7 @@ def test_technique_beside(beside, neighbour, technique, results):
 
 @pytest.mark.parametrize("technique", [t for t in TECHNIQUES if t not in MIXES_IMAGES])
 def test_image_of_a_batch_is_the_one_drawn_alone(beside, neighbour, technique, results):
-    """As nearly as without ours."""
+    """As nearly as without ours, where theirs is."""
     wrong = []
     for cfg in (7, 1):
         both = KINDS[f"batch 2, CFG {cfg}"]
@@ -91,7 +92,7 @@ def test_image_of_a_batch_is_the_one_drawn_alone(beside, neighbour, technique, r
         except Refused as error:
             wrong.append(f"CFG {cfg}: {error}")
             continue
-        if apart[technique] > apart["off"] + MORE_THAN_THEIRS:
+        if apart["off"] <= DRAWN_ANEW and apart[technique] > apart["off"] + MORE_THAN_THEIRS:
             wrong.append(f"CFG {cfg}: {apart[technique]:.1f} apart with ours, {apart['off']:.1f} without")
     note(results, neighbour, f"{technique}: batch", wrong or "equal")
     assert not wrong
