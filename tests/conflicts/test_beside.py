@@ -20,7 +20,7 @@ from tests.host.negatives import arrays
 from tests.host.server import Refused
 
 MORE_THAN_THEIRS = 3.0  # of 255, between an image of a batch and the same one alone
-DRAWN_ANEW = 0.5  # of 255: theirs draws an image of a batch otherwise (CADS: other noise), so there is nothing to hold
+DRAWN_ANEW = 0.25  # of 255: theirs draws an image of a batch otherwise (CADS: other noise), so there is nothing to hold
 
 
 def note(results, neighbour, what, value):
