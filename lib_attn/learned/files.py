@@ -101,7 +101,7 @@ def _parse(name: str, kind: str, data: bytes) -> LearnedFile:
         raise Damaged("it is larger than 1 GiB")
     about = {key: read_json(text) for key, text in read_header(data, len(data)).metadata.items()}
     found, version = about.pop("kind", None), about.pop("version", None)
-    if not isinstance(found, str) or not isinstance(version, int):
+    if not isinstance(found, str) or type(version) is not int:
         raise Damaged("it is no learned file of Attention Lab")
     if version != VERSION:
         raise Damaged("it was made by another release of Attention Lab")
