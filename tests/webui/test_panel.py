@@ -219,18 +219,17 @@ def refusals():
         for node in ast.walk(tree):
             if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("Refused", "Damaged"):
                 why = node.args[-1]
-                why = constants.get(getattr(why, "id", ""), why)
                 parts = [why.body, why.orelse] if isinstance(why, ast.IfExp) else [why]
-                yield from filter(None, map(text_of, parts))
+                yield from filter(None, (text_of(constants.get(getattr(part, "id", ""), part)) for part in parts))
 
 
 def told_texts():
     """What is said beyond the page's own labels."""
     from lib_attn.presets import NEEDS, OWN, shipped
-    from lib_attn.webui import options
+    from lib_attn.webui import options, panel
 
     texts = {*GRID, *script_texts(), *NEEDS.values(), OWN, *options.LABELS.values(), *options.INFOS.values()}
-    texts |= set(refusals())
+    texts |= {*refusals(), panel.TEXTS["look"]}
     texts |= {text for name in shipped() for text in Presets().about(name)}
     texts |= {p.reads[1] for p in all_params() if p.reads}
     previews = [f"techniques/{name}/preview.py" for name in ORDER]
