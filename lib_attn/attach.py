@@ -61,6 +61,7 @@ class Attachment:
         prediction: what the model predicts, ``epsilon`` or ``v``.
         save_negative: leave the negative rows out where they drop out of the guidance (scale 1, weights that sum to 1).
         store: what techniques keep from one attachment to the next, such as a recorded run.
+        observers: runtimes of no technique that look on and change nothing.
         inert: ``inert(module) -> bool``: whether an instance ``forward`` that was there before may be passed by.
         say: takes each sentence meant for the user, once.
 
@@ -88,6 +89,7 @@ class Attachment:
         prediction: str = "epsilon",
         save_negative: bool = False,
         store: Store | None = None,
+        observers: Iterable[Runtime] = (),
         say: Callable[[str], None] | None = None,
     ):
         self._family = family_of(model)
@@ -111,6 +113,7 @@ class Attachment:
             # A technique that leaves negatives out says the same of itself.
             told = any(group.skips_negative for group in groups)
             self._runtimes.append(FreeSaving(None, replace(self._context, say=_nobody) if told else self._context))
+        self._runtimes += observers
         self._flight = Flight()
         self._boundary = Boundary(self._runtimes, self._note)
         self._guard = Guard(self._boundary, self._flight, whole, self.say)
