@@ -131,7 +131,9 @@ class Host:
             webui.picture(**SMALL | {"steps": 1, "width": 64, "height": 64})
         scripts = api_scripts(scripts, self.reference()) if scripts else None
         with webui.options(**options) if options else nullcontext():
-            return webui.picture(*[settings] if settings is not None else [], scripts=scripts, **SMALL | fields)
+            made = webui.picture(*[settings] if settings is not None else [], scripts=scripts, **SMALL | fields)
+        assert f"Model: {Path(self._checkpoint).stem}" in made.texts[0], "the host drew with another checkpoint"
+        return made
 
     def once(self, name, settings, **fields):
         """`draw`, but only once for this `name`; what fails is tried again."""
@@ -172,9 +174,9 @@ def start(installed, webui_python, tmp_path_factory):  # noqa: F811
         data = tmp_path_factory.mktemp("conflict") / "data"
         data.mkdir()
         (data / "ui-config.json").write_text("{}")  # NegPiP reads it while it is loaded
-        (data / "config.json").write_text(json.dumps({"sd_model_checkpoint": EMBEDDED}))
         models, ui = installed / "models/Stable-diffusion", not WITH_PAGES.isdisjoint(found)
-        return Webui(installed, webui_python, data, models, found, ui=ui)
+        config = {"sd_model_checkpoint": EMBEDDED}
+        return Webui(installed, webui_python, data, models, found, ui=ui, config=config)
 
     return start_one
 
