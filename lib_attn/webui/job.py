@@ -83,7 +83,7 @@ class Job:
         if refusal is None and not callable(getattr(sampler, "launch_sampling", None)):
             refusal = f"Attention Lab did nothing: {type(sampler).__name__} is a sampler that it does not know."
         if refusal is not None:
-            if self._techniques:
+            if self._techniques or self._observers:
                 self.say(refusal)
             return
         self._seeds, self._sampler = [int(seed) for seed in seeds], sampler

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import gradio as gr
 from modules import call_queue, shared
 
-from lib_attn.learn.learners import learners
+from lib_attn.learn.learners import Learner, learners
 from lib_attn.learn.run import PROMPTS, Pictures
 from lib_attn.webui import host, learning, panel
 from lib_attn.webui.preset_actions import sentences
@@ -32,18 +33,22 @@ def build() -> list[tuple[Any, str, str]]:
     known = learners()
     if not known:
         return []
-    labels = {learner.label: kind for kind, learner in known.items()}
-    page = panel.Page(lambda name: PREFIX + name, None, host.files)
-    with gr.Blocks(analytics_enabled=False) as tab, gr.Row(elem_classes=["attention-lab-learn"]):
+    with gr.Blocks(analytics_enabled=False) as tab:
+        _lay_out(known, panel.Page(lambda name: PREFIX + name, None, host.files))
+    return [(tab, learning.TITLE, "attention_lab")]
+
+
+def _lay_out(known: Mapping[str, Learner], page: panel.Page) -> None:
+    labels, groups, controls = {learner.label: kind for kind, learner in known.items()}, [], []
+    with gr.Row(elem_classes=["attention-lab-learn"]):
         with gr.Column():
             gr.HTML(sentences([TEXTS["about"]]))
             kind = gr.Radio(list(labels), value=next(iter(labels)), label=TEXTS["kind"], elem_id=page.id("kind"))
-            chosen, controls = [], []
             for learner in known.values():
-                with gr.Group(visible=not chosen) as group:
+                with gr.Group(visible=not groups) as group:
                     gr.HTML(sentences([learner.about]))
                     controls += _controls(learner.options, page)
-                chosen.append(group)
+                groups.append(group)
             name = gr.Textbox(label=TEXTS["name"], max_lines=1, elem_id=page.id("name"))
             replace = gr.Checkbox(False, label=TEXTS["replace"], elem_id=page.id("replace"))
         with gr.Column():
@@ -62,25 +67,26 @@ def build() -> list[tuple[Any, str, str]]:
             gr.HTML("", elem_id=page.id("progress"))
             said = gr.HTML("", elem_id=page.id("said"))
     task = gr.Textbox("", visible=False)
-    kind.change(lambda label: [gr.update(visible=label == each) for each in labels], [kind], chosen, queue=False)
 
     def learn(task: str, label: str, name: str, prompts: str, replace: bool, *values: Any) -> list[str]:
         told = iter(values)
-        groups = [Pictures, *(learner.options for learner in known.values())]
-        read = {group.name: {p.name: next(told) for p in group.params()} for group in groups}
+        read = {
+            group.name: {p.name: next(told) for p in group.params()}
+            for group in (Pictures, *(learner.options for learner in known.values()))
+        }
         asked = {"kind": labels.get(label), "name": name, "prompts": prompts, "replace": replace}
-        asked |= {"pictures": read[Pictures.name], "options": read[labels[label]]}
+        asked |= {"pictures": read[Pictures.name], "options": read.get(labels.get(label))}
         try:
             return [sentences([learning.learn(asked)])]
         except ValueError as error:
             return [sentences([error])]
 
+    kind.change(lambda label: [gr.update(visible=label == each) for each in labels], [kind], groups, queue=False)
     start.click(
         call_queue.wrap_gradio_gpu_call(learn, extra_outputs=[]),
         [task, kind, name, prompts, replace, *pictures, *controls], [said], _js="attentionLab.learn",
     )  # fmt: skip
     stop.click(lambda: shared.state.interrupt(), [], [], queue=False)
-    return [(tab, learning.TITLE, "attention_lab")]
 
 
 def _controls(group: Any, page: panel.Page) -> list[Any]:
