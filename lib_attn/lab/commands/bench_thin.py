@@ -25,12 +25,12 @@ PARTS = ("errors", "pictures", "time")
 def add_commands(inner) -> None:
     """Add ``thin`` to the subcommands of ``bench``."""
     options = inner.add_parser("thin", help="thin QK: error of the output, pictures, time of a U-Net")
-    options.add_argument("part", choices=PARTS, help="the other parts of the result file stay")
+    options.add_argument("part", choices=PARTS, help="the others in the result file stay, and pictures of another size")
     options.add_argument("--out", type=Path, default=Path("out/thin-qk.json"), help="(default out/thin-qk.json)")
     options.add_argument(
         "--file", default="embedded-thin", help="learned file for the pictures (default embedded-thin)"
     )
-    for name, value in (("images", 8), ("size", 512), ("steps", 12), ("seed", 1), ("repeats", 1)):
+    for name, value in (("images", 8), ("size", 512), ("steps", 10), ("seed", 1), ("repeats", 1)):
         options.add_argument(f"--{name}", type=int, default=value, help=f"(default {value})")
     options.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="cpu: this process's time")
     options.add_argument("--model", choices=tuple(MODELS), default="sd15", help="whose time is taken (default sd15)")
@@ -46,9 +46,11 @@ def run(args: argparse.Namespace) -> int:
     result = read_result(args.out, "thin") if args.out.exists() else {"kind": "thin"}
     part = {"command": command_line(), "machine": machine(pick_device(args.device))}
 
+    place = f"pictures {args.size}" if args.part == "pictures" else args.part
+
     def keep(rows: list[Any]) -> None:
         # A long run that is stopped leaves what it has.
-        result[args.part] = part | {"rows": [to_json(row) for row in rows]}
+        result[place] = part | {"rows": [to_json(row) for row in rows]}
         write_json(args.out, result)
 
     keep({"errors": _errors, "pictures": _pictures, "time": _time}[args.part](args, keep))

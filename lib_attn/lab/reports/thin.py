@@ -15,8 +15,7 @@ def thin_block(result: Mapping) -> str:
     """What a page shows of a result: a table for each part that was measured."""
     parts = []
     for name, (kind, table, told) in _PARTS.items():
-        part = result.get(name)
-        if part:
+        for part in (value for key, value in sorted(result.items()) if key.split()[0] == name):
             rows = [from_json(kind, row) for row in part["rows"]]
             parts.append(f"`{part['command']}`{told(rows)}:\n\n{table(rows)}")
     return "\n\n".join(parts)
