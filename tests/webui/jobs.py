@@ -8,12 +8,12 @@ from tests.unets import tiny_unet
 
 
 class Model:
-    """Stands for shared.sd_model: a U-Net inside, and the name of its checkpoint."""
+    """Stands for shared.sd_model: a U-Net inside (`changes`: see `tiny_unet`), and the name of its checkpoint."""
 
     cond_stage_key = "txt"
 
-    def __init__(self, seed=0):
-        self.model = SimpleNamespace(diffusion_model=tiny_unet(seed))
+    def __init__(self, seed=0, **changes):
+        self.model = SimpleNamespace(diffusion_model=tiny_unet(seed, **changes))
         self.sd_checkpoint_info = object()
 
     @property
