@@ -16,10 +16,25 @@ VALUES = {
 }
 
 
+#: With these a technique acts, and what comes out is what comes without it. One that is not here has no such values.
+EXACT = {
+    "near_sighted": {"tile": 8, "pool": 4, "exact_every": 1},
+    "negative_skip": {"key_every": 1, "penalty": "off"},
+    "contrast": {"feature": 0.0, "show_map": True},
+    "key_mix": {"amount": 0.0, "record": True},
+    "step_skip": {"key_every": 1.0},
+}
+
+
+def everywhere(technique, **values) -> dict:
+    """Values that switch `technique` on in all blocks."""
+    blocks = {"blocks": "all"} if any(p.name == "blocks" for p in technique.params()) else {}
+    return {"enabled": True, **blocks, **values}
+
+
 def acting(technique) -> list[dict]:
     """What the API is given to switch `technique` on, in each of its ways."""
-    everywhere = {"blocks": "all"} if any(p.name == "blocks" for p in technique.params()) else {}
-    return [{"enabled": True, **everywhere, **values} for values in VALUES.get(technique.name, ({},))]
+    return [everywhere(technique, **values) for values in VALUES.get(technique.name, ({},))]
 
 
 #: (technique, values) of every way.

@@ -5,11 +5,8 @@ and with a device out of memory.
 """
 
 import collections
-import copy
 import inspect
-import random
 
-import numpy
 import pytest
 import torch
 
@@ -18,66 +15,11 @@ pytest.importorskip("ldm", reason="the tiny U-Nets are ldm's")
 from lib_attn.techniques import TECHNIQUES, load
 from lib_attn.techniques.base import Runtime
 from tests.acting import IDS, WAYS, acting
-from tests.unets import probe, snapshot
-from tests.webui.jobs import Interrupted, Job, Model, Sampler
+from tests.webui.jobs import FLAT, Belongings, Edited, Interrupted, Model, draw, same
 
-STEPS = 4
 FAULTS = {"error": RuntimeError, "interrupt": Interrupted, "memory": torch.cuda.OutOfMemoryError}
 HOOKS = [name for name, value in vars(Runtime).items() if inspect.isfunction(value) and not name.startswith("__")]
 SCRIPT = ["before_process", "process", "process_before_every_sampling", "postprocess_batch", "postprocess"]
-
-
-class Edited(Sampler):
-    """Two images; the second has another prompt from the third step on. Errors in callbacks are caught, as by the host.
-
-    `inside` is called in the middle of the U-Net with the number of rows there.
-    """
-
-    def __init__(self, host, inside=None):
-        super().__init__(host, host.script_callbacks, weights=((1.0,), (1.0,)), steps=STEPS)
-        self.sampler_extra_args["cond_scale"] = 7.0
-        first, later = self.sampler_extra_args["cond"].batch[1][0].schedules[0], self._schedule(130)[0]
-        first.end_at_step = 1
-        self.sampler_extra_args["cond"].batch[1][0].schedules = [first, later]
-        self.inside = inside
-
-    def sample(self, p):
-        middle = self.host.shared.sd_model.unet.middle_block
-        handle = middle.register_forward_pre_hook(probe(lambda module, args: self._inside(len(args[0]))))
-        try:
-            return super().sample(p)
-        finally:
-            handle.remove()
-
-    def _inside(self, rows):
-        if self.inside is not None:
-            self.inside(rows)
-
-    def _call(self, name, params):
-        caught(lambda: super(Edited, self)._call(name, params))
-
-
-def caught(function, *args, **kwargs):
-    """Call as the host does: errors of extensions end in its log, what interrupts does not."""
-    try:
-        return function(*args, **kwargs)
-    except Exception:
-        return None
-
-
-def draw(script, sampler, settings):
-    """A job in the host's order of hooks. Returns what the sampler gave, None after a fault, and the job."""
-    p, out = Job(sampler, seeds=[1, 2]), None
-    try:
-        caught(script.before_process, p, settings)
-        caught(script.process, p, settings)
-        caught(script.process_before_every_sampling, p, settings)
-        out = p.sampler.sample(p)
-        caught(script.postprocess_batch, p, settings, batch_number=0)
-        caught(script.postprocess, p, None, settings)
-    except (Interrupted, *FAULTS.values()):
-        out = None
-    return None if out == "interrupted" else out, p
 
 
 class Places:
@@ -116,43 +58,15 @@ class Places:
         return wrapped
 
 
-class Belongings:
-    """What no job may change: the model's weights and everything on its modules, options, random generators."""
-
-    def __init__(self, host):
-        unet = host.shared.sd_model.unet
-        self._weights = {name: tensor.clone() for name, tensor in unet.state_dict().items()}
-        self._rest = self._look(host)
-
-    def _look(self, host):
-        options = {name: value for name, value in vars(host.shared.opts).items() if not callable(value)}
-        return {
-            "patches": snapshot(host.shared.sd_model.unet), "options": copy.deepcopy(options),
-            "torch": torch.random.get_rng_state().numpy().tobytes(), "python": random.getstate(),
-            "numpy": numpy.random.get_state()[1].tobytes(),
-        }  # fmt: skip
-
-    def changed(self, host):
-        """Names of what is not as it was."""
-        now = self._look(host)
-        weights = host.shared.sd_model.unet.state_dict()
-        kept = all(torch.equal(weights[name], tensor) for name, tensor in self._weights.items())
-        return [name for name in now if now[name] != self._rest[name]] + ([] if kept else ["weights"])
-
-
 @pytest.fixture(scope="module")
 def model():
-    return Model(channel_mult=[1, 2], num_res_blocks=1, attention_resolutions=[2, 1])
+    return Model(**FLAT)
 
 
 @pytest.fixture
 def script(script_module, host, model):
     host.shared.sd_model = model
     return script_module.AttentionLab()
-
-
-def same(a, b):
-    return a is not None and len(a) == len(b) and all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
 
 def hooks(technique):

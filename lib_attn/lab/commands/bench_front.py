@@ -54,7 +54,7 @@ def add_commands(inner) -> None:
     options.add_argument("--cases", default="", metavar="'NAME;NAME'", help="cases by name (default: all)")
     options.add_argument("--steps", type=int, default=20, help="(default 20)")
     options.add_argument("--cfg", type=float, default=7.0, help="(default 7)")
-    options.add_argument("--add", type=Path, nargs="*", default=[], help="result files whose rows are taken over first")
+    options.add_argument("--add", type=Path, nargs="*", default=[], help="result files whose rows come first")
     options.add_argument("--out", type=Path, default=Path("out/front.json"), help="(default out/front.json)")
     options.add_argument("--docs", type=Path, default=None, metavar="FILE", help="put the tables into this page")
     options.add_argument("--block", default="front", help="name of the page's markers (default front)")
@@ -112,13 +112,16 @@ def run(args: argparse.Namespace) -> int:
     """Measure, write the result file, print the tables."""
     spec = spec_of(args)
     drawer = spec.model.load() if spec.pictures or args.model == OWN else None
-    result = {"kind": "front", "command": command_line(), "machine": machine(spec.model.device), "model": args.model}
-    result |= {"precision": args.precision, "clock": args.clock, "repeats": args.repeats, "steps": args.steps}
-    result |= {"cfg": args.cfg, "checkpoint": drawer.name if drawer else "", "time": [], "quality": []}
-    for path in args.add:
+    result = {"kind": "front", "commands": [command_line()], "machine": machine(spec.model.device)}
+    result |= {"model": args.model, "precision": args.precision, "clock": args.clock, "repeats": args.repeats}
+    result |= {"steps": args.steps, "cfg": args.cfg, "checkpoint": drawer.name if drawer else ""}
+    result |= {"time": [], "quality": []}
+    for path in reversed(args.add):
         earlier = read_result(path, "front")
-        result |= {name: [*earlier[name], *result[name]] for name in ("time", "quality")}
-        result["checkpoint"] = result["checkpoint"] or earlier["checkpoint"]
+        rows = {name: [*earlier[name], *result[name]] for name in ("commands", "time", "quality")}
+        result = (
+            (earlier if args.no_time else result) | {"checkpoint": result["checkpoint"] or earlier["checkpoint"]} | rows
+        )
 
     def keep(kind: str, before: list, rows: list[TimeRow] | list[QualityRow]) -> None:
         result[kind] = before + [to_json(row) for row in rows]

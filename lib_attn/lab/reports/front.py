@@ -88,7 +88,7 @@ def time_table(rows: Sequence[TimeRow]) -> str:
 def body(result: dict) -> str:
     """All tables of a result, as they stand in a page."""
     times, quality = _rows(result)
-    parts = [f"`{result['command']}`"]
+    parts = ["\n".join(["```", *result["commands"], "```"])]
     drawn: dict[str, list[QualityRow]] = {}
     for q in quality:
         what = f"{result['checkpoint']}, {q.size} px, {q.sampler}, {q.pictures} pictures, ± one standard error"
