@@ -119,6 +119,10 @@ class Runtime:
         """
         return q, k, v, None
 
+    def result(self, call: Call, out: torch.Tensor) -> torch.Tensor:
+        """What is projected back, given the attention's result ``[B, N, H, width of v]``; asked of whoever edited."""
+        return out
+
     def attend(self, call: Call) -> torch.Tensor | None:
         """The layer's output ``[B, N, C]``, or None to leave it to the next technique and at last to full attention."""
         return None

@@ -25,7 +25,8 @@ class Call:
 
     x: input ``[B, N, C]``, N = grid[0] * grid[1] in row-major order. rows: what each of the B rows is.
     exact: computes the call as if we were not there. edits: runtimes whose ``edit(call, q, k, v) -> (q, k, v, bias)``
-    changes what attends to what; with them `project` gives the edited tensors, and `exact` is full attention on them.
+    changes what attends to what; with them `project` gives the edited tensors, `exact` is full attention on them, and
+    ``result(call, out)`` of theirs, the last one first, sees what came of it.
     """
 
     layer: Layer
@@ -90,6 +91,8 @@ class Call:
                 out = function(q, k, v, *args, **options)
         else:
             out = function(q, k, v, *args, **options)
+        for runtime in reversed(self.edits):
+            out = runtime.result(self, out)
         out = out.flatten(-2)
         _, _, _, to_out = self._family.projections(self.module)
         return to_out(out.to(self.x.dtype) if self._upcast else out)
