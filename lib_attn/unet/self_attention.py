@@ -90,6 +90,10 @@ class Call:
                 out = function(q, k, v, *args, **options)
         else:
             out = function(q, k, v, *args, **options)
+        return self.finish(out)
+
+    def finish(self, out: torch.Tensor) -> torch.Tensor:
+        """Project a result ``[B, N, H, d]`` of attention back to ``[B, N, C]``."""
         out = out.flatten(-2)
         _, _, _, to_out = self._family.projections(self.module)
         return to_out(out.to(self.x.dtype) if self._upcast else out)
