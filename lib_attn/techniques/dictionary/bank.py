@@ -9,31 +9,10 @@ reference-only and StyleAligned (arXiv 2312.02133) do.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
 
 import torch
 
 from lib_attn.techniques.near_sighted.kernel import EXCLUDED
-
-
-@dataclass(frozen=True)
-class Entry:
-    """Mean inputs ``[S, m, C]`` of a layer's clusters in S equal stretches of sampling time, and counts ``[S, m]``."""
-
-    x: torch.Tensor
-    count: torch.Tensor
-
-    def at(self, time: float) -> tuple[torch.Tensor, torch.Tensor]:
-        """``[m, C]`` and ``[m]`` at a time from 0, pure noise, to 1."""
-        stretch = min(int(time * len(self.x)), len(self.x) - 1)
-        return self.x[stretch], self.count[stretch]
-
-
-def entries(tensors: Mapping[str, torch.Tensor]) -> dict[str, Entry]:
-    """The bank in a learned file's tensors, by layer."""
-    keys = (name.removeprefix("bank.") for name in tensors if name.startswith("bank."))
-    return {key: Entry(tensors[f"bank.{key}"], tensors[f"bank_counts.{key}"]) for key in keys}
 
 
 def weight_bias(count: torch.Tensor, tokens: int, strength: float) -> torch.Tensor:

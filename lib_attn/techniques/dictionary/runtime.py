@@ -7,9 +7,10 @@ import torch
 from lib_attn.learned.header import Refused
 from lib_attn.techniques.base import Context, Runtime
 from lib_attn.techniques.dictionary.attention import Keys, attend, full_attention, live_attention, tiled_attention
-from lib_attn.techniques.dictionary.bank import entries, matched, weight_bias
+from lib_attn.techniques.dictionary.bank import matched, weight_bias
 from lib_attn.techniques.dictionary.clusters import lloyd, means, strided, sums
 from lib_attn.techniques.dictionary.codes import linear_map, rebuild, sparse_codes
+from lib_attn.techniques.dictionary.content import Content, read
 from lib_attn.techniques.dictionary.plan import plan_clusters, tile_plan
 from lib_attn.techniques.near_sighted.kernel import EXCLUDED
 from lib_attn.techniques.near_sighted.plan import shift_point
@@ -25,11 +26,9 @@ class DictionaryRuntime(Runtime):
         super().__init__(settings, context)
         self._selector, self._style = parse_selector(settings.blocks), parse_selector(settings.style_blocks)
         self._keys = layer_keys(context.layers)
-        self._atoms: dict[str, torch.Tensor] = {}
-        self._counts: dict[str, torch.Tensor] = {}
-        self._bank = {}
+        self._content = Content()
         self._idle = self._load()
-        self.extends = bool(self._bank)
+        self.extends = bool(self._content.bank and settings.strength)
         self._labels: dict[tuple[int, Row], tuple[int, torch.Tensor]] = {}
         self._results: dict[int, torch.Tensor] = {}
 
@@ -39,17 +38,12 @@ class DictionaryRuntime(Runtime):
         if not s.file:
             return "it needs a file" if s.mode in ("static", "full") else None
         try:
-            tensors = self._context.learned(s.name, s.file).tensors
+            self._content = read(self._context.learned(s.name, s.file))
         except Refused as refused:
             self._say(str(refused))
             return "its file is not used"
-        for name, tensor in tensors.items():
-            kind, _, key = name.partition(".")
-            {"atoms": self._atoms, "counts": self._counts}.get(kind, {})[key] = tensor
-        if s.strength:
-            self._bank = entries(tensors)
-            if not self._bank:
-                self._say("Dictionary: this file has no style bank.")
+        if s.strength and not self._content.bank:
+            self._say("Dictionary: this file has no style bank.")
         return None
 
     def why_idle(self):
@@ -61,11 +55,12 @@ class DictionaryRuntime(Runtime):
     def _may_act(self, layer) -> bool:
         s = self._settings
         chosen = self._selector.auto or self._selector.matches(layer)
-        known = s.mode != "static" or self._keys[layer.index] in self._atoms
+        known = s.mode != "static" or self._keys[layer.index] in self._content.atoms
         return chosen and known and s.mode != "full" and s.blend > 0
 
     def _has_style(self, layer) -> bool:
-        return self._keys[layer.index] in self._bank and (self._style.auto or self._style.matches(layer))
+        known = self.extends and self._keys[layer.index] in self._content.bank
+        return known and (self._style.auto or self._style.matches(layer))
 
     def _acts(self, call) -> bool:
         """Whether the call is computed against atoms."""
@@ -97,7 +92,7 @@ class DictionaryRuntime(Runtime):
     def _style_keys(self, call, v: torch.Tensor) -> Keys:
         """The bank's keys for each row of a call with values ``[B, N, H, d]``."""
         s = self._settings
-        x, count = (t.to(call.x.device) for t in self._bank[self._keys[call.layer.index]].at(call.moment.time))
+        x, count = (t.to(call.x.device) for t in self._content.bank[self._keys[call.layer.index]].at(call.moment.time))
         _, k, values = call.project_input(x[None].to(call.x.dtype))
         values = matched(values, count.float(), v, s.style_match)
         bias = weight_bias(count.float(), v.shape[1], s.strength).expand(len(v), v.shape[2], -1).clone()
@@ -158,7 +153,7 @@ class DictionaryRuntime(Runtime):
 
     def _start(self, call, keys: torch.Tensor, labels: torch.Tensor | None, atoms: int) -> torch.Tensor:
         """Centres ``[1, H, M, d]``: the clusters as they were, else the file's atoms, else tokens of the map."""
-        learned = self._atoms.get(self._keys[call.layer.index])
+        learned = self._content.atoms.get(self._keys[call.layer.index])
         if labels is not None:
             # What came later in the map stands in for clusters that have lost all members.
             total, number = sums(keys, labels[None], atoms)
@@ -175,9 +170,9 @@ class DictionaryRuntime(Runtime):
         """The attention's result ``[B, N, H, d]``, put together from the atoms' own."""
         s, x = self._settings, call.x
         key, layer = self._keys[call.layer.index], call.layer.index
-        atoms = self._atoms[key].to(x.device)
+        atoms = self._content.atoms[key].to(x.device)
         if layer not in self._results:
-            self._results[layer] = self._pass_atoms(call, atoms, self._counts[key].to(x.device))
+            self._results[layer] = self._pass_atoms(call, atoms, self._content.counts[key].to(x.device))
         results = self._results[layer]
         if s.codes == "sparse":
             out = rebuild(*sparse_codes(x.flatten(0, 1), atoms, min(s.sparse, len(atoms))), results.flatten(1))
