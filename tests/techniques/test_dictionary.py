@@ -139,7 +139,9 @@ def test_tiles_against_loops(monkeypatch, chunk):
                         values.append(v[b, out_of_sight, head].mean(0))
                         bias.append(math.log(len(out_of_sight)))
                 logits = torch.stack(keys) @ q[b, n, head] * 8**-0.5 + torch.tensor(bias)
-                torch.testing.assert_close(out[b, n, head], logits.softmax(0) @ torch.stack(values), atol=2e-6, rtol=1e-5)
+                torch.testing.assert_close(
+                    out[b, n, head], logits.softmax(0) @ torch.stack(values), atol=2e-6, rtol=1e-5
+                )
 
 
 def test_more_keys_are_seen_with_their_bias():
@@ -258,7 +260,7 @@ def files(unet, tmp_path):
     return written(tmp_path, unet)
 
 
-def draw(unet, techniques, images=2, weights=None, chunks=None, steps=3, size=(16, 16), rows=None, **options):
+def draw(unet, techniques, images=2, weights=None, chunks=None, steps=2, size=(16, 16), rows=None, **options):
     """Predictions ``[steps, rows, 4, h, w]``."""
     rows = rows or plan_rows(weights or [[1.0]] * images)
     n = len(rows)
@@ -309,7 +311,7 @@ def test_rows_apart_as_together_and_each_image_alone(unet, files, values, keep):
     settings = changed(**values, keep=keep)
     weights = [[1.0], [0.7, 0.3]]
     together = draw(unet, settings, weights=weights, files=files)
-    for chunks in (1, 2, 3):
+    for chunks in (1, 3):
         apart = draw(unet, settings, weights=weights, chunks=chunks, files=files)
         torch.testing.assert_close(apart, together, atol=2e-5, rtol=1e-4)
     alone = draw(unet, settings, images=1, files=files)
@@ -373,7 +375,11 @@ def test_style_of_some_rows_only(unet, files, rows):
     for mode in ("full", "live"):
         settings = {"mode": mode, "file": "look", "strength": 1.0, "style_rows": rows, "blocks": "in1"}
         out = draw(unet, changed(**settings), images=1, files=files)
-        base = draw(unet, changed(mode="live", file="look", blocks="in1"), images=1, files=files) if mode == "live" else plain
+        base = (
+            draw(unet, changed(mode="live", file="look", blocks="in1"), images=1, files=files)
+            if mode == "live"
+            else plain
+        )
         touched, left = (0, 1) if rows == "positive" else (1, 0)
         assert not torch.equal(out[:, touched], base[:, touched])
         torch.testing.assert_close(out[:, left], base[:, left], atol=1e-5, rtol=1e-4)
@@ -439,7 +445,9 @@ def test_files_that_do_not_fit_are_refused_in_a_sentence_and_the_picture_comes_w
         files = written(tmp_path, unet, f"bad{i}", tensors=tensors)
         said = []
         out = draw(unet, changed(file=f"bad{i}", strength=1.0), files=files, say=said.append)
-        assert torch.equal(out, plain) and len(said) == 1 and "do not have the shape" in said[0] or "does not" in said[0], i
+        assert (
+            torch.equal(out, plain) and len(said) == 1 and "do not have the shape" in said[0] or "does not" in said[0]
+        ), i
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 from lib_attn.lab.drawing.checkpoint import LabModel
@@ -20,7 +19,7 @@ def output_errors(model: LabModel, request: Request, variant: Variant) -> dict[s
     The picture goes on with the exact output, so that no error feeds the next.
     """
     found: dict[str, list[float]] = {}
-    sample(model, request, _Beside(**vars(variant) | {"kind": "beside"}, found=found))
+    sample(model, request, _Beside(found, **vars(variant)))
     return found
 
 

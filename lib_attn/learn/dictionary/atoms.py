@@ -20,7 +20,7 @@ def learn_atoms(x: torch.Tensor, count: int, method: str = "k-means") -> tuple[t
     most from 0, as long as tokens are in them on average.
 
     Raises:
-        ImportError: sparse coding without scikit-learn.
+        ValueError: sparse coding without scikit-learn.
     """
     x, count = x.float(), min(count, len(x))
     if method == "k-means":
@@ -43,7 +43,7 @@ def _sparse(x: torch.Tensor, count: int) -> torch.Tensor:
     try:
         from sklearn.decomposition import MiniBatchDictionaryLearning
     except ImportError:
-        raise ImportError("Sparse coding needs scikit-learn: pip install scikit-learn, or choose k-means.") from None
+        raise ValueError("Sparse coding needs scikit-learn (pip install scikit-learn), or choose k-means") from None
     learner = MiniBatchDictionaryLearning(
         count, batch_size=256, max_iter=20, fit_algorithm="cd", transform_algorithm="omp",
         transform_n_nonzero_coefs=CODE, random_state=0,

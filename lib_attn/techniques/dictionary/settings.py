@@ -30,7 +30,7 @@ class Dictionary(Technique):
     strength: float = param(0.0, "Style strength", "How much the style bank of the file counts beside the picture: 1 is as much as the picture itself, 0 is none.", 0.0, 8.0, 0.05)
     tile: int = param(16, "Own tile", "Global: side of the tile that a point sees in full.", 8, 256, unit="8 px", reads=PIXELS, advanced=True)
     depth_scaling: float = param(1.0, "Fewer atoms below", "1: half the atoms on each deeper level of the U-Net, where the picture has fewer points; 0: the same number everywhere.", 0.0, 2.0, 0.1, advanced=True)
-    keep: int = param(2, "Keep clusters for", "Which point belongs to which atom is decided anew every so many steps; what an atom is like follows in every step.", 1, 10, unit="steps", reads=(1.0, "steps"), advanced=True)
+    keep: int = param(1, "Keep clusters for", "Which point belongs to which atom is decided anew every so many steps; what an atom is like follows in every step.", 1, 10, unit="steps", reads=(1.0, "steps"), advanced=True)
     iterations: int = param(1, "Cluster iterations", "How often atoms and points are matched each time, starting from the step before.", 1, 8, advanced=True)
     full_first: float = param(0.15, "Full attention first", "The first steps, which decide the layout, see every point.", 0.0, 1.0, 0.01, unit="share of the steps", reads=OF_STEPS, advanced=True)
     blend: float = param(1.0, "Blend", "Share of the result against full attention, which has to be computed as well below 1. 0: full attention.", 0.0, 1.0, 0.05, advanced=True)
