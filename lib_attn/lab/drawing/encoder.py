@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 
-from lib_attn.lab.drawing.checkpoint import LATENT, VAE, ModelSpec, read_config, read_weights
+from lib_attn.lab.drawing.checkpoint import VAE, ModelSpec, read_config, read_weights
 from lib_attn.lab.shared.errors import LabError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
@@ -69,9 +69,8 @@ def picture_files(folder: Path) -> list[Path]:
     return found
 
 
-def read_picture(path: Path, side: int) -> torch.Tensor:
-    """A picture as ``[1, 3, h, w]``, -1 … 1: scaled so that it has about `side` x `side` pixels, sides cut to multiples
-    of 64.
+def read_picture(path: Path, side: int) -> np.ndarray:
+    """A picture, uint8 ``[h, w, 3]``: scaled to about `side` x `side` pixels, its sides to multiples of 64.
 
     Raises:
         LabError: when it cannot be read.
@@ -84,13 +83,17 @@ def read_picture(path: Path, side: int) -> torch.Tensor:
         raise LabError(f"{path.name} cannot be read as a picture: {error}.") from None
     factor = side / (picture.width * picture.height) ** 0.5
     width, height = (max(64, round(length * factor / 64) * 64) for length in picture.size)
-    values = np.asarray(picture.resize((width, height), Image.Resampling.LANCZOS), np.float32) / 127.5 - 1
-    return torch.from_numpy(values).permute(2, 0, 1)[None]
+    return np.asarray(picture.resize((width, height), Image.Resampling.LANCZOS))
 
 
-def encoded(encoder: Encoder, files: list[Path], side: int, device: str = "cpu") -> Iterator[torch.Tensor]:
-    """Latents ``[1, 4, h, w]`` of picture files, one by one."""
-    for path in files:
-        picture = read_picture(path, max(side, LATENT * 8))
+def encoded(spec: ModelSpec, pictures: Iterable[np.ndarray]) -> Iterator[torch.Tensor]:
+    """Latents ``[1, 4, h, w]`` of uint8 pictures ``[h, w, 3]``, one by one.
+
+    Raises:
+        LabError: as `load_encoder`.
+    """
+    encoder = load_encoder(spec)
+    for picture in pictures:
+        values = torch.from_numpy(np.asarray(picture, np.float32) / 127.5 - 1).permute(2, 0, 1)
         with torch.inference_mode():
-            yield encoder(picture.to(device))
+            yield encoder(values[None].to(spec.device))

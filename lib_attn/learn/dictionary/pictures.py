@@ -5,13 +5,15 @@ Host-independent: the model's U-Net, a function that predicts, and pictures as l
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 from typing import Any
 
 import torch
 
 from lib_attn.attach import attach
-from lib_attn.learn.capture import Capture
+from lib_attn.learn.dictionary.learner import Options
+from lib_attn.learn.run import Pictures, Plan, Run
 from lib_attn.unet.flight import sigma_of
 
 #: Timesteps at which each picture is shown: all of sampling, the stretches that place colours most often.
@@ -28,25 +30,32 @@ def noisy(latent: torch.Tensor, timestep: float, generator: torch.Generator) -> 
 
 
 def show(
-    model: Any, predict: Predict, latents: Iterable[torch.Tensor], capture: Capture, *,
-    first: int = 0, hypernetwork: Callable | None = None, keep: Callable[[int], bool | None] = lambda done: None,
-) -> int:  # fmt: skip
-    """Pass pictures through a model while `capture` looks on; returns how many have been shown in all.
+    run: Run, model: Any, predict: Predict, latents: Iterable[torch.Tensor], *,
+    hypernetwork: Callable | None = None, stopped: Callable[[], bool] = lambda: False,
+) -> bool:  # fmt: skip
+    """Pass the pictures that a run still lacks through a model; False when it was stopped before the last.
 
     Args:
+        run: of learning, with as many pictures as there are latents.
         model: a U-Net, or the model around it. predict: ``predict(x [1, 4, h, w], timestep)`` calls it with a caption
             or none.
-        latents: of the pictures ``[1, 4, h, w]``, scaled as the U-Net takes them; those from number `first` on.
-        first: number of the first one, so that a run that goes on sees the noise that it would have seen.
-        keep: called after each picture with how many are done; says True to stop.
+        latents: of all pictures ``[1, 4, h, w]``, scaled as the U-Net takes them.
+        stopped: asked before each picture.
     """
-    done = first
-    with attach(model, [], observers=[capture.observer()], hypernetwork=hypernetwork), torch.inference_mode():
-        for latent in latents:
-            generator = torch.Generator().manual_seed(done)
+    lacking = islice(latents, run.done, None)
+    observers = [run.capture.observer()]
+    with attach(model, [], observers=observers, hypernetwork=hypernetwork), torch.inference_mode():
+        for latent in lacking:
+            if stopped():
+                return False
+            generator = torch.Generator().manual_seed(run.done)
             for timestep in TIMESTEPS:
                 predict(noisy(latent, timestep, generator), float(timestep))
-            done += 1
-            if keep(done):
-                break
-    return done
+            run.drawn()
+    return True
+
+
+def plan_of(names: Sequence[str], options: Options, caption: str = "", checkpoint: tuple[str, str] = ("", "")) -> Plan:
+    """The plan of a run over pictures, by name; with other names, another caption or other options it begins anew."""
+    pictures = Pictures(count=len(names), steps=len(TIMESTEPS), cfg=1.0)
+    return Plan(Options.name, pictures, options, (f"{len(names)} pictures: {caption}", *names), checkpoint)
