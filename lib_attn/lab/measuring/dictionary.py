@@ -155,7 +155,8 @@ def measure_look(
             run = Run(
                 plan_of([str(i) for i in range(len(pictures))], Options()), layers, Path(folder, "run.safetensors")
             )
-            show(run, model.unet, predictor(model), encoded(spec.model, pictures))
+            for _ in show(run, model.unet, predictor(model), encoded(spec.model, pictures)):
+                pass
             run.finish(Path(folder, f"{name}.safetensors"))
         model = replace(model, files=Loader(lambda: Folders([folder])))
         for name, strength in [("none", 0.0), *((name, s) for s in spec.strengths for name in SETS)]:

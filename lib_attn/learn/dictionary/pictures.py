@@ -5,8 +5,7 @@ Host-independent: the model's U-Net, a function that predicts, and pictures as l
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from itertools import islice
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -30,29 +29,24 @@ def noisy(latent: torch.Tensor, timestep: float, generator: torch.Generator) -> 
 
 
 def show(
-    run: Run, model: Any, predict: Predict, latents: Iterable[torch.Tensor], *,
-    hypernetwork: Callable | None = None, stopped: Callable[[], bool] = lambda: False,
-) -> bool:  # fmt: skip
-    """Pass the pictures that a run still lacks through a model; False when it was stopped before the last.
+    run: Run, model: Any, predict: Predict, latents: Iterable[torch.Tensor], hypernetwork: Callable | None = None
+) -> Iterator[None]:
+    """Pass the pictures that a run still lacks through a model; yields after each, so that it can be stopped there.
 
     Args:
-        run: of learning, with as many pictures as there are latents.
+        run: of learning, see `plan_of`.
         model: a U-Net, or the model around it. predict: ``predict(x [1, 4, h, w], timestep)`` calls it with a caption
             or none.
-        latents: of all pictures ``[1, 4, h, w]``, scaled as the U-Net takes them.
-        stopped: asked before each picture.
+        latents: of the pictures from number ``run.done`` on, ``[1, 4, h, w]``, scaled as the U-Net takes them.
     """
-    lacking = islice(latents, run.done, None)
-    observers = [run.capture.observer()]
-    with attach(model, [], observers=observers, hypernetwork=hypernetwork), torch.inference_mode():
-        for latent in lacking:
-            if stopped():
-                return False
-            generator = torch.Generator().manual_seed(run.done)
+    for latent in latents:
+        generator = torch.Generator().manual_seed(run.done)
+        observers = [run.capture.observer()]
+        with attach(model, [], observers=observers, hypernetwork=hypernetwork), torch.inference_mode():
             for timestep in TIMESTEPS:
                 predict(noisy(latent, timestep, generator), float(timestep))
-            run.drawn()
-    return True
+        run.drawn()
+        yield
 
 
 def plan_of(names: Sequence[str], options: Options, caption: str = "", checkpoint: tuple[str, str] = ("", "")) -> Plan:

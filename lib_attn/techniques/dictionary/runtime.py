@@ -55,8 +55,9 @@ class DictionaryRuntime(Runtime):
     def _may_act(self, layer) -> bool:
         s = self._settings
         chosen = self._selector.auto or self._selector.matches(layer)
-        known = s.mode != "static" or self._keys[layer.index] in self._content.atoms
-        return chosen and known and s.mode != "full" and s.blend > 0
+        # What is put together from atoms looks nothing up, so layers with the style bank are computed in full for it.
+        possible = s.mode != "static" or (self._keys[layer.index] in self._content.atoms and not self._has_style(layer))
+        return chosen and possible and s.mode != "full" and s.blend > 0
 
     def _has_style(self, layer) -> bool:
         known = self.extends and self._keys[layer.index] in self._content.bank

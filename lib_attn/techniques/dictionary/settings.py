@@ -38,5 +38,5 @@ class Dictionary(Technique):
     ridge: float = param(0.1, "Ridge", "Static with ridge: how strongly large weights are held back.", 0.0001, 10.0, 0.0001, advanced=True)
     sparse: int = param(4, "Atoms in a code", "Static with sparse codes: how many atoms a point is put together from.", 1, 16, advanced=True)
     style_match: float = param(0.0, "Style follows the picture", "1: values of the style bank are brought to the picture's own mean and spread; 0: as they were learned, which brings the colours too.", 0.0, 1.0, 0.05, advanced=True)
-    style_rows: str = param("both", "Style rows", "Whether positive, negative or both see the style bank.", choices=("both", "positive", "negative"), advanced=True)
+    style_rows: str = param("positive", "Style rows", "Whether positive, negative or both see the style bank. With positive alone the CFG scale makes the look stronger.", choices=("both", "positive", "negative"), advanced=True)
     style_blocks: str = param("auto", "Style blocks", "Where the style bank acts: auto (all that the file has), out, in4, out6-11, d0, d1-2, !mid; separated by commas.", blocks=True, advanced=True)
