@@ -275,6 +275,7 @@ def draw(unet, techniques, images=2, weights=None, chunks=None, steps=2, size=(1
             t = 900.0 - 250 * step
             outs.append(torch.cat([unet(a + 0.1 * step, torch.full((len(a),), t), context=c) for a, c in parts]))
             attachment.end_step()
+        draw.why_idle = attachment.why_idle("dictionary")
     draw.attachment = attachment
     return torch.stack(outs)
 
@@ -321,11 +322,11 @@ def test_rows_apart_as_together_and_each_image_alone(unet, files, values, keep):
 
 @pytest.mark.parametrize("mode", ["live", "global"])
 def test_as_many_atoms_as_points_are_full_attention_on_a_unet(unet, mode):
-    plain = draw(unet, [], size=(9, 12))
-    out = draw(unet, changed(mode=mode, tile=8, atoms=4096, blocks="all"), size=(9, 12))
+    plain = draw(unet, [], size=(16, 8))
+    out = draw(unet, changed(mode=mode, tile=8, atoms=4096, blocks="all"), size=(16, 8))
     torch.testing.assert_close(out, plain, atol=2e-4, rtol=1e-3)
-    few = draw(unet, changed(mode=mode, tile=8, atoms=4, blocks="all"), size=(9, 12))
-    many = draw(unet, changed(mode=mode, tile=8, atoms=64, blocks="all"), size=(9, 12))
+    few = draw(unet, changed(mode=mode, tile=8, atoms=4, blocks="all"), size=(16, 8))
+    many = draw(unet, changed(mode=mode, tile=8, atoms=64, blocks="all"), size=(16, 8))
     assert (many - plain).norm() < 0.7 * (few - plain).norm()
 
 
@@ -456,10 +457,11 @@ def test_files_that_do_not_fit_are_refused_in_a_sentence_and_the_picture_comes_w
 )
 def test_without_a_file(unet, files, values, why):
     said = []
+    plain = draw(unet, [])
     out = draw(unet, changed(**values), files=files, say=said.append)
-    assert torch.equal(out, draw(unet, []))
+    assert torch.equal(out, plain)
     assert [why in text for text in said] == [True] if why else said == []
-    assert draw.attachment.why_idle("dictionary")
+    assert draw.why_idle
 
 
 def test_a_file_of_another_model(unet, tmp_path):
