@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from lib_attn.schema import Technique
 from lib_attn.techniques.contrast.settings import Contrast
+from lib_attn.techniques.dictionary.settings import Dictionary
 from lib_attn.techniques.key_mix.settings import KeyMix
 from lib_attn.techniques.near_sighted.settings import NearSighted
 from lib_attn.techniques.negative_skip.settings import NegativeSkip
@@ -24,7 +25,9 @@ from lib_attn.techniques.thin_qk.settings import ThinQk
 if TYPE_CHECKING:
     from lib_attn.techniques.base import Runtime
 
-TECHNIQUES: tuple[type[Technique], ...] = (NearSighted, NegativeSkip, Contrast, KeyMix, ThinQk, StepSkip)
+TECHNIQUES: tuple[type[Technique], ...] = (
+    Dictionary, NearSighted, NegativeSkip, Contrast, KeyMix, ThinQk, StepSkip,
+)  # fmt: skip
 ORDER = tuple(technique.name for technique in TECHNIQUES)
 
 
