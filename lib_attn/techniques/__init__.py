@@ -15,15 +15,19 @@ from typing import TYPE_CHECKING
 
 from lib_attn.schema import Technique
 from lib_attn.techniques.contrast.settings import Contrast
+from lib_attn.techniques.dictionary.settings import Dictionary
 from lib_attn.techniques.key_mix.settings import KeyMix
 from lib_attn.techniques.near_sighted.settings import NearSighted
 from lib_attn.techniques.negative_skip.settings import NegativeSkip
 from lib_attn.techniques.step_skip.settings import StepSkip
+from lib_attn.techniques.thin_qk.settings import ThinQk
 
 if TYPE_CHECKING:
     from lib_attn.techniques.base import Runtime
 
-TECHNIQUES: tuple[type[Technique], ...] = (NearSighted, NegativeSkip, Contrast, KeyMix, StepSkip)
+TECHNIQUES: tuple[type[Technique], ...] = (
+    Dictionary, NearSighted, NegativeSkip, Contrast, KeyMix, ThinQk, StepSkip,
+)  # fmt: skip
 ORDER = tuple(technique.name for technique in TECHNIQUES)
 
 
