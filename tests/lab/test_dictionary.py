@@ -148,7 +148,7 @@ def test_bench_dictionary_keeps_what_is_not_measured_anew(tmp_path, tiny):
 
 def test_bench_look(tmp_path, tiny, with_encoder):
     out = tmp_path / "look.json"
-    command = ["bench", "look", "--learned", "2", "--pictures", "2", "--named", "1", "--steps", "2", "--size", "64"]
+    command = ["bench", "look", "--shown", "2", "--pictures", "2", "--named", "1", "--steps", "2", "--size", "64"]
     assert cli.main([*command, "--strengths", "0.5,2", "--out", str(out), *with_encoder]) == 0
     result = json.loads(out.read_text())
     found = [(row["learned_from"], row["strength"]) for row in result["rows"]]
