@@ -24,7 +24,7 @@ from lib_attn.techniques.step_skip.settings import StepSkip
 if TYPE_CHECKING:
     from lib_attn.techniques.base import Runtime
 
-TECHNIQUES: tuple[type[Technique], ...] = (Dictionary, NearSighted, NegativeSkip, Contrast, KeyMix, StepSkip)
+TECHNIQUES: tuple[type[Technique], ...] = (NearSighted, NegativeSkip, Contrast, KeyMix, Dictionary, StepSkip)
 ORDER = tuple(technique.name for technique in TECHNIQUES)
 
 

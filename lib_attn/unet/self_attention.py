@@ -60,8 +60,10 @@ class Call:
         self.bias = None
         for runtime in self.edits:
             q, k, v, bias = runtime.edit(self, q, k, v)
-            if bias is not None:
-                self.bias = bias
+            if bias is not None and self.bias is not None:
+                bias = bias.clone()
+                bias[..., : self.bias.shape[-1]] += self.bias  # keys are only ever added behind those there are
+            self.bias = self.bias if bias is None else bias
         return q, k, v
 
     def project_input(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
