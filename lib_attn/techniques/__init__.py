@@ -20,11 +20,14 @@ from lib_attn.techniques.key_mix.settings import KeyMix
 from lib_attn.techniques.near_sighted.settings import NearSighted
 from lib_attn.techniques.negative_skip.settings import NegativeSkip
 from lib_attn.techniques.step_skip.settings import StepSkip
+from lib_attn.techniques.thin_qk.settings import ThinQk
 
 if TYPE_CHECKING:
     from lib_attn.techniques.base import Runtime
 
-TECHNIQUES: tuple[type[Technique], ...] = (NearSighted, NegativeSkip, Contrast, KeyMix, Dictionary, StepSkip)
+TECHNIQUES: tuple[type[Technique], ...] = (
+    NearSighted, NegativeSkip, Contrast, KeyMix, Dictionary, ThinQk, StepSkip,
+)  # fmt: skip
 ORDER = tuple(technique.name for technique in TECHNIQUES)
 
 

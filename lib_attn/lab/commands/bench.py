@@ -6,6 +6,7 @@ from lib_attn.lab.commands import (
     bench_ablation,
     bench_deviation,
     bench_dictionary,
+    bench_front,
     bench_memory,
     bench_negative,
     bench_report,
@@ -18,7 +19,7 @@ from lib_attn.lab.commands import (
 def add_commands(commands) -> None:
     """Add ``bench`` with its own subcommands."""
     bench = commands.add_parser("bench", help="measure speed, deviation and seams, and write the report")
-    kinds = "speed|memory|deviation|ablation|seams|negative|steps|dictionary|look|report"
+    kinds = "speed|memory|deviation|ablation|seams|negative|steps|front|dictionary|look|report"
     inner = bench.add_subparsers(dest="measurement", required=True, metavar=kinds)
     for module in (
         bench_speed,
@@ -28,6 +29,7 @@ def add_commands(commands) -> None:
         bench_seams,
         bench_negative,
         bench_steps,
+        bench_front,
         bench_dictionary,
         bench_report,
     ):
