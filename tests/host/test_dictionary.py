@@ -5,7 +5,7 @@ import pytest
 from tests.host.server import ROOT, Webui, with_embedded_model
 
 ASKED = {"prompt": "a torus, grey background", "negative_prompt": "", "steps": 4, "width": 256, "height": 256}
-FILE = "reference-warm"
+FILE = "embedded-warm"
 
 
 @pytest.fixture(scope="module")

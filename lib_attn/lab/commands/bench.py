@@ -13,13 +13,14 @@ from lib_attn.lab.commands import (
     bench_seams,
     bench_speed,
     bench_steps,
+    bench_thin,
 )
 
 
 def add_commands(commands) -> None:
     """Add ``bench`` with its own subcommands."""
     bench = commands.add_parser("bench", help="measure speed, deviation and seams, and write the report")
-    kinds = "speed|memory|deviation|ablation|seams|negative|steps|front|dictionary|look|report"
+    kinds = "speed|memory|deviation|ablation|seams|negative|steps|front|thin|atoms|look|report"
     inner = bench.add_subparsers(dest="measurement", required=True, metavar=kinds)
     for module in (
         bench_speed,
@@ -31,6 +32,7 @@ def add_commands(commands) -> None:
         bench_steps,
         bench_front,
         bench_dictionary,
+        bench_thin,
         bench_report,
     ):
         module.add_commands(inner)

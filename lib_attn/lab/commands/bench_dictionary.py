@@ -1,4 +1,4 @@
-"""``bench dictionary`` and ``bench look``: nearness and time of atoms, and pictures under a style bank."""
+"""``bench atoms`` and ``bench look``: nearness and time of atoms, and pictures under a style bank."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ PARTS = ("errors", "prompts", "speed")
 
 def add_commands(inner) -> None:
     """Add both to the subcommands of ``bench``."""
-    options = inner.add_parser("dictionary", help="atoms beside full and near-sighted attention: nearness and time")
+    options = inner.add_parser("atoms", help="atoms beside full and near-sighted attention: nearness and time")
     options.add_argument("--parts", default=",".join(PARTS), help="what is measured anew; the rest stays as it was")
     options.add_argument("--only", default="", help="only these cases, by name, separated by commas")
     for name, value, what in (
@@ -43,7 +43,7 @@ def add_commands(inner) -> None:
         options.add_argument(f"--{name}", type=int, default=value, help=f"{what} (default {value})")
     options.add_argument("--speed-sizes", default="512,1024", help="pixels of the times (default 512,1024)")
     options.add_argument("--judge", type=Path, default=JUDGE, help="the judge's file")
-    options.add_argument("--out", type=Path, default=Path("out/dictionary.json"), help="(default out/dictionary.json)")
+    options.add_argument("--out", type=Path, default=Path("out/atoms.json"), help="(default out/atoms.json)")
     add_model_options(options)
     options.set_defaults(run=run)
     options = inner.add_parser("look", help="pictures under a dictionary of other pictures, and without")
@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
     wanted = [name.strip() for name in args.only.split(",") if name.strip()]
     cases = [case for case in shortcut_cases() if not wanted or case.name in wanted]
     spec = model_of(args)
-    result = read_result(args.out, "dictionary") if args.out.is_file() else {"kind": "dictionary"}
+    result = read_result(args.out, "atoms") if args.out.is_file() else {"kind": "atoms"}
     result |= {"machine": machine(spec.device)}
 
     def keep(part: str, rows) -> None:

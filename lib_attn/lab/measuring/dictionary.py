@@ -24,8 +24,8 @@ from lib_attn.lab.measuring.scenebench import ScenebenchSpec, generator, run
 from lib_attn.lab.shared.distances import mean_and_error
 from lib_attn.lab.shared.progress import Progress, silent
 from lib_attn.learn.dictionary.learner import Options
-from lib_attn.learn.dictionary.pictures import plan_of, show
 from lib_attn.learn.run import Run
+from lib_attn.learn.shown import plan_of, show
 from lib_attn.learned.files import Loader
 from lib_attn.learned.folders import Folders
 from lib_attn.unet.families import find_layers
@@ -36,11 +36,11 @@ MODES = ("live", "global")
 
 def shortcut_cases() -> list[Variant]:
     """Near-sighted attention as it is and with pooled keys alone, each mode at each number of atoms, and static."""
-    plain = [setting("near-sighted", "near_sighted.enabled=on"), setting("pooled keys", "near_sighted.tile=0; pool=2")]
+    plain = [setting("near-sighted", "pool=4"), setting("pooled keys", "tile=0 pool=2")]
     ours = [
         setting(f"{mode} {n}", f"dictionary.mode={mode}; atoms={n}; depth_scaling=0") for n in COUNTS for mode in MODES
     ]
-    static = setting("static", "dictionary.mode=static; dictionary.file=reference-warm")
+    static = setting("static", "dictionary.mode=static; dictionary.file=embedded-warm")
     return [*plain, *ours, static]
 
 
@@ -159,7 +159,11 @@ def measure_look(
             progress(f"pictures of {name}")
             pictures = _draw(model, spec, _prompts(name, spec.shown), 500 + 100 * number)
             looks[name] = [np.mean(found, 0) for found in zip(*_look_of(judge, pictures), strict=True)]
-            run = Run(plan_of([str(i) for i in range(len(pictures))], Options()), layers, folder / "run.safetensors")
+            run = Run(
+                plan_of(Options.name, [str(i) for i in range(len(pictures))], Options()),
+                layers,
+                folder / "run.safetensors",
+            )
             for _ in show(run, model.unet, predictor(model), encoded(spec.model, pictures)):
                 pass
             run.finish(folder / f"{name}.safetensors")
