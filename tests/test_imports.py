@@ -24,6 +24,8 @@ ROOMS = (
     "lib_attn.learn.capture",
     "lib_attn.learn.learners",
     "lib_attn.learn.run",
+    "lib_attn.learn.shown",
+    "lib_attn.learn.dictionary",
     "lib_attn.learn.thin_qk",
     "lib_attn.webui",
     "lib_attn.learn.scenes",
