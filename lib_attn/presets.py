@@ -29,6 +29,8 @@ _RESERVED = {"con", "prn", "aux", "nul", "clock$", *(f"{port}{n}" for port in ("
 NEEDS = {
     "large": "Needs at least 768 px with SD 1.x and 2.x, 1536 px with SDXL.",
     "768 px": "Needs SD 1.x or 2.x and at least 768 px.",
+    "1536 px (SD 1.x)": "Needs SD 1.x or 2.x and at least 1536 px.",
+    "SDXL": "Needs SDXL.",
     "1536 px": "Needs SDXL and at least 1536 px.",
     "batch": "Needs batch size 2 or more.",
     "CFG 1": "Needs CFG scale 1.",
