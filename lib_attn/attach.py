@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
+from lib_attn.learned.files import Loader
 from lib_attn.settings import Group
 from lib_attn.store import Store
 from lib_attn.techniques import ORDER, load
@@ -61,6 +62,7 @@ class Attachment:
         prediction: what the model predicts, ``epsilon`` or ``v``.
         save_negative: leave the negative rows out where they drop out of the guidance (scale 1, weights that sum to 1).
         store: what techniques keep from one attachment to the next, such as a recorded run.
+        files: loads learned files.
         inert: ``inert(module) -> bool``: whether an instance ``forward`` that was there before may be passed by.
         say: takes each sentence meant for the user, once.
 
@@ -88,6 +90,7 @@ class Attachment:
         prediction: str = "epsilon",
         save_negative: bool = False,
         store: Store | None = None,
+        files: Loader | None = None,
         say: Callable[[str], None] | None = None,
     ):
         self._family = family_of(model)
@@ -102,8 +105,9 @@ class Attachment:
         # Once: the model may look different while it samples, when others wrap or exchange blocks of it.
         self.layers, self._blocks = tuple(self._family.layers(self._unet)), tuple(self._family.blocks(self._unet))
         self._hooks = HostHooks(hypernetwork, upcast)
+        kept = store or Store(), files or Loader()
         self._context = Context(
-            tuple(seeds or ()), self._tell, prediction, self._hooks, self.layers, self._blocks, store or Store()
+            tuple(seeds or ()), self._tell, prediction, self._hooks, self.layers, self._blocks, *kept
         )
         groups = sorted((g for g in techniques if g.enabled), key=lambda g: ORDER.index(g.name))
         self._runtimes: list[Runtime] = [self._make(group) for group in groups]

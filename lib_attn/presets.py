@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import tempfile
 import unicodedata
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from lib_attn.names import is_reserved, is_well_formed
 from lib_attn.settings import TECHNIQUES, General, Group, Settings
 
 SHIPPED_FILE = Path(__file__).with_name("presets.json")
@@ -22,8 +22,6 @@ MAX_NAME = 60
 MAX_BYTES = 65536
 MAX_FILES = 200
 ALL_OFF = "All off"
-_NAME = re.compile(r"[\w(](?:[\w ().+,'-]*[\w)+'])?")
-_RESERVED = {"con", "prn", "aux", "nul", "clock$", *(f"{port}{n}" for port in ("com", "lpt") for n in range(10))}
 
 #: What a preset may need, by the word in ``presets.json``.
 NEEDS = {
@@ -49,12 +47,12 @@ def check_name(name: Any) -> str:
     name = unicodedata.normalize("NFC", name.strip())
     if len(name) > MAX_NAME or len(name.encode("utf-8", "replace")) > 200:
         raise ValueError(f"A preset's name may have {MAX_NAME} characters at most")
-    if not _NAME.fullmatch(name) or ".." in name or os.path.basename(name) != name:
+    if not is_well_formed(name):
         raise ValueError(
             "A preset's name may have letters, digits, spaces and . _ - + , ' ( ); it begins with a letter, a digit or "
             "( and does not end with a dot"
         )
-    if name.split(".")[0].strip().casefold() in _RESERVED or name.casefold() == ALL_OFF.casefold():
+    if is_reserved(name) or name.casefold() == ALL_OFF.casefold():
         raise ValueError(f"{name} is a name that is taken: choose another one")
     return name
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from lib_attn.names import is_learned, split_hash
 from lib_attn.unet.layers import parse_selector
 
 MAX_TEXT = 400
@@ -20,7 +21,8 @@ MAX_UNIT = 8000  # characters of a technique's infotext that are read
 class Param:
     """Description of one parameter.
 
-    kind: ``bool``, ``int``, ``float``, ``choice``, ``blocks`` (a block selector) or ``text``.
+    kind: ``bool``, ``int``, ``float``, ``choice``, ``blocks`` (a block selector), ``file`` (a learned file: its name,
+    ``name#hash`` or empty for none) or ``text``. file: the kind of learned file.
     low, high, step: range of numbers. unit: what 1 stands for, shown in help and docs. reads: (factor, unit), how the
     panel reads the value out beside the slider: 16 times (8, "px") is 128 px. advanced: folded away in the panel.
     since: positional API order; fields of a later release get a higher number and so come after all earlier ones.
@@ -45,6 +47,7 @@ class Param:
     since: int = 1
     transient: bool = False
     earlier: tuple[tuple[str, Any], ...] = ()
+    file: str = ""
 
     def default_of(self, release: str) -> Any:
         """The default that held in `release` ("0.1.0"); today's for a release that is not understood."""
@@ -102,6 +105,10 @@ class Param:
                 return parse_selector(value).text
             except ValueError as error:
                 raise ValueError(f"{self.key}: {error}") from None
+        if self.kind == "file":
+            if value.strip() and not is_learned(split_hash(value.strip())[0]):
+                raise ValueError(f"{self.key} is the name of a learned file, not {shown}")
+            return value.strip()
         if len(value) > MAX_TEXT:
             raise ValueError(f"{self.key} may have {MAX_TEXT} characters at most")
         return value.strip()
@@ -114,7 +121,7 @@ def read_release(text: str) -> tuple[int, ...]:
 
 def param(
     default, label, help, low=None, high=None, step=None, *, choices=(), blocks=False, unit="", reads=None,
-    advanced=False, since=1, transient=False, earlier=(),
+    advanced=False, since=1, transient=False, earlier=(), file="",
 ):  # fmt: skip
     """Make a dataclass field that carries its description (see `Param`); the kind follows from the default."""
     if isinstance(default, bool):
@@ -124,9 +131,9 @@ def param(
     elif isinstance(default, float):
         kind, step = "float", step or 0.01
     else:
-        kind = "choice" if choices else "blocks" if blocks else "text"
+        kind = "choice" if choices else "blocks" if blocks else "file" if file else "text"
     shown = {"kind": kind, "label": label, "help": help, "unit": unit, "reads": reads, "advanced": advanced}
-    shown |= {"since": since, "transient": transient, "earlier": tuple(earlier)}
+    shown |= {"since": since, "transient": transient, "earlier": tuple(earlier), "file": file}
     limits = {"low": low, "high": high, "step": step, "choices": tuple(choices)}
     return dataclasses.field(default=default, metadata=shown | limits)
 
@@ -164,7 +171,8 @@ class Group:
             try:
                 out[name] = parameter.read(value)
             except ValueError as error:
-                messages.append(f"{error}: the default {parameter.default} is used.")
+                default = "none" if parameter.default == "" else parameter.default
+                messages.append(f"{error}: the default {default} is used.")
                 continue
             if parameter.kind in ("int", "float") and abs(out[name] - float(value)) > 0.5 * (parameter.kind == "int"):
                 messages.append(f"{parameter.key} = {value} is outside {parameter.low:g} … {parameter.high:g}: {out[name]:g} is used.")

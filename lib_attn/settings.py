@@ -9,7 +9,7 @@ a new parameter is one line. A technique's own are in its folder, see
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, ClassVar
@@ -132,6 +132,16 @@ class Settings:
             settings = settings.replace(general=dataclasses.replace(settings.general, enabled=True))
         return settings, messages
 
+    def with_files(self, change: Callable[[str, str], str]) -> Settings:
+        """A copy with every learned file that an active technique names passed through ``change(kind, value)``."""
+        changed = {}
+        for group in self.active():
+            named = {p.name: (p.file, value) for p in group.params() if p.file and (value := getattr(group, p.name))}
+            if named:
+                files = {name: change(*told) for name, told in named.items()}
+                changed[group.name] = dataclasses.replace(group, **files)
+        return self.replace(**changed)
+
     def to_infotext(self, full: bool = False) -> dict[str, str]:
         """Infotext pairs of the active techniques; empty when nothing is on.
 
@@ -145,7 +155,8 @@ class Settings:
         if full:
             groups = [self.general, *active]
             pairs = {p.infotext: show(getattr(g, p.name)) for g in groups for p in g.params()}
-            return pairs | {note_key(g): g.note for g in active if g.note}
+            # The host's parser takes no empty value.
+            return {key: value for key, value in pairs.items() if value} | {note_key(g): g.note for g in active if g.note}
         general = {p.infotext: show(getattr(self.general, p.name)) for p in General.params()[1:]
                    if getattr(self.general, p.name) != p.default}  # fmt: skip
         return {RELEASE_KEY: __version__} | general | {unit_key(g): write_unit(g) for g in active}

@@ -12,8 +12,10 @@ from tests.conftest import ROOT
 #: From the bottom up. A module belongs to the longest name here that it starts with.
 ROOMS = (
     "lib_attn.unet",
+    "lib_attn.names",
     "lib_attn.schema",
     "lib_attn.store",
+    "lib_attn.learned",
     "lib_attn.techniques",
     "lib_attn.settings",
     "lib_attn.presets",

@@ -13,9 +13,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from lib_attn.learned.files import LearnedFile, Loader, family_of_layers
+from lib_attn.learned.header import Refused
 from lib_attn.store import Store
 from lib_attn.unet.flight import HostHooks
-from lib_attn.unet.layers import Block, Layer
+from lib_attn.unet.layers import Block, Layer, layer_keys
 from lib_attn.unet.rows import Row
 from lib_attn.unet.self_attention import Call
 
@@ -33,7 +35,7 @@ class Context:
 
     seeds: one per image of the batch. say: takes a sentence for the user; each is passed on once. prediction: what the
     model predicts, ``epsilon`` or ``v``. hooks: what the host does inside attention. layers, blocks: of the model.
-    store: what techniques keep from one pass to the next.
+    store: what techniques keep from one pass to the next. files: loads learned files.
     """
 
     seeds: tuple[int, ...] = ()
@@ -43,11 +45,24 @@ class Context:
     layers: tuple[Layer, ...] = ()
     blocks: tuple[Block, ...] = ()
     store: Store = field(default_factory=Store)
+    files: Loader = field(default_factory=Loader)
 
     @property
     def layout(self) -> tuple[tuple[str, int], ...]:
         """Names and widths of the model's attention layers; what was kept of one layout fits no other."""
-        return tuple((layer.name, getattr(layer.attn1.to_q, "in_features", 0)) for layer in self.layers)
+        widths = (getattr(layer.attn1.to_q, "in_features", 0) for layer in self.layers)
+        return tuple(zip(layer_keys(self.layers), widths, strict=True))
+
+    def learned(self, kind: str, value: str) -> LearnedFile:
+        """The learned file of a kind that `value` (``name`` or ``name#hash``) means, which fits the model.
+
+        Raises:
+            Refused: with one sentence for the user, who is to be told it; the technique then does nothing.
+        """
+        file = self.files.load(kind, value, self.say)
+        if file.family != family_of_layers(self.layers) or not file.fits(self.layout):
+            raise Refused(file.name, "it was learned for another kind of model")
+        return file
 
 
 class Runtime:

@@ -8,6 +8,8 @@ latent: ``d0`` is the full latent, ``d1`` half of it.
 from __future__ import annotations
 
 import re
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,6 +43,16 @@ class Layer:
     @property
     def attn2(self):
         return getattr(self.block, "attn2", None)
+
+
+def layer_keys(layers: Iterable[Layer]) -> list[str]:
+    """A name of its own for each layer: the block's and its number inside that block, ``IN04.0``, ``IN04.1``."""
+    met: Counter[str] = Counter()
+    keys = []
+    for layer in layers:
+        keys.append(f"{layer.name}.{met[layer.name]}")
+        met[layer.name] += 1
+    return keys
 
 
 @dataclass(frozen=True)

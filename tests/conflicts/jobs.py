@@ -24,6 +24,7 @@ _NAMED = {
     "NAG": {"negative_skip": {"enabled": True, "key_every": 1, "penalty": "NAG", "penalty_when": "at CFG 1"}},
     "Contrast": {"contrast": {"enabled": True, "feature": 0.5, "keys": 0.5, "orthogonal": 0.3, "blocks": "all"}},
     "Key mix": {"key_mix": {"enabled": True, "blocks": "all"}},
+    "Step skip": {"step_skip": {"enabled": True, "key_every": 3, "early": 0.0}},
 }
 _OTHERS = {
     group.label: {group.name: {"enabled": True}}

@@ -17,7 +17,7 @@ from lib_attn.lab.drawing.sampling import Request
 from lib_attn.lab.drawing.variants import preset_variants, technique_variants
 from lib_attn.lab.measuring.compare import compare, compare_one
 from lib_attn.lab.measuring.showcase import shows
-from lib_attn.lab.reports import parameters
+from lib_attn.lab.reports import figures, parameters
 from lib_attn.lab.shared.errors import LabError
 from lib_attn.lab.shared.results import command_line
 from lib_attn.settings import TECHNIQUES, Settings, all_params, positional_params
@@ -74,7 +74,6 @@ def test_presets_are_a_start():
         ["bench", "report", "--speed", "none.json", "--deviation", "none.json"],
         ["compare", "--only", "nonsense"],
         ["compare", "--only", "same-style", "--prompt", "a"],
-        ["docs", "--file", f"{__file__}/none.md"],
         ["ui", "--port", "0"],
     ],
 )
@@ -222,15 +221,29 @@ def test_bench_speed_writes_its_result(tmp_path, capsys, monkeypatch):
     assert [r["name"] for r in json.loads(out.read_text())["results"]] == ["full", "todo2"]
 
 
-def test_the_page_of_parameters_is_up_to_date():
+def test_pages_are_up_to_date():
+    """Parameters as the settings have them, every figure as its result file has it."""
     assert cli.main(["docs", "--check"]) == 0
 
 
-def test_docs_are_written_and_checked(tmp_path, capsys):
-    file = tmp_path / "p.md"
-    assert cli.main(["docs", "--file", str(file), "--check"]) == 1 and "is old" in capsys.readouterr().out
-    assert cli.main(["docs", "--file", str(file)]) == 0 and file.read_text() == parameters.page()
-    assert cli.main(["docs", "--file", str(file), "--check"]) == 0
+def test_pages_are_written_and_checked(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(parameters, "PAGE", tmp_path / "p.md")
+    monkeypatch.setattr(figures, "pages", lambda: [tmp_path / "p.md"])
+    assert cli.main(["docs", "--check"]) == 1 and "p.md is old" in capsys.readouterr().out
+    assert cli.main(["docs"]) == 0 and (tmp_path / "p.md").read_text(encoding="utf-8") == parameters.page()
+    assert cli.main(["docs", "--check"]) == 0
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["<!-- a.json -->\n", "<!-- a.json -->\n<!-- /b.json -->", "<!-- none.json -->\n<!-- /none.json -->",
+     "<!-- a.json -->\n<!-- /a.json -->", "<!-- b.json -->\n<!-- /b.json -->"],
+)  # fmt: skip
+def test_figures_without_a_result_are_refused(tmp_path, text):
+    (tmp_path / "a.json").write_text('{"kind": "unheard of"}')
+    (tmp_path / "b.json").write_text("[1, 2")
+    with pytest.raises(LabError):
+        figures.filled(text, tmp_path)
 
 
 def test_the_page_of_parameters_has_every_parameter_and_its_place():

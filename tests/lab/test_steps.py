@@ -9,7 +9,7 @@ from lib_attn.lab.commands import cli
 from lib_attn.lab.drawing.sampling import Request, sample
 from lib_attn.lab.drawing.variants import setting
 from lib_attn.lab.measuring.steps import StepCase, Thinned, measure, outer_share, step_cases, thinned
-from lib_attn.lab.shared.errors import LabError
+from lib_attn.lab.reports import figures
 
 ASKED = Request(("a", "b"), (1, 2), "", 64, 64, 6, "DDIM", 5.0)
 
@@ -61,22 +61,17 @@ def test_work_is_what_passes_the_model(model):
     assert 0.0 < outer < 1.0 and 2 / 6 < rows["deep"].work < 1.0
 
 
-def test_the_command_writes_rows_and_the_page(tiny, tmp_path, capsys):
-    page = tmp_path / "page.md"
-    page.write_text("before <!-- steps --> old <!-- /steps --> after", encoding="utf-8")
+def test_the_command_writes_rows_and_a_page_shows_them(tiny, tmp_path):
     words = ["--checkpoint", str(tiny), "--images", "2", "--size", "64", "--steps", "6", "--samplers", "DDIM,Euler a"]
-    words += ["--only", "3 steps;step skip 2", "--out", str(tmp_path / "steps.json"), "--docs", str(page)]
+    words += ["--only", "3 steps;step skip 2", "--out", str(tmp_path / "steps.json")]
     assert cli.main(["bench", "steps", *words]) == 0
     rows = json.loads((tmp_path / "steps.json").read_text(encoding="utf-8"))["rows"]
     assert [(r["sampler"], r["name"]) for r in rows] == [
         (sampler, name) for sampler in ("DDIM", "Euler a") for name in ("3 steps", "step skip 2")
     ]
-    text = page.read_text(encoding="utf-8")
-    assert text.startswith("before") and text.endswith("after") and "old" not in text and "| step skip 2 |" in text
-    with pytest.raises(LabError):
-        from lib_attn.lab.reports.steps import write_page
-
-        write_page(tmp_path / "none.md", {"rows": rows})
+    text = figures.filled("before\n<!-- steps.json -->\nold\n<!-- /steps.json -->\nafter", tmp_path)
+    assert text.startswith("before\n<!-- steps.json -->") and text.endswith("<!-- /steps.json -->\nafter")
+    assert "old" not in text and "| step skip 2 |" in text and figures.filled(text, tmp_path) == text
 
 
 def test_cases_have_names_of_their_own():

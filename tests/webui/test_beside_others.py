@@ -420,6 +420,13 @@ def test_one_step_is_always_full(host, script):
     assert told(p, "Negative skip changed nothing: one step is always computed in full")
 
 
+@pytest.mark.parametrize("steps, why", [(2, "two steps are always computed"), (3, "with so few steps all of them")])
+def test_few_steps_are_all_computed(host, script, steps, why):
+    p = job(host, steps=steps)
+    assert same(run(script, p, {"step_skip": {"enabled": True, "early": 1.0}}), plain(host, steps=steps))
+    assert told(p, f"Step skip changed nothing: {why}")
+
+
 def test_and_weights_that_cancel(host, script):
     """A picture as from the positive prompt, not the difference of two brought to a size."""
     weights, fill = ((1.0, -1.0),), {**SKIP["negative_skip"], "fill": "zeros"}

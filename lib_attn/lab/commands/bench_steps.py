@@ -9,10 +9,10 @@ from lib_attn.lab.commands.options import add_model_options, model_of
 from lib_attn.lab.drawing.embedded import PROMPTS
 from lib_attn.lab.drawing.sampling import SAMPLERS, Request
 from lib_attn.lab.measuring.steps import measure, step_cases
-from lib_attn.lab.reports.steps import steps_table, write_page
+from lib_attn.lab.reports.steps import steps_table
 from lib_attn.lab.shared.errors import LabError
 from lib_attn.lab.shared.progress import progress_bar
-from lib_attn.lab.shared.results import command_line, read_result, to_json, write_json
+from lib_attn.lab.shared.results import command_line, to_json, write_json
 
 
 def add_commands(inner) -> None:
@@ -24,7 +24,6 @@ def add_commands(inner) -> None:
         options.add_argument(f"--{name}", type=int, default=value, help=f"(default {value})")
     options.add_argument("--cfg", type=float, default=5.0, help="(default 5)")
     options.add_argument("--out", type=Path, default=Path("out/steps.json"), help="(default out/steps.json)")
-    options.add_argument("--docs", type=Path, default=None, metavar="FILE", help="put the table into this page")
     add_model_options(options)
     options.set_defaults(run=run)
 
@@ -47,7 +46,4 @@ def run(args: argparse.Namespace) -> int:
             write_json(args.out, result | {"rows": [to_json(row) for row in rows]})
     print(steps_table(rows))
     print(f"Written: {args.out}")
-    if args.docs:
-        write_page(args.docs, read_result(args.out, "steps"))
-        print(f"Written: {args.docs}")
     return 0

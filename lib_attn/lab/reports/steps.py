@@ -1,16 +1,12 @@
-"""The table of ``bench steps`` and its place in a page."""
+"""The table of ``bench steps``."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from lib_attn.lab.measuring.steps import StepRow
-from lib_attn.lab.shared.errors import LabError
 from lib_attn.lab.shared.markdown import markdown_table
-from lib_attn.lab.shared.results import from_json, write_text
-
-START, END = "<!-- steps -->", "<!-- /steps -->"
+from lib_attn.lab.shared.results import from_json
 
 
 def steps_table(rows: Sequence[StepRow]) -> str:
@@ -26,21 +22,8 @@ def steps_table(rows: Sequence[StepRow]) -> str:
     return markdown_table(["case", "work", *samplers], [line for _, line in sorted(lines, key=lambda pair: pair[0])])
 
 
-def write_page(page: Path, result: Mapping) -> None:
-    """Put the table of a result between the markers of `page`.
-
-    Raises:
-        LabError: when the page or its markers are not there.
-    """
-    try:
-        text = page.read_text(encoding="utf-8")
-    except OSError:
-        raise LabError(f"There is no file {page}.") from None
-    head, found, rest = text.partition(START)
-    _, closed, tail = rest.partition(END)
-    if not found or not closed:
-        raise LabError(f"The markers {START} and {END} are missing in {page}.")
+def steps_block(result: Mapping) -> str:
+    """What a page shows of a result."""
     rows = [from_json(StepRow, row) for row in result["rows"]]
     images = max(row.images for row in rows)
-    body = f"`{result['command']}`, {images} pictures, ± one standard error:\n\n{steps_table(rows)}"
-    write_text(page, f"{head}{START}\n\n{body}\n\n{END}{tail}")
+    return f"`{result['command']}`, {images} pictures, ± one standard error:\n\n{steps_table(rows)}"

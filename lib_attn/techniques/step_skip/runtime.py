@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import torch
 
 from lib_attn.techniques.base import Context, Runtime
-from lib_attn.techniques.spacing import RISE, is_due, key_interval
+from lib_attn.techniques.spacing import ENOUGH_STEPS, RISE, is_due, key_interval
 from lib_attn.techniques.step_skip.forecast import Line, has_fresh_noise, noise_of, prediction_of, unscaled
 from lib_attn.unet.rows import LATENT_CHANNELS, NEGATIVE, Row
 
@@ -57,7 +57,7 @@ class StepSkipRuntime(Runtime):
         self._tracks: dict[int, Track] = {}
         self._evaluation = None
         self._skipped: frozenset[int] = frozenset()
-        self._evaluations, self._sigma = 0, 0.0
+        self._evaluations, self._sigma, self._few = 0, 0.0, False
         self._fresh: dict[int, bool] = {}
         self._noted: set[int] = set()
 
@@ -66,6 +66,7 @@ class StepSkipRuntime(Runtime):
         if call.evaluation is not self._evaluation:
             self._evaluation = call.evaluation
             self._evaluations, self._sigma = self._evaluations + 1, call.sigma
+            self._few = self._settings.early > 0 and (call.moment.steps or ENOUGH_STEPS) < ENOUGH_STEPS
             self._fresh, self._noted = {}, set()
             self._skipped = self._plan(call)
         return [i for i, row in enumerate(call.rows) if row.image not in self._skipped] if self._skipped else None
@@ -135,6 +136,8 @@ class StepSkipRuntime(Runtime):
         """Why no step was left out, None when there is no special reason."""
         if self._settings.key_every > 1 and self._evaluations <= 2:
             return "two steps are always computed"
+        if self._settings.key_every > 1 and self._few:
+            return "with so few steps all of them are computed (Computed steps early)"
         return None
 
 
