@@ -220,6 +220,9 @@ def install_fake_host(data_path):
         sd_models=_module("modules.sd_models", model_data=SimpleNamespace(sd_model=None)),
         images=_module("modules.images", get_font=font),
         processing=_module("modules.processing", fix_seed=lambda p: None, process_images=None),
+        devices=_module("modules.devices", cpu="cpu"),
+        rng=_module("modules.rng"),
+        sd_samplers=_module("modules.sd_samplers"),
         infotext_utils=_module("modules.infotext_utils", PasteField=FakePasteField),
         ui_components=_module("modules.ui_components", InputAccordion=input_accordion),
     )

@@ -17,7 +17,7 @@ from lib_attn.techniques import ORDER
 from lib_attn.unet.families import UnsupportedModel
 from lib_attn.unet.layers import parse_selector
 from lib_attn.unet.rows import Row
-from lib_attn.webui import api, grid, host, infotext, negatives, options, xyz
+from lib_attn.webui import api, grid, host, infotext, negatives, options, underdrawing, xyz
 
 ATTRIBUTE = "attention_lab"
 
@@ -93,6 +93,20 @@ class Job:
         launch_sampling.attention_lab = self
         sampler.launch_sampling = launch_sampling
         _live.add(self)
+
+    def draw_first(self, p: Any, conds: tuple[Any, Any]) -> None:
+        """Have what a technique wants drawn before the picture of `p` drawn, and show it."""
+        for group in self.settings.active():
+            if not group.draws_first or host.refusal() is not None:
+                continue
+            try:
+                maps = underdrawing.draw(p, group, conds, _store, self.say)
+                self.pictures += underdrawing.shown(p, group, maps)
+            except Exception:
+                host.log.exception("The map could not be drawn")
+                self.say("The map could not be drawn, see the log: the picture comes without it.")
+                continue
+            infotext.write_maps(p.extra_generation_params, [drawn.hash for drawn in maps])
 
     def _sample(self, original: Callable, *args: Any, **kwargs: Any) -> Any:
         self._restore_sampler()
@@ -312,11 +326,17 @@ def begin(p: Any, args: Sequence[Any]) -> None:
                 job.say(f"{group.label} acts only in the hires pass, and this picture has none.")
 
 
-def before_sampling(p: Any) -> None:
-    """The host is about to sample a pass of `p`; its sampler, model and sizes are final."""
+def before_sampling(p: Any, conds: tuple[Any, Any] = (None, None)) -> None:
+    """The host is about to sample a pass of `p`; its sampler, model and sizes are final.
+
+    Args:
+        conds: what it made of the prompts and the negative prompts.
+    """
     job = job_of(p)
     if job is not None:
         hires, cfg = bool(getattr(p, "is_hr_pass", False)), getattr(p, "cfg_scale", None)
+        if not hires:
+            job.draw_first(p, conds)
         job.prepare(p.sampler, getattr(p, "seeds", None) or [], hires, cfg)
 
 

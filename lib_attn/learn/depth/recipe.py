@@ -18,7 +18,8 @@ from .choices import CHOICES
 class Recipe:
     """checkpoint: name and first digits of the sha256 of the base. map: "depth" or "normal". train: one of `CHOICES`.
     rank: of the deltas of "lora". size: edge of the maps in pixels. kinds: see `scenes.layout.Mix`. zero_snr: the base
-    was trained with a schedule that ends in noise alone (Lin et al. 2023, arXiv 2305.08891)."""
+    was trained with a schedule that ends in noise alone (Lin et al. 2023, arXiv 2305.08891). head_scenes, head_steps:
+    for the network that reads maps."""
 
     checkpoint: str = ""
     map: str = "depth"
@@ -37,6 +38,8 @@ class Recipe:
     zero_snr: bool = False
     caption_dropout: float = 0.1
     precision: str = "no"
+    head_scenes: int = 1000
+    head_steps: int = 500
     seed: int = 11
     save_seconds: float = 300.0
     preview: int = 6

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import time
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -12,17 +12,30 @@ import torch
 from torch import nn
 
 from lib_attn.lab.drawing.sampling import Request, decode, sample
+from lib_attn.learned.files import family_of_layers, save
+from lib_attn.techniques.depth_guide.head import PREFIX
+from lib_attn.techniques.depth_guide.maps import Map
+from lib_attn.techniques.depth_guide.settings import KIND
+from lib_attn.unet.families import find_layers
+from lib_attn.unet.layers import layer_keys
 
 from ..reference_model import data, preview
 from ..reference_model.diffusion import alphas_cumprod, draw_steps, loss_weights
 from ..reference_model.loop import Loop, draw
+from ..reference_model.state import load_tensors, save_tensors
 from ..scenes import layout, renderers, shards
 from ..scenes.guides import PICTURES
 from . import choices
 from .base import Base
+from .head import train_head
 from .recipe import Recipe
 
-MAPS = ("depth", "normal", "mask")
+MAPS = ("rgb", "depth", "normal", "mask")
+#: What a map's values mean, by its kind.
+MEANS = {
+    "depth": "inverse depth, near is white: its 2 to 98 % are 64 to 255, 0 where nothing stands",
+    "normal": "(n + 1) / 2: red is left, green is up, blue is front",
+}
 
 
 def schedule(recipe: Recipe) -> torch.Tensor:
@@ -59,25 +72,44 @@ class Run:
                 shards.write_set(self.scenes, spec, renderer.render, bar.update)
         place.wait_for_everyone()
 
-    def latents(self) -> tuple[torch.Tensor, list[str]]:
-        """Scaled latents of the maps, float16 (N, 4, h, w), and their captions."""
+    def latents(self, kind: str, scenes: int) -> tuple[torch.Tensor, list[str]]:
+        """Scaled latents of maps, or of the pictures ("rgb"), float16 (N, 4, h, w), and their captions."""
         from accelerate import PartialState
         from tqdm import tqdm
 
-        place, kind = PartialState(cpu=not torch.cuda.is_available()), self.recipe.map
+        place = PartialState(cpu=not torch.cuda.is_available())
         folder = self.work / f"latents-{kind}-{self.recipe.size}"
-        with tqdm(unit="map", desc=f"latents of {kind} maps", disable=not place.is_main_process) as bar:
+        wanted = {"picture": PICTURES[kind], "maps": (kind, "mask")} if kind in PICTURES else {}
+        with tqdm(unit="map", desc=f"latents of {kind}", disable=not place.is_main_process) as bar:
             data.cache_latents(
-                folder, self.scenes, self.base.encode, self.recipe.size, self.recipe.scenes, place.process_index,
-                place.num_processes, progress=bar.update, maps=(kind, "mask"), picture=PICTURES[kind],
+                folder, self.scenes, self.base.encode, self.recipe.size, scenes, place.process_index,
+                place.num_processes, progress=bar.update, **wanted,
             )  # fmt: skip
         place.wait_for_everyone()
-        return data.load_latents(folder, self.recipe.scenes)
+        return data.load_latents(folder, scenes)
+
+    def head(self) -> dict[str, torch.Tensor]:
+        """The network that reads maps from latents, trained on pictures and maps of the first scenes."""
+        from tqdm import tqdm
+
+        target = self.work / f"head-{self.recipe.map}-{self.recipe.size}.safetensors"
+        if not target.exists():
+            latents, _ = self.latents("rgb", self.recipe.head_scenes)
+            picture, edge = PICTURES[self.recipe.map], self.recipe.size
+            samples = itertools.islice(shards.read_set(self.scenes, (self.recipe.map, "mask")), len(latents))
+            maps = [Map(data.reduce(picture(s), edge)).wanted(tuple(latents.shape[-2:])) for s in samples]
+            with tqdm(total=self.recipe.head_steps, unit="step", desc="head") as bar:
+                head = train_head(
+                    latents, torch.stack(maps), self.recipe.head_steps, seed=self.recipe.seed,
+                    progress=lambda loss: (bar.update(), bar.set_postfix(loss=f"{loss:.3f}")),
+                )  # fmt: skip
+            save_tensors(target, head.state_dict())
+        return {PREFIX + name: tensor for name, tensor in load_tensors(target).items()}
 
     def train(self) -> Loop:
         """Train to the end, or go on; the network holds the averaged weights afterwards."""
         recipe, model = self.recipe, self.base.model
-        latents, captions = self.latents()
+        latents, captions = self.latents(recipe.map, recipe.scenes)
         choices.prepare(model.unet, recipe.train, recipe.rank, recipe.seed)
         loop = Loop(self.learned, model.unet, recipe.loop(), self._preview)
         device, bar = loop.accelerator.device, schedule(recipe)
@@ -100,9 +132,7 @@ class Run:
             error = network(a * clean + s * noise, t, context=context).float() - target
             return (weights[t] * error.square().mean((1, 2, 3))).mean()
 
-        self.seconds = time.monotonic()
         loop.run(loss_of, f"{recipe.map} {recipe.train}")
-        self.seconds = time.monotonic() - self.seconds
         return loop
 
     def _preview(self, step: int, weights: dict[str, torch.Tensor]) -> None:
@@ -117,20 +147,19 @@ class Run:
         Image.fromarray(np.concatenate(list(pictures), 1)).save(self.learned / "log" / f"preview-{step:08d}.png")
 
     def export(self, loop: Loop, path: Path) -> Path:
-        """Write the averaged weights as a blocks file."""
-        unet = self.base.model.unet
-        save(path, KIND, choices.written(unet, loop.ema.shadow), self.about(loop))
-        return path
+        """Write the averaged weights, and the network that reads maps, as a blocks file."""
+        layers = find_layers(self.base.model.unet)
+        keys = zip(layer_keys(layers), (layer.attn1.to_q.in_features for layer in layers), strict=True)
+        about = self.about(loop) | {"family": family_of_layers(layers), "layers": dict(keys)}
+        head = {name: tensor.half() for name, tensor in self.head().items()}
+        return save(path, KIND, choices.written(self.base.model.unet, loop.ema.shadow) | head, about)
 
     def about(self, loop: Loop) -> dict:
         """What the blocks file says of itself."""
         return {
             "checkpoint": self.recipe.checkpoint,
             "map": self.recipe.map,
-            "polarity": {"depth": "near is white", "normal": "red is left, green is up, blue is front"}[self.recipe.map],
-            "range": {"depth": "2-98 % of inverse depth at 64-255, 0 where nothing stands", "normal": "(n + 1) / 2"}[
-                self.recipe.map
-            ],
+            "values": MEANS[self.recipe.map],
             "learned": {
                 "train": self.recipe.train,
                 "steps": loop.step,

@@ -1,0 +1,60 @@
+"""Maps that were drawn for pictures, kept while prompt and seed stay the same."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+#: Most maps kept.
+LIMIT = 64
+
+
+@dataclass(frozen=True)
+class Map:
+    """picture: uint8 ``[H, W, 3]``. latent: ``[C, h, w]`` of which it was decoded, None for a map from elsewhere."""
+
+    picture: np.ndarray
+    latent: torch.Tensor | None = None
+
+    @property
+    def hash(self) -> str:
+        return hashlib.sha256(self.picture.tobytes()).hexdigest()[:10]
+
+    def wanted(self, size: tuple[int, int]) -> torch.Tensor:
+        """Its brightness ``[h, w]``, 0 … 1, averaged over areas."""
+        grey = torch.from_numpy(np.ascontiguousarray(self.picture)).float().mean(-1)[None, None] / 255
+        return F.interpolate(grey, size, mode="area")[0, 0]
+
+
+class Maps:
+    """Maps by what they were drawn of, and those of the pass to come.
+
+    Attributes:
+        current: one for each image of the pass to come; None for an image without one.
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[Hashable, Map] = {}
+        self.current: tuple[Map | None, ...] = ()
+        self.about: dict[str, Any] = {}
+
+    def get(self, drawn_of: Hashable) -> Map | None:
+        return self._kept.get(drawn_of)
+
+    def keep(self, drawn_of: Hashable, drawn: Map) -> None:
+        """Keep a map; the oldest go when there are too many."""
+        self._kept[drawn_of] = drawn
+        while len(self._kept) > LIMIT:
+            del self._kept[next(iter(self._kept))]
+
+    @property
+    def bytes(self) -> int:
+        """Memory that they take."""
+        latents = (m.latent for m in self._kept.values() if m.latent is not None)
+        return sum(m.picture.nbytes for m in self._kept.values()) + sum(x.numel() * x.element_size() for x in latents)
