@@ -152,7 +152,7 @@ var attentionLab = (function() {
                 var p = document.createElement("p");
                 p.className = "attention-lab-" + kind;
                 p.textContent = (sentence.before ? translated(sentence.before) + ": " : "") +
-                    translated(sentence.text, sentence.values);
+                    (translatedMessage(sentence.text) || translated(sentence.text, sentence.values));
                 box.appendChild(p);
             });
         });

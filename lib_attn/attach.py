@@ -63,6 +63,7 @@ class Attachment:
         save_negative: leave the negative rows out where they drop out of the guidance (scale 1, weights that sum to 1).
         store: what techniques keep from one attachment to the next, such as a recorded run.
         files: loads learned files.
+        observers: runtimes of no technique that look on and change nothing.
         inert: ``inert(module) -> bool``: whether an instance ``forward`` that was there before may be passed by.
         say: takes each sentence meant for the user, once.
 
@@ -91,6 +92,7 @@ class Attachment:
         save_negative: bool = False,
         store: Store | None = None,
         files: Loader | None = None,
+        observers: Iterable[Runtime] = (),
         say: Callable[[str], None] | None = None,
     ):
         self._family = family_of(model)
@@ -115,6 +117,7 @@ class Attachment:
             # A technique that leaves negatives out says the same of itself.
             told = any(group.skips_negative for group in groups)
             self._runtimes.append(FreeSaving(None, replace(self._context, say=_nobody) if told else self._context))
+        self._runtimes += observers
         self._flight = Flight()
         self._boundary = Boundary(self._runtimes, self._note)
         self._guard = Guard(self._boundary, self._flight, whole, self.say)

@@ -41,6 +41,9 @@ def preview(settings: Settings, facts: Facts) -> Preview:
         if group is not settings.general:
             techniques[group.name] = said = Said()
             passes = _passes(group, facts, said)
+            for kind, value in group.files():
+                for text in facts.files.check(kind, value):
+                    said.warn(text)
             tell = teller_of(group.name)
             if passes and tell is not None:
                 tell(group, settings, facts, passes, said)

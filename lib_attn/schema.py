@@ -178,6 +178,10 @@ class Group:
                 messages.append(f"{parameter.key} = {value} is outside {parameter.low:g} … {parameter.high:g}: {out[name]:g} is used.")
         return cls(**out), messages
 
+    def files(self) -> list[tuple[str, str]]:
+        """(kind, name) of every learned file that is named."""
+        return [(p.file, getattr(self, p.name)) for p in self.params() if p.file and getattr(self, p.name)]
+
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 

@@ -136,10 +136,8 @@ class Settings:
         """A copy with every learned file that an active technique names passed through ``change(kind, value)``."""
         changed = {}
         for group in self.active():
-            named = {p.name: (p.file, value) for p in group.params() if p.file and (value := getattr(group, p.name))}
-            if named:
-                files = {name: change(*told) for name, told in named.items()}
-                changed[group.name] = dataclasses.replace(group, **files)
+            files = {p.name: change(p.file, value) for p in group.params() if p.file and (value := getattr(group, p.name))}
+            changed[group.name] = dataclasses.replace(group, **files)
         return self.replace(**changed)
 
     def to_infotext(self, full: bool = False) -> dict[str, str]:

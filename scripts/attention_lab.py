@@ -19,7 +19,7 @@ DOCS = os.path.join(scripts.basedir(), "docs")
 
 def surroundings():
     """What the panel's sentences depend on beside the panel."""
-    return live.Surroundings(host.profile(), job.recorded(), job.forget_recorded)
+    return live.Surroundings(host.profile(), job.recorded(), job.forget_recorded, host.files)
 
 
 def docs(name):
@@ -43,6 +43,7 @@ class AttentionLab(scripts.Script):
             presets=PRESETS,
             surroundings=surroundings,
             docs=docs,
+            files=host.files,
             start_with=options.first_preset,
             compare=True,
         )
@@ -72,5 +73,5 @@ script_callbacks.on_model_loaded(job.on_model_loaded)
 script_callbacks.on_cfg_denoiser(job.on_cfg_denoiser)
 script_callbacks.on_cfg_denoised(job.on_cfg_denoised)
 script_callbacks.on_ui_settings(lambda: options.add(PRESETS.names))
-script_callbacks.on_before_ui(lambda: xyz.install(scripts.scripts_data, PRESETS, options.all_axes()))
+script_callbacks.on_before_ui(lambda: xyz.install(scripts.scripts_data, PRESETS, options.all_axes(), host.files))
 script_callbacks.on_script_unloaded(job.release_all)

@@ -18,6 +18,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import lib_attn.techniques as registry
+from lib_attn.learned.header import Refused
 from lib_attn.schema import Technique, param
 
 
@@ -33,6 +34,7 @@ class Softer(Technique):
 
     enabled: bool = param(False, "Softer", "Switch softer attention on.")
     amount: float = param(0.5, "Softer: Amount", "0: as it was.", 0.0, 1.0)
+    file: str = param("", "Softer: File", "A learned amount in place of the one above.", file="softer")
 
 
 def make_runtime():
@@ -40,14 +42,24 @@ def make_runtime():
     from lib_attn.techniques.base import Runtime
 
     class SofterRuntime(Runtime):
+        def __init__(self, settings, context):
+            super().__init__(settings, context)
+            self._amount = settings.amount
+            try:
+                if settings.file:
+                    self._amount = float(context.learned("softer", settings.file).tensors["amount"])
+            except Refused as refused:
+                self._say(str(refused))
+                self._amount = 0.0
+
         def wants_self(self, layer):
             return True
 
         def edits(self, call):
-            return self._settings.amount > 0
+            return self._amount > 0
 
         def edit(self, call, q, k, v):
-            return q * (1 - self._settings.amount), k, v, None
+            return q * (1 - self._amount), k, v, None
 
     return SofterRuntime
 
@@ -65,11 +77,10 @@ def places() -> dict[str, bool]:
     from lib_attn.lab.reports import parameters
     from lib_attn.settings import Settings, positional_params
     from tests.conftest import fake_grid_data, install_fake_host
-    from tests.unets import tiny_unet, unet_input
 
     found = {}
     with TemporaryDirectory() as folder:
-        install_fake_host(folder)
+        install_fake_host(Path(folder))
         import gradio as gr
 
         from lib_attn.presets import Presets
@@ -85,21 +96,71 @@ def places() -> dict[str, bool]:
         infotext.write(text, settings)
         found["infotext"] = Settings.from_infotext(text)[0]["softer"] == settings["softer"]
         found["X/Y/Z"] = "[Attn] Softer" in {axis.label for axis in xyz.make_axes(fake_grid_data().module)}
+        found |= places_of_a_file()
     with contextlib.redirect_stdout(io.StringIO()) as shown, contextlib.suppress(SystemExit):
         cli.main(["generate", "--help"])
     found["command line"] = "--softer.amount" in shown.getvalue()
-    found["docs"] = "`softer.amount`" in parameters.page()
-    unet, (x, context) = tiny_unet(), unet_input(1, 16, 16)
-
-    def predict(*techniques):
-        from lib_attn.attach import attach
-
-        with torch.no_grad(), attach(unet, techniques):
-            return unet(x, torch.tensor([500.0]), context=context)
-
+    found["docs"] = "`softer.amount`" in parameters.page() and "name of a learned file" in parameters.page()
     found["pictures"] = not torch.equal(predict(Softer(enabled=True)), predict())
     found["neutral"] = torch.equal(predict(Softer(enabled=True, amount=0.0)), predict())
     return found
+
+
+def places_of_a_file() -> dict[str, bool]:
+    """Where its learned file is found, that of the fake host's folder."""
+    import gradio as gr
+
+    from lib_attn.learned.files import save
+    from lib_attn.webui import host, job, live, panel, xyz
+    from tests.conftest import fake_grid_data
+    from tests.webui.jobs import Job
+
+    files, found = host.files, {}
+    with gr.Blocks() as page:
+        control = panel.build(elem_id=lambda name: f"lab_{name}", files=files).controls["softer.file"]
+    path = Path(host.own_folder()) / "half.safetensors"
+    save(path, "softer", {"amount": torch.tensor(0.5)}, {"family": "other", "layers": {}})
+    search = next(f.fn for f in page.fns if getattr(f.fn, "__qualname__", "").startswith("_file."))
+    found["list of learned files"] = control.choices == [""] and search()["choices"] == ["", "half"]
+
+    axis = next(
+        a for a in xyz.make_axes(fake_grid_data().module, files=files) if a.label == "[Attn] Softer: Softer: File"
+    )
+    axis.confirm(None, ["", "half"])
+    try:
+        axis.confirm(None, ["half", "gone"])
+    except Refused as refused:
+        found["X/Y/Z over learned files"] = axis.choices() == ["half"] and "gone" in str(refused)
+
+    asked, p = {"softer.enabled": True, "softer.file": "half"}, Job()
+    job.begin(p, [asked])
+    named = f"half#{files.load('softer', 'half').hash}"
+    found["a picture's text has name and hash"] = str(p.extra_generation_params["Attn softer"]) == f"file: {named}"
+
+    answers = live.Live(None, lambda: live.Surroundings(files=files))
+    told = []
+    for name in ("half", named, "gone#0123456789", "half#0123456789", "../half"):
+        answer = json.loads(answers.answer(json.dumps({"values": asked | {"softer.file": name}})))
+        told.append([warning["text"][:40] for warning in answer["techniques"]["softer"]["warnings"]])
+    missing, other = "The learned file gone is not used: there", "The learned file half is not the one tha"
+    found["the panel says what is wrong with a file"] = told == [[], [], [missing], [other], []]
+
+    by_file = predict(Softer(enabled=True, amount=0.0, file=named), files=files)
+    found["a learned file acts"] = torch.equal(by_file, predict(Softer(enabled=True, amount=0.5)))
+    said: list[str] = []
+    without = predict(Softer(enabled=True, file="gone"), files=files, say=said.append)
+    found["without its file nothing is done, and that is said"] = torch.equal(without, predict()) and len(said) == 1
+    return found
+
+
+def predict(*techniques, **options):
+    """What a tiny U-Net predicts under `techniques`."""
+    from lib_attn.attach import attach
+    from tests.unets import tiny_unet, unet_input
+
+    unet, (x, context) = tiny_unet(), unet_input(1, 16, 16)
+    with torch.no_grad(), attach(unet, techniques, **options):
+        return unet(x, torch.tensor([500.0]), context=context)
 
 
 if __name__ == "__main__":

@@ -215,7 +215,7 @@ def install_fake_host(data_path):
         scripts=scripts,
         script_callbacks=callbacks,
         prompt_parser=_module("modules.prompt_parser", get_learned_conditioning_prompt_schedules=prompt_schedules),
-        paths=_module("modules.paths", data_path=str(data_path)),
+        paths=_module("modules.paths", data_path=str(data_path), models_path=str(data_path / "models")),
         sd_unet=_module("modules.sd_unet", current_unet=None),
         sd_models=_module("modules.sd_models", model_data=SimpleNamespace(sd_model=None)),
         images=_module("modules.images", get_font=font),

@@ -17,6 +17,8 @@ def values(param):
         return st.floats(param.low, param.high, allow_nan=False)
     if param.kind == "choice":
         return st.sampled_from(param.choices)
+    if param.kind == "file":
+        return st.sampled_from(["", "a file (2)", "file#0123456789"])
     return st.sampled_from(BLOCKS)
 
 

@@ -21,6 +21,7 @@ ROOMS = (
     "lib_attn.presets",
     "lib_attn.preview",
     "lib_attn.attach",
+    "lib_attn.learn.capture",
     "lib_attn.webui",
     "lib_attn.learn.scenes",
     "lib_attn.lab.shared",
@@ -40,7 +41,7 @@ ENTRIES = ("lib_attn.lab.__main__",)
 INSIDE_FUNCTIONS = {("lib_attn.lab.commands.ui", "lib_attn.lab.drawing.page")}
 #: Rooms that a room does not import although it stands above them.
 APART = {
-    "lib_attn.webui": ("lib_attn.lab", "lib_attn.learn"),
+    "lib_attn.webui": ("lib_attn.lab", "lib_attn.learn.scenes", "lib_attn.learn.reference_model"),
     "lib_attn.learn.scenes": ("lib_attn.webui", "lib_attn.techniques", "lib_attn.attach", "lib_attn.settings"),
     "lib_attn.lab.shared": ("lib_attn.learn", "lib_attn.webui", "lib_attn.techniques", "lib_attn.settings"),
     "lib_attn.lab.judging": ("lib_attn.lab.drawing",),

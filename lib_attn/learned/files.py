@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lib_attn.learned.folders import MAX_BYTES, SUFFIX, Folders, open_file
+from lib_attn.learned.folders import MAX_BYTES, SUFFIX, TOO_LARGE, Folders, open_file
 from lib_attn.learned.header import Damaged, Refused, read_header, read_json
 from lib_attn.names import split_hash
 from lib_attn.unet.layers import Layer
@@ -98,10 +98,10 @@ def _parse(name: str, kind: str, data: bytes) -> LearnedFile:
         Damaged: when it is not what it has to be.
     """
     if len(data) > MAX_BYTES:
-        raise Damaged("it is larger than 1 GiB")
+        raise Damaged(TOO_LARGE)
     about = {key: read_json(text) for key, text in read_header(data, len(data)).metadata.items()}
     found, version = about.pop("kind", None), about.pop("version", None)
-    if not isinstance(found, str) or not isinstance(version, int):
+    if not isinstance(found, str) or type(version) is not int:
         raise Damaged("it is no learned file of Attention Lab")
     if version != VERSION:
         raise Damaged("it was made by another release of Attention Lab")
@@ -199,6 +199,15 @@ class Loader:
         if wanted and wanted != found.hash:
             say(f"The learned file {name} is not the one that was asked for: the picture will be another one.")
         return found
+
+    def check(self, kind: str, value: str) -> list[str]:
+        """What `load` would tell the user, a refusal included."""
+        said: list[str] = []
+        try:
+            self.load(kind, value, said.append)
+        except Refused as refused:
+            said.append(str(refused))
+        return said
 
     def stamped(self, kind: str, value: str) -> str:
         """``name#hash`` of the file that `value` means; `value` as it is where there is none."""

@@ -16,9 +16,12 @@ from lib_attn.learned.header import LENGTH, Damaged, Refused, header_length, rea
 from lib_attn.names import is_learned
 
 SUFFIX = ".safetensors"
+#: Files that come with the project, for the embedded model.
+SHIPPED = Path(__file__).parents[1] / "lab" / "model" / "learned"
 MAX_BYTES = 1 << 30  # of a file
 MAX_ENTRIES = 2000  # of a folder that are looked at
 
+TOO_LARGE = "it is larger than 1 GiB"
 NOT_THERE = "there is none of this name in the folders for learned files"
 
 
@@ -86,15 +89,11 @@ def open_file(path: Path) -> tuple[int, int]:
     except OSError:
         raise Refused(path.stem, "it cannot be opened") from None
     status = os.fstat(handle)
-    why = ""
-    if not stat.S_ISREG(status.st_mode):
-        why = "it is no file"
-    elif status.st_size > MAX_BYTES:
-        why = "it is larger than 1 GiB"
-    if why:
-        os.close(handle)
-        raise Refused(path.stem, why)
-    return handle, status.st_size
+    is_file = stat.S_ISREG(status.st_mode)
+    if is_file and status.st_size <= MAX_BYTES:
+        return handle, status.st_size
+    os.close(handle)
+    raise Refused(path.stem, TOO_LARGE if is_file else "it is no file")
 
 
 def kind_of(path: Path) -> str | None:

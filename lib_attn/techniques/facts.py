@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from lib_attn.learned.files import Loader
 from lib_attn.schema import Technique
 from lib_attn.unet.layers import Selector, parse_selector
 from lib_attn.unet.profile import Profile, count_places
@@ -55,7 +56,7 @@ class Facts:
     """What is known of the job.
 
     profile: of the loaded model, None without one. negative: whether there is a negative prompt, None if unknown.
-    recorded: whether there is a recorded run to follow.
+    recorded: whether there is a recorded run to follow. files: loads learned files.
     """
 
     passes: tuple[Pass, ...] = (Pass(512, 512, 20, 7.0),)
@@ -63,6 +64,7 @@ class Facts:
     profile: Profile | None = None
     negative: bool | None = None
     recorded: bool = False
+    files: Loader = field(default_factory=Loader)
 
 
 @dataclass

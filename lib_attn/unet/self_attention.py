@@ -115,7 +115,7 @@ class SelfAttentionHook:
     ):  # fmt: skip
         self._layers, self._runtimes, self._hooks, self._inert = tuple(layers), tuple(runtimes), hooks, inert
         self._flight, self._note, self._say = flight, note, say
-        self._editors = [r for r in runtimes if r.has("edit")]
+        self._editors = [r for r in runtimes if r.has("edits")]
         self._attenders = [r for r in runtimes if r.has("attend")]
         self.on = False
 

@@ -49,6 +49,7 @@ def _facts(p: Any, recorded: bool) -> Facts:
         profile=host.profile(),
         negative=bool(str(getattr(p, "negative_prompt", "")).strip()),
         recorded=recorded,
+        files=host.files,
     )
 
 

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import logging
+import os
 import weakref
 from typing import Any
 
 import torch
-from modules import sd_models, sd_unet, shared
+from modules import paths, sd_models, sd_unet, shared
 from modules.hypernetworks import hypernetwork
 from PIL import Image
 
+from lib_attn.learned.files import Loader
+from lib_attn.learned.folders import SHIPPED, Folders
 from lib_attn.unet.families import UnsupportedModel, find_layers
 from lib_attn.unet.profile import Profile, profile_of
 from lib_attn.unet.rows import Row, plan_rows
-from lib_attn.webui import infotext
+from lib_attn.webui import infotext, options
 
 MAP_SCALE = 8  # gallery pixels per place of a map
 
@@ -60,6 +63,15 @@ def refusal() -> str | None:
 def predicts(model: Any) -> str:
     """``v`` or ``epsilon``: what the model's U-Net predicts."""
     return "v" if getattr(model, "parameterization", "eps") == "v" else "epsilon"
+
+
+def own_folder() -> str:
+    """Where learned files are written: a folder among the host's models."""
+    return os.path.join(paths.models_path, "attention-lab")
+
+
+#: Learned files of the folders that are looked at: the host's, the one the user has set, those of the project.
+files = Loader(lambda: Folders([own_folder(), options.files_folder(), SHIPPED]))
 
 
 def treats_rows_alike(module: Any) -> bool:

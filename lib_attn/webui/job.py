@@ -134,6 +134,7 @@ class Job:
                 prediction=host.predicts(model),
                 save_negative=self._saving,
                 store=_store,
+                files=host.files,
                 say=self.say,
             )
             # Until the first announced evaluation every call to the U-Net is somebody else's.
@@ -308,7 +309,8 @@ def begin(p: Any, args: Sequence[Any]) -> None:
     settings, more = xyz.apply_overrides(p, chosen)
     inner = host.is_inner_pass(p) and not settings.general.inner_passes
     if not inner:
-        infotext.write(p.extra_generation_params, settings, options.full_infotext(), changed_nothing)
+        stamped = settings.with_files(host.files.stamped)
+        infotext.write(p.extra_generation_params, stamped, options.full_infotext(), changed_nothing)
     for message in dict.fromkeys([*messages, *more, *grid.told(p, chosen, recorded() is not None)]):
         host.comment(p, message)
     if inner:

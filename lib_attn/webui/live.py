@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from lib_attn.learned.files import Loader
 from lib_attn.presets import Presets
 from lib_attn.preview import passes_of, preview
 from lib_attn.settings import TECHNIQUES, Settings
@@ -22,12 +23,13 @@ class Surroundings:
     """What the page's program knows at the moment.
 
     profile: of the loaded model. recorded: prompt, width, height and mib of the recorded run, None without one.
-    clear: drops the recorded run.
+    clear: drops the recorded run. files: loads learned files.
     """
 
     profile: Profile | None = None
     recorded: Mapping[str, Any] | None = None
     clear: Callable[[], None] | None = None
+    files: Loader = field(default_factory=Loader)
 
 
 class Live:
@@ -60,6 +62,7 @@ class Live:
             profile=around.profile,
             negative=asked["negative"] if isinstance(asked.get("negative"), bool) else None,
             recorded=around.recorded is not None,
+            files=around.files,
         )
         found = preview(settings, facts)
         for technique in TECHNIQUES:

@@ -23,7 +23,7 @@ LABELS = {
     INFOTEXT: "What is written under a picture",
 }
 INFOS = {
-    FILES: "empty: attention_lab in the models folder; no technique of this release needs any",
+    FILES: "looked at after the folder attention-lab among the models; empty: none",
     PRESET: "the master switch stays off until you switch it on",
     AXES: "basic: presets, switches and what stands above Advanced",
     INFOTEXT: "short: one entry a technique with the values that are not at their defaults; full: every value",
@@ -59,6 +59,11 @@ def all_axes() -> bool:
 def full_infotext() -> bool:
     """Whether every parameter has a key of its own under a picture."""
     return getattr(shared.opts, INFOTEXT, SHORT) == FULL
+
+
+def files_folder() -> str:
+    """A folder of learned files beside the host's own; empty for none."""
+    return str(getattr(shared.opts, FILES, "") or "").strip()
 
 
 def first_preset() -> str:

@@ -16,6 +16,7 @@ from typing import Any
 
 import gradio as gr
 
+from lib_attn.learned.files import Loader
 from lib_attn.presets import ALL_OFF, Presets
 from lib_attn.settings import GROUPS, TECHNIQUES, General, Group, Param, positional_params
 from lib_attn.webui.live import Live, Surroundings
@@ -38,6 +39,7 @@ TEXTS = {
     "clear": "Clear recording",
     "general": "In general",
     "more": "What it is",
+    "look": "Look again",
 }
 
 
@@ -76,6 +78,7 @@ def build(
     presets: Presets | None = None,
     surroundings: Callable[[], Surroundings] = Surroundings,
     docs: Callable[[str], str] | None = None,
+    files: Loader | None = None,
     start_with: Callable[[], str] = str,
     compare: bool = False,
 ) -> Panel:
@@ -87,10 +90,11 @@ def build(
         presets: shown when given.
         surroundings: tells what is known of the model and the recorded run at the moment.
         docs: address of a page of the docs by its file's name.
+        files: for the names of learned files.
         start_with: name of the preset that a freshly loaded page begins with, empty for none.
         compare: whether the page can draw the same seeds without and with; shows the button.
     """
-    panel, page = Panel(), _Page(elem_id, docs)
+    panel, page = Panel(), _Page(elem_id, docs, files or Loader())
     general = [p for p in General.params() if p.name != "enabled"]
     master = General.params()[0]
     with switch(master.default, label=master.label, elem_id=elem_id(General.name)) as control:
@@ -117,8 +121,8 @@ def build(
 class _Page:
     """What all parts need to know of the page they are put on."""
 
-    def __init__(self, elem_id: Callable[[str], str], docs: Callable[[str], str] | None):
-        self.id, self.docs = elem_id, docs
+    def __init__(self, elem_id: Callable[[str], str], docs: Callable[[str], str] | None, files: Loader):
+        self.id, self.docs, self._files = elem_id, docs, files
 
     @property
     def prefix(self) -> str:
@@ -131,6 +135,10 @@ class _Page:
         ]
         data = html.escape(json.dumps({"prefix": self.prefix, "params": params}), quote=True)
         gr.HTML(f'<div class="attention-lab-data" hidden data-schema="{data}"></div>', elem_id=self.id("data"))
+
+    def files(self, kind: str) -> list[str]:
+        """Names of learned files of a kind, with the empty one for none."""
+        return ["", *self._files.folders().names(kind)]
 
     def live(self, name: str) -> Any:
         return gr.HTML('<div class="attention-lab-live" aria-live="polite"></div>', elem_id=self.id(f"{name}_live"))
@@ -218,7 +226,20 @@ def _control(group: type[Group], param: Param, page: _Page) -> Any:
     if param.kind == "choice":
         many = len(param.choices) > 4
         return (gr.Dropdown if many else gr.Radio)(choices=list(param.choices), **shared)
+    if param.kind == "file":
+        return _file(param, page, shared)
     return gr.Textbox(placeholder=param.default, max_lines=1, **shared)
+
+
+def _file(param: Param, page: _Page, shared: dict[str, Any]) -> Any:
+    """A list of learned files, and a button that looks for them again. A pasted name that is not in it is shown too."""
+    with gr.Row(elem_classes=["attention-lab-file"]):
+        chosen = gr.Dropdown(choices=page.files(param.file), allow_custom_value=True, **shared)
+        again = gr.Button(TEXTS["look"], size="sm", elem_id=f"{shared['elem_id']}_look", min_width=0)
+    _transient(again).click(
+        lambda: gr.update(choices=page.files(param.file)), [], [chosen], queue=False, show_progress="hidden"
+    )
+    return chosen
 
 
 def _transient(component: Any) -> Any:

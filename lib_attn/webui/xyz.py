@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+from lib_attn.learned.files import Loader
 from lib_attn.presets import ALL_OFF, Presets
 from lib_attn.settings import GROUPS, TECHNIQUES, General, Group, Param, Settings
 
@@ -146,27 +147,31 @@ def _key(axis: Any) -> str:
     return getattr(getattr(axis, "apply", None), "attention_lab_key", "")
 
 
-def _confirm(param: Param) -> Callable[[Any, Iterable[Any]], None]:
+def _confirm(param: Param, files: Loader) -> Callable[[Any, Iterable[Any]], None]:
     """The host calls this with all values of an axis before the first picture."""
 
     def confirm(p: Any, xs: Iterable[Any]) -> None:
         for x in xs:
             if param.kind in ("int", "float") and not param.low <= x <= param.high:
                 raise RuntimeError(f"{param.label} goes from {param.low:g} to {param.high:g}, not to {x}")
-            param.read(x)
+            if param.read(x) and param.kind == "file":
+                files.load(param.file, x)
         _note_grid(p)
 
     return confirm
 
 
-def make_axes(grid: Any, presets: Presets | None = None, everything: bool = True) -> list[Any]:
+def make_axes(
+    grid: Any, presets: Presets | None = None, everything: bool = True, files: Loader | None = None
+) -> list[Any]:
     """Axis options, made with the classes of the host's X/Y/Z module `grid`.
 
     Args:
         presets: for an axis of presets.
         everything: an axis for every parameter; otherwise for those that are not advanced.
+        files: for the names of learned files.
     """
-    kinds = {"int": int, "float": float}
+    kinds, files = {"int": int, "float": float}, files or Loader()
     axes = []
     if presets is not None:
         axes.append(
@@ -184,10 +189,12 @@ def make_axes(grid: Any, presets: Presets | None = None, everything: bool = True
                 choices = grid.boolean_choice(reverse=True)
             elif param.kind == "choice":
                 choices = _choices(param)
+            elif param.kind == "file":
+                choices = _names(param, files)
             name = label(group, param)
             axes.append(
                 grid.AxisOption(
-                    name, kinds.get(param.kind, str), _apply(param.key), confirm=_confirm(param), choices=choices
+                    name, kinds.get(param.kind, str), _apply(param.key), confirm=_confirm(param, files), choices=choices
                 )
             )
     return axes
@@ -197,16 +204,22 @@ def _choices(param: Param) -> Callable[[], list[str]]:
     return lambda: list(param.choices)
 
 
-def install(scripts_data: Iterable[Any], presets: Presets | None = None, everything: bool = True) -> int:
+def _names(param: Param, files: Loader) -> Callable[[], list[str]]:
+    return lambda: files.folders().names(param.file)
+
+
+def install(
+    scripts_data: Iterable[Any], presets: Presets | None = None, everything: bool = True, files: Loader | None = None
+) -> int:
     """Add our axes to the host's X/Y/Z script; returns how many are new. Doing it twice adds nothing.
 
     Args:
-        presets, everything: see `make_axes`.
+        presets, everything, files: see `make_axes`.
     """
     for data in scripts_data:
         if data.script_class.__module__ in GRID_MODULES:
             known = {axis.label for axis in data.module.axis_options}
-            new = [axis for axis in make_axes(data.module, presets, everything) if axis.label not in known]
+            new = [axis for axis in make_axes(data.module, presets, everything, files) if axis.label not in known]
             data.module.axis_options.extend(new)
             return len(new)
     return 0

@@ -3,6 +3,7 @@
 import pytest
 
 from tests.conflicts.jobs import (
+    ALL,
     INSTALLED_KINDS,
     KINDS,
     MASTER,
@@ -19,6 +20,7 @@ from tests.host.negatives import arrays
 from tests.host.server import Refused
 
 MORE_THAN_THEIRS = 3.0  # of 255, between an image of a batch and the same one alone
+DRAWN_ANEW = 0.25  # of 255: theirs draws an image of a batch otherwise (CADS: other noise), so there is nothing to hold
 
 
 def note(results, neighbour, what, value):
@@ -77,7 +79,7 @@ def test_technique_beside(beside, neighbour, technique, results):
 
 @pytest.mark.parametrize("technique", [t for t in TECHNIQUES if t not in MIXES_IMAGES])
 def test_image_of_a_batch_is_the_one_drawn_alone(beside, neighbour, technique, results):
-    """As nearly as without ours."""
+    """As nearly as without ours, where theirs is."""
     wrong = []
     for cfg in (7, 1):
         both = KINDS[f"batch 2, CFG {cfg}"]
@@ -90,7 +92,7 @@ def test_image_of_a_batch_is_the_one_drawn_alone(beside, neighbour, technique, r
         except Refused as error:
             wrong.append(f"CFG {cfg}: {error}")
             continue
-        if apart[technique] > apart["off"] + MORE_THAN_THEIRS:
+        if apart["off"] <= DRAWN_ANEW and apart[technique] > apart["off"] + MORE_THAN_THEIRS:
             wrong.append(f"CFG {cfg}: {apart[technique]:.1f} apart with ours, {apart['off']:.1f} without")
     note(results, neighbour, f"{technique}: batch", wrong or "equal")
     assert not wrong
@@ -100,7 +102,8 @@ def test_image_of_a_batch_is_the_one_drawn_alone(beside, neighbour, technique, r
 def test_merely_installed_takes_nothing_away(beside, neighbour, technique, by_ourselves, results):
     """Ours draws beside an installed but unused neighbour what it draws without it.
 
-    Up to the rounding of another batch size: a saving may be refused.
+    Up to the rounding of another batch size: a saving may be refused. Where the negative is computed after all for
+    whoever may read it, Contrast has it to compare with at CFG 1 too, and the reader is named.
     """
     if not neighbour.folders:
         pytest.skip("there is nothing to be installed")
@@ -110,7 +113,8 @@ def test_merely_installed_takes_nothing_away(beside, neighbour, technique, by_ou
     for kind in INSTALLED_KINDS:
         expected = by_ourselves(neighbour.checkpoint)[technique, kind]
         found = beside.once(technique, TECHNIQUES[technique], **KINDS[kind])
-        if (moved := distance(found, expected)) > ROUNDING:
+        compared = technique == ALL and kind.endswith("CFG 1") and "may use the negative's prediction" in said(found)
+        if (moved := distance(found, expected)) > ROUNDING and not compared:
             wrong.append(f"{kind}: moved by {moved:.2f}; said {said(found)}")
     wrong += beside.traces()
     note(results, neighbour, f"{technique}: installed", wrong or "equal")

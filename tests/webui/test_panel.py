@@ -10,6 +10,7 @@ from collections import Counter
 
 import pytest
 
+from lib_attn.learned.header import Refused
 from lib_attn.presets import Presets
 from lib_attn.settings import TECHNIQUES, Settings, all_params, positional_params
 from lib_attn.techniques import ORDER
@@ -193,7 +194,8 @@ def said_in(path):
     named = [n for n in tree.body if isinstance(n, ast.Assign) and hasattr(n.targets[0], "id")]
     constants = {n.targets[0].id: n.value for n in named}
     for node in ast.walk(tree):
-        name = getattr(getattr(node, "func", None), "attr", "")
+        called = getattr(node, "func", None)
+        name = getattr(called, "attr", getattr(called, "id", ""))
         for part in node.args if name in ("say", "_say", "comment") else ():
             found = text_of(constants.get(getattr(part, "id", ""), part))
             if found is not None:
@@ -207,12 +209,27 @@ GRID = {
 }
 
 
+def refusals():
+    """Whole sentences and ends of sentences on learned files."""
+    yield Refused.TEXT
+    for path in (ROOT / "lib_attn").rglob("*.py"):
+        tree = ast.parse(path.read_text())
+        named = [n for n in tree.body if isinstance(n, ast.Assign) and hasattr(n.targets[0], "id")]
+        constants = {n.targets[0].id: n.value for n in named}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("Refused", "Damaged"):
+                why = node.args[-1]
+                parts = [why.body, why.orelse] if isinstance(why, ast.IfExp) else [why]
+                yield from filter(None, (text_of(constants.get(getattr(part, "id", ""), part)) for part in parts))
+
+
 def told_texts():
     """What is said beyond the page's own labels."""
     from lib_attn.presets import NEEDS, OWN, shipped
-    from lib_attn.webui import options
+    from lib_attn.webui import options, panel
 
     texts = {*GRID, *script_texts(), *NEEDS.values(), OWN, *options.LABELS.values(), *options.INFOS.values()}
+    texts |= {*refusals(), panel.TEXTS["look"]}
     texts |= {text for name in shipped() for text in Presets().about(name)}
     texts |= {p.reads[1] for p in all_params() if p.reads}
     previews = [f"techniques/{name}/preview.py" for name in ORDER]

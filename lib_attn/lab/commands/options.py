@@ -46,14 +46,14 @@ def _nargs(parameter: Param) -> dict[str, Any]:
         return {"nargs": "?", "const": "true", "metavar": "on|off"}
     if parameter.choices:
         return {"metavar": "|".join(parameter.choices)}
-    return {"metavar": {"int": "N", "float": "X", "blocks": "BLOCKS"}.get(parameter.kind, "TEXT")}
+    return {"metavar": {"int": "N", "float": "X", "blocks": "BLOCKS", "file": "NAME"}.get(parameter.kind, "TEXT")}
 
 
 def describe(parameter: Param) -> str:
     """Help text: what it does, range, default; choices stand with the option's name."""
     reach = f" {parameter.low:g} … {parameter.high:g}." if parameter.low is not None else ""
     default = {True: "on", False: "off"}.get(parameter.default) if parameter.kind == "bool" else parameter.default
-    return f"{parameter.help}{reach} Default {default}.".replace("%", "%%")
+    return f"{parameter.help}{reach} Default {'none' if default == '' else default}.".replace("%", "%%")
 
 
 def settings_of(args: argparse.Namespace) -> Settings:
@@ -120,6 +120,11 @@ def add_model_options(options: argparse.ArgumentParser) -> None:
     )
     options.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default="fp32", help="(default fp32)")
     options.add_argument("--device", default=None, help="cpu or cuda (default: cuda where there is one)")
+    _add_learned_option(options)
+
+
+def _add_learned_option(options: argparse._ActionsContainer) -> None:
+    options.add_argument("--learned", type=Path, metavar="FOLDER", help="looked at first for learned files")
 
 
 def model_of(args: argparse.Namespace) -> ModelSpec:
@@ -128,7 +133,7 @@ def model_of(args: argparse.Namespace) -> ModelSpec:
     Raises:
         LabError: when there is no such device here.
     """
-    return ModelSpec(args.checkpoint, pick_device(args.device), args.precision)
+    return ModelSpec(args.checkpoint, pick_device(args.device), args.precision, args.learned)
 
 
 def add_variant_options(options: argparse.ArgumentParser) -> None:
@@ -171,6 +176,7 @@ def add_request_options(options: argparse.ArgumentParser) -> None:
     options.add_argument("--cfg", type=float, default=5.0, help="(default 5)")
     options.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default="fp32", help="(default fp32)")
     options.add_argument("--device", default=None, help="cpu or cuda (default: cuda where there is one)")
+    _add_learned_option(options)
 
 
 def requests_of(args: argparse.Namespace, sizes: Sequence[tuple[int, int]]) -> tuple[Request, ...]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ from lib_attn.lab.drawing import text, unet
 from lib_attn.lab.drawing.embedded import default_checkpoint
 from lib_attn.lab.shared.errors import LabError
 from lib_attn.lab.shared.sizes import HIGH, LOW
+from lib_attn.learned.files import Loader
+from lib_attn.learned.folders import SHIPPED, Folders
 
 MAX_YAML_BYTES = 1 << 20
 UNET, VAE, TEXT = "model.diffusion_model.", "first_stage_model.", "cond_stage_model."
@@ -102,7 +104,7 @@ class LabModel:
     """A loaded checkpoint.
 
     betas: first and last of the noise schedule. prediction: ``epsilon`` or ``v_prediction``. side: of the pictures it
-    was trained on, in pixels.
+    was trained on, in pixels. files: loads learned files.
     """
 
     name: str
@@ -115,6 +117,7 @@ class LabModel:
     device: str = "cpu"
     precision: str = "fp32"
     side: int = LATENT * STANDARD["image_size"]
+    files: Loader = field(default_factory=Loader)
 
     @property
     def channels(self) -> int:
@@ -123,11 +126,16 @@ class LabModel:
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """Which model is loaded, and how it runs. checkpoint: None for the embedded one. precision: see `load`."""
+    """Which model is loaded, and how it runs.
+
+    checkpoint: None for the embedded one. precision: see `load`. learned: a folder of learned files, which is looked at
+    before that of the project.
+    """
 
     checkpoint: Path | None = None
     device: str = "cpu"
     precision: str = "fp32"
+    learned: Path | None = None
 
     @property
     def file(self) -> Path:
@@ -145,7 +153,9 @@ class ModelSpec:
 
     def load(self) -> LabModel:
         """The model; see `load` below for what it raises."""
-        return load(self.file, device=self.device, precision=self.precision)
+        model = load(self.file, device=self.device, precision=self.precision)
+        folders = [self.learned, SHIPPED] if self.learned else [SHIPPED]
+        return replace(model, files=Loader(lambda: Folders(folders)))
 
 
 def load(path: str | Path, *, device: str = "cpu", precision: str = "fp32") -> LabModel:

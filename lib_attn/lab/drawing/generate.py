@@ -66,9 +66,10 @@ def generate(spec: GenerateSpec) -> Iterator[Path]:
     model = spec.model.load()
     with tqdm(total=evaluations(model, spec.request), desc="steps", file=sys.stderr) as bar:
         latents = sample(model, spec.request, ours("", "", spec.settings), say=print, progress=bar.update)
+    settings = spec.settings.with_files(model.files.stamped)
     for index, picture in enumerate(decode(model, latents)):
         path = free_name(spec.out, spec.request.seeds[index])
-        yield save(picture, path, infotext(spec.request, index, spec.settings, model.name))
+        yield save(picture, path, infotext(spec.request, index, settings, model.name))
 
 
 def free_name(folder: Path, seed: int) -> Path:

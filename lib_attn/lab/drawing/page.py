@@ -104,6 +104,7 @@ def build_page(model: LabModel, presets_folder: Path | None = None):
                     presets=Presets(presets_folder),
                     surroundings=actions.surroundings,
                     docs=lambda name: f"/docs/{name}",
+                    files=model.files,
                 )
                 dropped = gr.File(label="Read the settings of a PNG", file_types=[".png"], height=110)
             with gr.Column():
@@ -177,7 +178,7 @@ class Actions:
         """What the panel's sentences depend on beside the panel."""
         kept = [item for item in (self._store.get(t.name) for t in TECHNIQUES) if item is not None]
         recorded = {**kept[0].about, "mib": round(kept[0].bytes / 2**20)} if kept else None
-        return Surroundings(self._profile, recorded, self._store.clear)
+        return Surroundings(self._profile, recorded, self._store.clear, self._model.files)
 
     def draw(self, fields: dict[str, Any], panel_values, both: bool):
         """Pictures with captions, a sentence, and the infotext of the first picture."""
@@ -209,9 +210,10 @@ class Actions:
         for item in filter(None, (self._store.get(t.name) for t in TECHNIQUES)):
             # Whatever has no words yet was kept just now.
             item.about = item.about or {name: fields[name] for name in ("prompt", "width", "height")}
+        stamped = settings.with_files(self._model.files.stamped)
         # Seed by seed, so that the two of a seed stand beside each other.
         pictures = [picture for pair in zip(*drawn, strict=True) for picture in pair]
-        return pictures, " ".join(dict.fromkeys(said)), infotext(asked, 0, settings, self._model.name)
+        return pictures, " ".join(dict.fromkeys(said)), infotext(asked, 0, stamped, self._model.name)
 
     def read_png(self, file: Any) -> list[Any]:
         """Values for all controls from a picture's infotext; what it does not say stays, our techniques go off."""

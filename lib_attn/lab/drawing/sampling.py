@@ -121,7 +121,7 @@ def sample(
     extra = _step_options(scheduler, generators)
     total = len(scheduler.timesteps)
     kind = "v" if model.prediction == "v_prediction" else "epsilon"
-    with torch.inference_mode(), variant.on(model.unet, ahead, say, kind, store) as begin:
+    with torch.inference_mode(), variant.on(model.unet, ahead, say, kind, store, model.files) as begin:
         context = _context(model, request, guided)
         told = {"cfg": request.cfg}
         if guided:

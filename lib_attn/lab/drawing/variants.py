@@ -10,6 +10,7 @@ from typing import Any
 from lib_attn import presets
 from lib_attn.attach import Attachment, attach
 from lib_attn.lab.shared.errors import LabError
+from lib_attn.learned.files import Loader
 from lib_attn.preview import preview
 from lib_attn.schema import Technique
 from lib_attn.settings import TECHNIQUES, Settings, all_params
@@ -92,13 +93,14 @@ class Variant:
         say: Callable[[str], None] | None = None,
         prediction: str = "epsilon",
         store: Store | None = None,
+        files: Loader | None = None,
     ) -> Iterator[Begin]:
         """Put this variant on `unet`, which predicts `prediction`; yields the function to call before each evaluation.
 
         Args:
             say: takes a sentence for the user. At the end it is told of each technique that changed nothing, and why.
             prediction: ``epsilon`` or ``v``.
-            store: what techniques keep from one picture to the next.
+            store: what techniques keep from one picture to the next. files: loads learned files.
         """
         if self.settings is None:
             with self.put(unet, ahead):
@@ -106,6 +108,7 @@ class Variant:
             return
         groups = self.settings.for_pass(hires=False)
         options = {"seeds": ahead.seeds, "steps": ahead.steps, "prediction": prediction, "store": store, "say": say}
+        options["files"] = files
         recorded = store is not None and any(store.get(group.name) is not None for group in groups)
         with attach(unet, groups, **options) as attachment:
             yield attachment.begin_step

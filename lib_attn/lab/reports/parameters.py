@@ -63,11 +63,11 @@ def values(p: Param) -> str:
         return ", ".join(p.choices)
     if p.low is not None:
         return f"{p.low:g} … {p.high:g}"
-    return "block selector" if p.kind == "blocks" else "text"
+    return {"blocks": "block selector", "file": "name of a learned file"}.get(p.kind, "text")
 
 
 def default(p: Param) -> str:
-    return ("on" if p.default else "off") if p.kind == "bool" else show(p.default)
+    return ("on" if p.default else "off") if p.kind == "bool" else show(p.default) or "none"
 
 
 def _presets() -> str:
