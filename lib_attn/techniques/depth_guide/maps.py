@@ -11,6 +11,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+#: Where they are in a `lib_attn.store.Store`; under a technique's name there are runs that the user has recorded.
+PLACE = "maps"
 #: Most maps kept.
 LIMIT = 64
 

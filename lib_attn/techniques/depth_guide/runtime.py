@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from lib_attn.learned.header import Refused
 from lib_attn.techniques.base import Context, Runtime
 from lib_attn.techniques.depth_guide.head import Head, read_head, towards
-from lib_attn.techniques.depth_guide.maps import Maps
+from lib_attn.techniques.depth_guide.maps import PLACE, Maps
 from lib_attn.techniques.depth_guide.settings import KIND
 from lib_attn.unet.rows import NEGATIVE, POSITIVE
 
@@ -20,7 +20,7 @@ class DepthGuideRuntime(Runtime):
 
     def __init__(self, settings, context: Context):
         super().__init__(settings, context)
-        kept = context.store.get(settings.name)
+        kept = context.store.get(PLACE)
         self._maps = kept.current if isinstance(kept, Maps) else ()
         self._head: Head | None = None
         if any(self._maps) and settings.strength and settings.guide == "predicted picture":

@@ -13,7 +13,7 @@ from lib_attn.learned.header import Refused
 from lib_attn.store import Store
 from lib_attn.techniques.base import Context
 from lib_attn.techniques.depth_guide.head import PREFIX
-from lib_attn.techniques.depth_guide.maps import Map, Maps
+from lib_attn.techniques.depth_guide.maps import PLACE, Map, Maps
 from lib_attn.techniques.depth_guide.settings import KIND, DepthGuide
 from lib_attn.unet.families import find_layers, find_unet
 from lib_attn.unet.replace import Unfitting, replaced
@@ -38,10 +38,10 @@ def underdraw(
         pictures: for each picture everything its map depends on beside the file with the blocks.
         draw: draws all maps by `model`, which has the other blocks on while it runs.
     """
-    kept = store.get(settings.name)
+    kept = store.get(PLACE)
     maps = kept if isinstance(kept, Maps) else Maps()
     maps.current = ()
-    store.keep(settings.name, maps)
+    store.keep(PLACE, maps)
     try:
         file = Context(say=say, layers=tuple(find_layers(model)), files=files).learned(KIND, settings.file)
         keys = [(file.hash, picture) for picture in pictures]
