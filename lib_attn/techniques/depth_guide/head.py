@@ -41,18 +41,20 @@ class Head(nn.Module):
 
 def read_head(tensors: Mapping[str, torch.Tensor]) -> Head | None:
     """The network of a learned file, None where it has none. Raises ValueError when it does not fit together."""
-    own = {name.removeprefix(PREFIX): value.float() for name, value in tensors.items() if name.startswith(PREFIX)}
+    own = {name.removeprefix(PREFIX): value for name, value in tensors.items() if name.startswith(PREFIX)}
     if not own:
         return None
     first = own.get("fine.weight")
     if first is None or first.ndim != 4:
         raise ValueError("the network that reads maps is not complete")
-    head = Head(first.shape[1], first.shape[0])
-    try:
-        head.load_state_dict(own)
-    except RuntimeError:
-        raise ValueError("the network that reads maps is not complete") from None
-    return head.requires_grad_(False)
+    # A host may sample in inference mode, whose tensors no gradient passes. Initial weights come of the global generator.
+    with torch.inference_mode(False), torch.random.fork_rng(devices=[]):
+        head = Head(first.shape[1], first.shape[0])
+        try:
+            head.load_state_dict({name: value.float() for name, value in own.items()})
+        except RuntimeError:
+            raise ValueError("the network that reads maps is not complete") from None
+        return head.requires_grad_(False)
 
 
 def blurred(latents: torch.Tensor, spread: float) -> torch.Tensor:

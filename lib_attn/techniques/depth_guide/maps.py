@@ -15,6 +15,8 @@ import torch.nn.functional as F
 PLACE = "maps"
 #: Most maps kept.
 LIMIT = 64
+#: Shares of a map's brightness that become black and white.
+QUANTILES = (0.1, 0.98)
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,14 @@ class Map:
         """Its brightness ``[h, w]``, 0 … 1, averaged over areas."""
         grey = torch.from_numpy(np.ascontiguousarray(self.picture)).float().mean(-1)[None, None] / 255
         return F.interpolate(grey, size, mode="area")[0, 0]
+
+
+def levelled(picture: np.ndarray) -> np.ndarray:
+    """A drawn depth map uint8 ``[H, W, 3]`` in grey and from black to white: depth is known up to scale and shift."""
+    grey = picture.astype(np.float32).mean(-1)
+    low, high = np.quantile(grey, QUANTILES)
+    grey = np.clip((grey - low) / max(high - low, 1.0), 0, 1) * 255
+    return np.repeat(np.rint(grey).astype(np.uint8)[..., None], 3, -1)
 
 
 class Maps:

@@ -13,7 +13,7 @@ from lib_attn.learned.header import Refused
 from lib_attn.store import Store
 from lib_attn.techniques.base import Context
 from lib_attn.techniques.depth_guide.head import PREFIX
-from lib_attn.techniques.depth_guide.maps import PLACE, Map, Maps
+from lib_attn.techniques.depth_guide.maps import PLACE, Map, Maps, levelled
 from lib_attn.techniques.depth_guide.settings import KIND, DepthGuide
 from lib_attn.unet.families import find_layers, find_unet
 from lib_attn.unet.replace import Unfitting, replaced
@@ -52,7 +52,7 @@ def underdraw(
             if drawn is None:
                 return ()
             for key, (latent, picture) in zip(keys, drawn, strict=True):
-                maps.keep(key, Map(picture, latent))
+                maps.keep(key, Map(picture if file.about.get("map") == "normal" else levelled(picture), latent))
     except Refused as refused:
         say(str(refused))
         return ()
