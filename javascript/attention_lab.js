@@ -266,8 +266,29 @@ var attentionLab = (function() {
         updateSoon();
     }
 
+    // The page "Learn": the text of a file that the user has chosen becomes the prompts.
+    function load(input) {
+        var prompts = find("attention_lab_learn_prompts", "textarea");
+        if (!prompts || !input.files.length) return;
+        input.files[0].text().then(function(text) {
+            prompts.value = text;
+            prompts.dispatchEvent(new Event("input", {bubbles: true}));
+            input.value = "";
+        });
+    }
+
+    // Gives the job a name by which the host tells how far it is.
+    function learn() {
+        var args = Array.from(arguments);
+        args[0] = randomId();
+        var box = find("attention_lab_learn_progress");
+        find("attention_lab_learn_said").textContent = "";
+        requestProgress(args[0], box, null, () => updateSoon());
+        return args;
+    }
+
     return {
-        texts: texts, translatedMessage: translatedMessage, updateSoon: updateSoon, lookAgain: lookAgain, show: show,
+        texts: texts, load: load, learn: learn, translatedMessage: translatedMessage, updateSoon: updateSoon, lookAgain: lookAgain, show: show,
         ask: (prefix) => [panels[prefix] ? facts(panels[prefix]) : ""],
         // The wish is set when this returns; the job takes it along when Generate is pressed, then it is taken back.
         compare: function(prefix) {

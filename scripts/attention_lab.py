@@ -11,7 +11,7 @@ from modules.infotext_utils import PasteField
 from modules.ui_components import InputAccordion
 
 from lib_attn.presets import Presets
-from lib_attn.webui import compare, host, infotext, job, live, options, panel, xyz
+from lib_attn.webui import compare, host, infotext, job, learn_tab, learning, live, options, panel, xyz
 
 PRESETS = Presets(os.path.join(paths.data_path, "attention_lab", "presets"))
 DOCS = os.path.join(scripts.basedir(), "docs")
@@ -73,5 +73,7 @@ script_callbacks.on_model_loaded(job.on_model_loaded)
 script_callbacks.on_cfg_denoiser(job.on_cfg_denoiser)
 script_callbacks.on_cfg_denoised(job.on_cfg_denoised)
 script_callbacks.on_ui_settings(lambda: options.add(PRESETS.names))
+script_callbacks.on_ui_tabs(learn_tab.build)
+script_callbacks.on_app_started(learning.add_route)
 script_callbacks.on_before_ui(lambda: xyz.install(scripts.scripts_data, PRESETS, options.all_axes(), host.files))
 script_callbacks.on_script_unloaded(job.release_all)

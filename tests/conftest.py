@@ -8,6 +8,7 @@ import importlib.util
 import json
 import os
 import sys
+import threading
 import types
 from pathlib import Path
 from types import SimpleNamespace
@@ -106,6 +107,31 @@ class FakePasteField(tuple):
         self.component, self.function, self.api = component, target, api
 
 
+class FakeRunner:
+    """``ScriptRunner``: the scripts that take part in a job."""
+
+    def __init__(self):
+        self.scripts, self.alwayson_scripts = [], []
+
+
+class FakeState:
+    """`shared.state`: what the host's job is at, and what the user wants of it."""
+
+    def __init__(self):
+        self.job_count, self.job_no, self.job, self.textinfo = -1, 0, "", None
+        self.interrupted = self.skipped = self.stopping_generation = False
+
+    def begin(self, job="(unknown)"):
+        self.__init__()
+        self.job = job
+
+    def end(self):
+        self.job, self.job_count = "", 0
+
+    def interrupt(self):
+        self.interrupted = True
+
+
 class FakeAxisOption:
     def __init__(self, label, type, apply, format_value=None, confirm=None, cost=0.0, choices=None, prepare=None):
         self.label, self.type, self.apply, self.confirm, self.choices = label, type, apply, confirm, choices
@@ -202,12 +228,13 @@ def install_fake_host(data_path):
     opts.added = {}
     opts.add_option = lambda key, option: opts.added.update({key: option})
     shared = _module(
-        "modules.shared", sd_model=None, loaded_hypernetworks=[], opts=opts, OptionInfo=FakeOption,
-        state=SimpleNamespace(job_count=-1),
-    )  # fmt: skip
-    scripts = _module(
-        "modules.scripts", Script=FakeScript, AlwaysVisible=object(), scripts_data=[], basedir=lambda: str(ROOT)
+        "modules.shared", sd_model=None, loaded_hypernetworks=[], opts=opts, OptionInfo=FakeOption, state=FakeState()
     )
+    scripts = _module(
+        "modules.scripts", Script=FakeScript, ScriptRunner=FakeRunner, AlwaysVisible=object(), scripts_data=[],
+        scripts_txt2img=FakeRunner(), basedir=lambda: str(ROOT),
+    )  # fmt: skip
+    tasks = {name: lambda *_: None for name in ("add_task_to_queue", "start_task", "finish_task")}
     fake = _module(
         "modules",
         __path__=[],
@@ -219,10 +246,16 @@ def install_fake_host(data_path):
         sd_unet=_module("modules.sd_unet", current_unet=None),
         sd_models=_module("modules.sd_models", model_data=SimpleNamespace(sd_model=None)),
         images=_module("modules.images", get_font=font),
-        processing=_module("modules.processing", fix_seed=lambda p: None, process_images=None),
         devices=_module("modules.devices", cpu="cpu"),
         rng=_module("modules.rng"),
         sd_samplers=_module("modules.sd_samplers"),
+        processing=_module(
+            "modules.processing", fix_seed=lambda p: None, process_images=None, StableDiffusionProcessingTxt2Img=None
+        ),
+        call_queue=_module(
+            "modules.call_queue", queue_lock=threading.RLock(), wrap_gradio_gpu_call=lambda f, extra_outputs=None: f
+        ),
+        progress=_module("modules.progress", create_task_id=lambda kind: f"task({kind}-1)", **tasks),
         infotext_utils=_module("modules.infotext_utils", PasteField=FakePasteField),
         ui_components=_module("modules.ui_components", InputAccordion=input_accordion),
     )

@@ -22,6 +22,8 @@ ROOMS = (
     "lib_attn.preview",
     "lib_attn.attach",
     "lib_attn.learn.capture",
+    "lib_attn.learn.learners",
+    "lib_attn.learn.run",
     "lib_attn.webui",
     "lib_attn.learn.scenes",
     "lib_attn.lab.shared",

@@ -7,7 +7,10 @@ treats each row alike and is no matter here.
 
 from __future__ import annotations
 
+import dis
 import functools
+import inspect
+import types
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -25,6 +28,22 @@ def package_of(function: Any) -> str:
     while isinstance(function, functools.partial):
         function = function.func
     return str(getattr(function, "__module__", None) or type(function).__module__).partition(".")[0]
+
+
+def looks_at_arguments(function: Any) -> bool:
+    """Whether a callback's code uses what it is given at all; one that only counts steps (FreeU's) does not.
+
+    Of anything but a plain function it is assumed.
+    """
+    if not isinstance(function, types.FunctionType):
+        return True
+    code = function.__code__
+    lists = sum(bool(code.co_flags & flag) for flag in (inspect.CO_VARARGS, inspect.CO_VARKEYWORDS))
+    given = code.co_argcount + code.co_kwonlyargcount + lists
+    names = set(code.co_varnames[:given])
+    local = (step.argval for step in dis.get_instructions(code) if "FAST" in step.opname)
+    used = {name for found in local for name in (found if isinstance(found, tuple) else (found,))}
+    return not names.isdisjoint(used.union(code.co_cellvars))
 
 
 def is_replaced(module: Any, name: str = "forward") -> bool:

@@ -34,6 +34,12 @@ def model_state(model: Any) -> tuple:
     return id(model), id(getattr(model, "sd_checkpoint_info", None))
 
 
+def checkpoint(model: Any) -> tuple[str, str]:
+    """Name and hash of the checkpoint that `model` was loaded from; the hash is empty where the host has none."""
+    info = getattr(model, "sd_checkpoint_info", None)
+    return str(getattr(info, "name_for_extra", "")), str(getattr(info, "shorthash", None) or "")
+
+
 def apply_hypernetworks(context: Any) -> tuple[Any, Any]:
     """Contexts for K and for V after the hypernetworks that the prompt switched on."""
     return hypernetwork.apply_hypernetworks(shared.loaded_hypernetworks, context)

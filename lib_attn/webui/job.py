@@ -20,6 +20,8 @@ from lib_attn.unet.rows import Row
 from lib_attn.webui import api, grid, host, infotext, negatives, options, underdrawing, xyz
 
 ATTRIBUTE = "attention_lab"
+OBSERVERS = "attention_lab_observers"
+"""Attribute of a job with functions that make the observers of each pass, see `lib_attn.attach.Attachment`."""
 
 # Jobs that have a sampler prepared or sample right now; a safety net, no job's state is here.
 _live: weakref.WeakSet[Job] = weakref.WeakSet()
@@ -34,10 +36,11 @@ class Job:
     Args:
         settings: as the user wants them in this job.
         say: takes a sentence for the user; each is passed on once.
+        observers: make what looks on in each pass.
     """
 
-    def __init__(self, settings: Settings, say: Callable[[str], None]):
-        self.settings = settings
+    def __init__(self, settings: Settings, say: Callable[[str], None], observers: Sequence[Callable[[], Any]] = ()):
+        self.settings, self._observers = settings, observers
         self._say_to, self._said = say, set()
         self._techniques: tuple[Group, ...] = ()
         self._saving = False
@@ -74,13 +77,13 @@ class Job:
         self._techniques = self.settings.for_pass(hires)
         general = self.settings.general
         self._saving = general.enabled and general.skip_cfg1 and cfg == 1
-        if self._failed or not (self._techniques or self._saving):
+        if self._failed or not (self._techniques or self._saving or self._observers):
             return
         refusal = host.refusal()
         if refusal is None and not callable(getattr(sampler, "launch_sampling", None)):
             refusal = f"Attention Lab did nothing: {type(sampler).__name__} is a sampler that it does not know."
         if refusal is not None:
-            if self._techniques:
+            if self._techniques or self._observers:
                 self.say(refusal)
             return
         self._seeds, self._sampler = [int(seed) for seed in seeds], sampler
@@ -135,6 +138,7 @@ class Job:
                 save_negative=self._saving,
                 store=_store,
                 files=host.files,
+                observers=[make() for make in self._observers],
                 say=self.say,
             )
             # Until the first announced evaluation every call to the U-Net is somebody else's.
@@ -315,12 +319,12 @@ def begin(p: Any, args: Sequence[Any]) -> None:
         host.comment(p, message)
     if inner:
         return
-    active = list(settings.active())
-    if not active and not (settings.general.enabled and settings.general.skip_cfg1):
+    active, observers = list(settings.active()), getattr(p, OBSERVERS, ())
+    if not active and not observers and not (settings.general.enabled and settings.general.skip_cfg1):
         return
     # Weakly, so that the job on `p` does not keep `p` itself alive.
     target = weakref.ref(p)
-    job = Job(settings, lambda text: host.comment(target(), text))
+    job = Job(settings, lambda text: host.comment(target(), text), observers)
     setattr(p, ATTRIBUTE, job)
     if not getattr(p, "enable_hr", False):
         for group in active:

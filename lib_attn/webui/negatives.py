@@ -10,7 +10,7 @@ from typing import Any
 from modules import prompt_parser, script_callbacks, shared
 
 from lib_attn.unet.flight import CHUNK
-from lib_attn.unet.neighbours import OWN, package_of
+from lib_attn.unet.neighbours import OWN, looks_at_arguments, package_of
 from lib_attn.unet.rows import POSITIVE, Row
 from lib_attn.webui import host
 
@@ -95,8 +95,9 @@ def why_read(denoiser: Any) -> str:
 
 
 def _is_foreign(callback: Any) -> bool:
-    """Whether a registered callback is neither ours nor of an extension that comes with the host."""
-    return package_of(callback.callback) != OWN and BUILT_IN not in Path(callback.script).parts
+    """Whether a registered callback may read, and is neither ours nor of an extension that comes with the host."""
+    own = package_of(callback.callback) == OWN or BUILT_IN in Path(callback.script).parts
+    return not own and looks_at_arguments(callback.callback)
 
 
 def texts(denoiser: Any, rows: Sequence[Row] | None) -> list[Any] | None:

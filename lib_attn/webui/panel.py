@@ -94,7 +94,7 @@ def build(
         start_with: name of the preset that a freshly loaded page begins with, empty for none.
         compare: whether the page can draw the same seeds without and with; shows the button.
     """
-    panel, page = Panel(), _Page(elem_id, docs, files or Loader())
+    panel, page = Panel(), Page(elem_id, docs, files or Loader())
     general = [p for p in General.params() if p.name != "enabled"]
     master = General.params()[0]
     with switch(master.default, label=master.label, elem_id=elem_id(General.name)) as control:
@@ -118,8 +118,8 @@ def build(
     return panel
 
 
-class _Page:
-    """What all parts need to know of the page they are put on."""
+class Page:
+    """What all parts need to know of the page they are put on; see `build` for what is handed in."""
 
     def __init__(self, elem_id: Callable[[str], str], docs: Callable[[str], str] | None, files: Loader):
         self.id, self.docs, self._files = elem_id, docs, files
@@ -156,7 +156,7 @@ def control_id(param: Param, elem_id: Callable[[str], str]) -> str:
     return elem_id(f"{param.technique}_{param.name}")
 
 
-def _technique(panel: Panel, group: type[Group], page: _Page) -> None:
+def _technique(panel: Panel, group: type[Group], page: Page) -> None:
     params = [p for p in group.params() if p.name != "enabled"]
     enabled = group.params()[0]
     own: dict[str, Any] = {}
@@ -173,7 +173,7 @@ def _technique(panel: Panel, group: type[Group], page: _Page) -> None:
             basic = [p for p in params if not p.advanced]
             first = next(p for p in basic if p.kind in ("int", "float"))
             with gr.Row(elem_classes=["attention-lab-row"]):
-                panel.controls[first.key] = own[first.key] = _control(group, first, page)
+                panel.controls[first.key] = own[first.key] = control(group, first, page)
                 with gr.Column(elem_classes=["attention-lab-beside"]):
                     page.live(group.name)
                     reset = _transient(gr.Button(TEXTS["reset"], size="sm", elem_id=page.id(f"{group.name}_reset")))
@@ -188,7 +188,7 @@ def _technique(panel: Panel, group: type[Group], page: _Page) -> None:
     reset.click(lambda: [p.default for p in params], [], controls, show_progress="hidden")
 
 
-def _about(group: type[Group], page: _Page) -> str:
+def _about(group: type[Group], page: Page) -> str:
     link = ""
     if page.docs is not None:
         address = html.escape(page.docs(f"{group.name.replace('_', '-')}.md"), quote=True)
@@ -196,7 +196,7 @@ def _about(group: type[Group], page: _Page) -> str:
     return f'<p class="attention-lab-about"><span>{html.escape(group.about)}</span>{link}</p>'
 
 
-def _recorded(page: _Page, group: type[Group]) -> None:
+def _recorded(page: Page, group: type[Group]) -> None:
     with gr.Row(elem_classes=["attention-lab-buttons"]):
         gr.HTML('<p class="attention-lab-recorded"></p>', elem_id=page.id("recorded"))
         _transient(
@@ -206,13 +206,14 @@ def _recorded(page: _Page, group: type[Group]) -> None:
         )
 
 
-def _row(panel: Panel, group: type[Group], params: Iterable[Param], page: _Page) -> None:
+def _row(panel: Panel, group: type[Group], params: Iterable[Param], page: Page) -> None:
     with gr.Row(elem_classes=["attention-lab-row"]):
         for param in params:
-            panel.controls[param.key] = _control(group, param, page)
+            panel.controls[param.key] = control(group, param, page)
 
 
-def _control(group: type[Group], param: Param, page: _Page) -> Any:
+def control(group: type[Group], param: Param, page: Page) -> Any:
+    """The control of a parameter, put where one is on the page."""
     shared = {
         "value": param.default,
         "label": label(group, param),
@@ -231,7 +232,7 @@ def _control(group: type[Group], param: Param, page: _Page) -> Any:
     return gr.Textbox(placeholder=param.default, max_lines=1, **shared)
 
 
-def _file(param: Param, page: _Page, shared: dict[str, Any]) -> Any:
+def _file(param: Param, page: Page, shared: dict[str, Any]) -> Any:
     """A list of learned files, and a button that looks for them again. A pasted name that is not in it is shown too."""
     with gr.Row(elem_classes=["attention-lab-file"]):
         chosen = gr.Dropdown(choices=page.files(param.file), allow_custom_value=True, **shared)
@@ -262,7 +263,7 @@ class _Chosen:
     said: Any
 
 
-def _presets_head(page: _Page, presets: Presets, compare: bool) -> _Chosen:
+def _presets_head(page: Page, presets: Presets, compare: bool) -> _Chosen:
     with gr.Row(elem_classes=["attention-lab-presets"]):
         name = gr.Dropdown(presets.names(), value=None, label=TEXTS["preset"], elem_id=page.id("preset"), scale=3)
         with gr.Row(elem_classes=["attention-lab-buttons"]):
@@ -281,7 +282,7 @@ def _presets_head(page: _Page, presets: Presets, compare: bool) -> _Chosen:
     return _Chosen(name, about, all_off, versus, own, save, delete, said)
 
 
-def _preset_events(panel: Panel, chosen: _Chosen, page: _Page, presets: Presets, start_with: Callable[[], str]) -> None:
+def _preset_events(panel: Panel, chosen: _Chosen, page: Page, presets: Presets, start_with: Callable[[], str]) -> None:
     actions, controls = PresetActions(presets, start_with), panel.inputs()
     pending = gr.State("")
     quiet = {"show_progress": "hidden"}
@@ -298,7 +299,7 @@ def _preset_events(panel: Panel, chosen: _Chosen, page: _Page, presets: Presets,
     )
 
 
-def _live_events(page: _Page, live: Live) -> None:
+def _live_events(page: Page, live: Live) -> None:
     """The script presses a button, hands in what it sees on the page and shows the answer."""
     asked, answer = (_transient(gr.Textbox(visible=False, elem_id=page.id(name))) for name in ("asked", "answer"))
     prefix = json.dumps(page.prefix)
@@ -308,7 +309,7 @@ def _live_events(page: _Page, live: Live) -> None:
         ).then(None, [answer], [], _js=f"(text) => attentionLab.show({prefix}, text)")
 
 
-def _compare_events(button: Any, wish: Any, page: _Page) -> None:
+def _compare_events(button: Any, wish: Any, page: Page) -> None:
     """Set the wish, start the job, take the wish back: the job has its values by then."""
     prefix = json.dumps(page.prefix)
     button.click(None, [], [wish], _js=f"() => attentionLab.compare({prefix})")

@@ -5,6 +5,7 @@ python -m tests.conflicts.page
 """
 
 import json
+import re
 from pathlib import Path
 
 from tests.conflicts.jobs import KINDS, MASTER, ROUNDING, TECHNIQUES
@@ -78,24 +79,35 @@ def _more_wrong(seen: dict, technique: str) -> list[str]:
 
 
 def _details(found: dict) -> str:
-    wrong, spoken = [], []
+    wrong = []
     for neighbour in NEIGHBOURS:
         seen = found["beside"].get(neighbour.name, {})
         if seen.get("off", "equal") != "equal":
             wrong += [f"- {neighbour.name}, off: {text}" for text in seen["off"]]
-        sentences: dict[str, list[str]] = {}
         for technique in TECHNIQUES:
-            if technique not in seen:
-                continue
-            texts = [*seen[technique]["wrong"], *_more_wrong(seen, technique)]
-            wrong += [f"- {neighbour.name}, {technique}: {text}" for text in texts]
-            for job in seen[technique]["jobs"].values():
-                if isinstance(job, dict) and job["said"]:
-                    sentences.setdefault(job["said"], []).append(technique)
-        for sentence, techniques in sentences.items():
-            spoken.append(f"- {neighbour.name} ({', '.join(dict.fromkeys(techniques))}): {sentence}")
+            if technique in seen:
+                texts = [*seen[technique]["wrong"], *_more_wrong(seen, technique)]
+                wrong += [f"- {neighbour.name}, {technique}: {text}" for text in texts]
     text = "## What did not come out right\n\n" + ("\n".join(wrong) or "Nothing of what was tried.") + "\n\n"
-    return text + "## What was said\n\n" + ("\n".join(spoken) or "Nothing.") + "\n\n"
+    return text + "## What was said\n\n" + _spoken(found) + "\n\n"
+
+
+def _spoken(found: dict) -> str:
+    """Sentences in the answers and the neighbours they were said beside; without those that need no neighbour."""
+    alone = _sentences(found["beside"].get(NEIGHBOURS[0].name, {}))
+    beside: dict[str, list[str]] = {}
+    for neighbour in NEIGHBOURS[1:]:
+        for sentence in _sentences(found["beside"].get(neighbour.name, {})):
+            if sentence not in alone:
+                beside.setdefault(sentence, []).append(neighbour.name)
+    return "\n".join(f"- {sentence} *({'; '.join(names)})*" for sentence, names in beside.items()) or "Nothing."
+
+
+def _sentences(seen: dict) -> list[str]:
+    """Each once, of all jobs of all techniques."""
+    jobs = [job for technique in TECHNIQUES if technique in seen for job in seen[technique]["jobs"].values()]
+    texts = [job["said"] for job in jobs if isinstance(job, dict) and job["said"]]
+    return list(dict.fromkeys(sentence for text in texts for sentence in re.split(r"(?<=[.?]) (?=[A-Z])", text)))
 
 
 def _cases(found: dict) -> str:

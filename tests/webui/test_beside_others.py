@@ -1,6 +1,7 @@
 """Jobs beside other people's extensions: stand-ins with their habits, so that what holds does without them."""
 
 import contextlib
+import functools
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ import torch
 pytest.importorskip("ldm", reason="the tiny U-Nets are ldm's")
 
 from lib_attn.unet.families import find_layers
+from lib_attn.unet.neighbours import looks_at_arguments
 from lib_attn.webui.infotext import MESSAGES
 from tests.unets import snapshot
 from tests.webui.jobs import Job, Model, Sampler, run
@@ -309,6 +311,7 @@ def test_blocks_that_somebody_wrapped(host, script, model, late, technique, when
 
 def reader(params):
     """Reads both predictions."""
+    return params.x
 
 
 @pytest.mark.parametrize("name", ["on_cfg_denoised", "on_cfg_after_cfg"])
@@ -331,8 +334,27 @@ def test_readers_of_both_predictions(host, script, model, late, name, from_step)
     assert same(out[first:], plain(host, 1.0, steps=3)[first:])
 
 
+def test_who_does_not_look_is_no_reader(host, script, model, late):
+    """FreeU counts steps so, merely installed too."""
+    steps = []
+    late("on_cfg_denoised", lambda *_args, **_kwargs: steps.append(1))
+    p = job(host, 1.0)
+    with counted(model) as rows:
+        run(script, p, MASTER)
+    assert rows == [1, 1] and p.comments == {} and len(steps) == 2
+
+
+@pytest.mark.parametrize("function, looks", [
+    (lambda params: params.x, True), (lambda *params: params, True), (lambda **params: params.items(), True),
+    (lambda params: (lambda: params.x), True), (lambda params: (params, params), True), (print, True),
+    (functools.partial(print), True), (lambda params: None, False), (lambda *_, **__: [1], False),
+])  # fmt: skip
+def test_a_callback_looks_at_what_it_is_given(function, looks):
+    assert looks_at_arguments(function) is looks
+
+
 def test_the_hosts_own_readers_are_none(host, script, model, late):
-    code = compile("def inside(params): pass", "/webui/extensions-builtin/x/scripts/y.py", "exec")
+    code = compile("def inside(params): params.x", "/webui/extensions-builtin/x/scripts/y.py", "exec")
     exec(code, space := {"__name__": "y.py"})
     late("on_cfg_denoised", space["inside"])
     p = job(host, 1.0)

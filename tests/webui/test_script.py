@@ -45,6 +45,8 @@ def test_callbacks_are_registered_by_the_script_file_only(host):
                 "on_before_ui",
                 "on_ui_settings",
                 "on_script_unloaded",
+                "on_ui_tabs",
+                "on_app_started",
             ],
             1,
         )

@@ -6,9 +6,13 @@ from collections.abc import Callable
 
 import torch
 
-from lib_attn.techniques.depth_guide.head import Head, blurred, error
+from lib_attn.techniques.depth_guide.head import PREFIX, Head, blurred, error
+from lib_attn.techniques.depth_guide.maps import Map
+from lib_attn.techniques.depth_guide.settings import KIND
 
 from ..reference_model.loop import draw
+
+__all__ = ["KIND", "PREFIX", "Map", "train_head"]
 
 #: Predictions early in sampling are blurred, up to this many places.
 BLUR = 4.0

@@ -13,9 +13,6 @@ from torch import nn
 
 from lib_attn.lab.drawing.sampling import Request, decode, sample
 from lib_attn.learned.files import family_of_layers, save
-from lib_attn.techniques.depth_guide.head import PREFIX
-from lib_attn.techniques.depth_guide.maps import Map
-from lib_attn.techniques.depth_guide.settings import KIND
 from lib_attn.unet.families import find_layers
 from lib_attn.unet.layers import layer_keys
 
@@ -27,7 +24,7 @@ from ..scenes import layout, renderers, shards
 from ..scenes.guides import PICTURES
 from . import choices
 from .base import Base
-from .head import train_head
+from .head import KIND, PREFIX, Map, train_head
 from .recipe import Recipe
 
 MAPS = ("rgb", "depth", "normal", "mask")

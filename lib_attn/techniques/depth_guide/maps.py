@@ -59,6 +59,11 @@ class Maps:
     def get(self, drawn_of: Hashable) -> Map | None:
         return self._kept.get(drawn_of)
 
+    def swap(self) -> None:
+        """Give everything the map of another: what a picture that follows its map is held against."""
+        maps = list(self._kept.values())
+        self._kept = dict(zip(self._kept, maps[1:] + maps[:1], strict=True))
+
     def keep(self, drawn_of: Hashable, drawn: Map) -> None:
         """Keep a map; the oldest go when there are too many."""
         self._kept[drawn_of] = drawn

@@ -1,0 +1,318 @@
+"""Learning in the host: a job that draws pictures and makes a file of them, by the page and by the API."""
+
+import os
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from tests.learn.a_learner import LEARNER
+from tests.unets import snapshot
+from tests.webui.jobs import Job, Model, Sampler, run
+
+pytest.importorskip("ldm", reason="the tiny U-Nets are ldm's")
+gr = pytest.importorskip("gradio", reason="the page needs gradio (pip install gradio==3.41.2)")
+fastapi = pytest.importorskip("fastapi", reason="the route needs fastapi")
+
+ASKED = {
+    "kind": "means", "name": "mine", "prompts": "a cat\n\n  a dog  \n", "options": {"factor": 2},
+    "pictures": {"count": 3, "steps": 2, "width": 128, "height": 64},
+}  # fmt: skip
+
+
+class Host:
+    """The host's drawing, reduced: notes what is drawn; `event(number)` may press a button while a picture is drawn."""
+
+    def __init__(self, fake):
+        self.fake, self.drawn, self.event = fake, [], lambda number: None
+        self.passes = 0
+
+    def process_images(self, p):
+        (script,) = p.scripts.alwayson_scripts
+        assert p.do_not_save_samples and p.do_not_save_grid and fake_length(p, script) == 1
+        p.sampler = Sampler(self.fake, self.fake.script_callbacks, steps=p.steps, event=lambda step: self._step(step))
+        p.comments, p.extra_generation_params, p.seeds, p.is_hr_pass = {}, {}, [p.seed], False
+        run(script, p, *p.script_args[script.args_from : script.args_to])
+        self.drawn.append((p.prompt, p.seed))
+        self.fake.shared.state.job_no += 1
+
+    def _step(self, step):
+        if step == 1:
+            self.passes += 1
+            self.event(self.passes)
+
+
+def fake_length(p, script):
+    return len(p.script_args[script.args_from : script.args_to])
+
+
+@pytest.fixture
+def learning(host, script_module, monkeypatch, tmp_path):
+    """The module, in a host with folders of its own and one kind of file to learn."""
+    from lib_attn.learn import run as runs
+    from lib_attn.webui import learn_tab, learning
+
+    for module in (runs, learning, learn_tab):
+        monkeypatch.setattr(module, "learners", lambda: {"means": LEARNER})
+    monkeypatch.setattr(runs, "AT_MOST", 1e9)
+    monkeypatch.setattr(host.paths, "models_path", str(tmp_path / "models"))
+    monkeypatch.setattr(learning, "UNFINISHED", str(tmp_path / "unfinished"))
+    host.shared.sd_model = Model()
+    drawing = Host(host)
+    monkeypatch.setattr(host.processing, "process_images", drawing.process_images)
+    monkeypatch.setattr(host.processing, "StableDiffusionProcessingTxt2Img", lambda **fields: Processing(fields))
+    host.scripts.scripts_txt2img.alwayson_scripts = [
+        SimpleNamespace(title=lambda: "Another"), _placed(script_module.AttentionLab())
+    ]  # fmt: skip
+    host.shared.state.begin()
+    before = snapshot(host.shared.sd_model.unet)
+    learning.drawing = drawing
+    yield learning
+    assert snapshot(host.shared.sd_model.unet) == before
+    del learning.drawing
+
+
+def _placed(script):
+    script.args_from, script.args_to = 7, 40
+    return script
+
+
+class Processing(Job):
+    def __init__(self, fields):
+        super().__init__(**fields)
+
+    def close(self):
+        pass
+
+
+def made(host):
+    from lib_attn.webui.host import files
+
+    return files.load("means", "mine")
+
+
+def test_a_file_is_learned_with_the_hosts_own_drawing(learning, host):
+    said = learning.learn(ASKED)
+    assert said.startswith("mine is learned, from 3 pictures in ") and said.endswith(" s.")
+    assert learning.drawing.drawn == [("a cat", 1), ("a dog", 2), ("a cat", 3)]
+    file = made(host)
+    assert file.about["learned"]["options"]["factor"] == 2.0 and file.about["learned"]["pictures"]["width"] == 128
+    assert os.listdir(learning.UNFINISHED) == []
+    assert host.shared.state.job_count == 3 and host.shared.state.textinfo == "Learning from what was seen"
+
+
+def test_positive_and_negative_are_told_apart(learning, host, monkeypatch):
+    from lib_attn.learn import run as runs
+
+    seen = []
+    learner = LEARNER.__class__(
+        **{**vars(LEARNER), "learn": lambda c, o, layers: (seen.append(c), LEARNER.learn(c, o, layers))[1]}
+    )
+    monkeypatch.setattr(runs, "learners", lambda: {"means": learner})
+    learning.learn(ASKED)
+    key = list(seen[0].shapes)[-1]
+    signs = [seen[0].moment(key, "q", sign=sign) for sign in (0, 1)]
+    assert all(s.any() for s in signs) and not torch.equal(*signs)
+    assert set(seen[0].tokens(key)["sign"].tolist()) == {0, 1}
+
+
+@pytest.mark.parametrize("button", ["interrupted", "skipped"])
+def test_an_interrupted_run_goes_on_without_loss(learning, host, button):
+    learning.learn(ASKED | {"name": "whole"})
+    learning.drawing.passes = 0
+    learning.drawing.event = lambda number: setattr(host.shared.state, button, number == 2)
+    assert learning.learn(ASKED) == "Interrupted after 1 of 3 pictures. The same again goes on from there."
+    assert not os.path.exists(os.path.join(host.paths.models_path, "attention-lab", "mine.safetensors"))
+    learning.drawing.event, learning.drawing.drawn = lambda number: None, []
+    host.shared.state.begin()
+    assert learning.learn(ASKED).startswith("mine is learned")
+    assert learning.drawing.drawn == [("a dog", 2), ("a cat", 3)]
+    from lib_attn.webui.host import files
+
+    whole = files.load("means", "whole").tensors
+    assert whole.keys() == made(host).tensors.keys()
+    assert all(torch.equal(value, made(host).tensors[name]) for name, value in whole.items())
+
+
+def test_stopping_after_the_present_picture_keeps_it(learning, host):
+    learning.drawing.event = lambda number: setattr(host.shared.state, "stopping_generation", True)
+    assert learning.learn(ASKED).startswith("Interrupted after 1 of 3")
+    host.shared.state.begin()
+    learning.drawing.event, learning.drawing.drawn = lambda number: None, []
+    learning.learn(ASKED)
+    assert learning.drawing.drawn == [("a dog", 2), ("a cat", 3)]
+
+
+@pytest.mark.parametrize(
+    "changes, sentence",
+    [
+        ({"kind": "other"}, "The kind is one of means"),
+        ({"kind": None}, "The kind is one of means"),
+        ({"name": ""}, "The name of the file"),
+        ({"name": "../mine"}, "The name of the file"),
+        ({"name": "/tmp/mine"}, "The name of the file"),
+        ({"name": "a\0b"}, "The name of the file"),
+        ({"name": 3}, "The name of the file"),
+        ({"path": "/tmp"}, "There is no field path"),
+        ({"prompts": 3}, "Prompts are a text"),
+        ({"prompts": [1]}, "Prompts are a text"),
+        ({"prompts": ["x" * 2001]}, "There may be 1000 prompts"),
+        ({"prompts": "x\n" * 1001}, "There may be 1000 prompts"),
+        ({"pictures": {"count": "many"}}, "pictures.count is a number"),
+        ({"pictures": {"count": 10**9}}, "pictures.count = 1000000000 is outside"),
+        ({"pictures": {"blocks": "nowhere"}}, "pictures.blocks: 'nowhere' is no block"),
+        ({"pictures": {"blocks": "out99"}}, "This model has no attention in the layers out99"),
+        ({"pictures": [1]}, "Pictures are told as a dictionary"),
+        ({"options": {"factor": float("nan")}}, "means.factor has to be finite"),
+        ({"options": {"path": "x"}}, "means has no parameter 'path'"),
+    ],
+)  # fmt: skip
+def test_what_is_not_understood_is_one_sentence_and_nothing_is_drawn(learning, changes, sentence):
+    with pytest.raises(ValueError, match=f"^{sentence}"):
+        learning.learn(ASKED | changes)
+    assert learning.drawing.drawn == []
+
+
+def test_what_is_asked_is_a_dictionary(learning):
+    with pytest.raises(ValueError, match="dictionary of named fields"):
+        learning.learn([1])
+
+
+def test_a_file_is_replaced_only_where_that_is_wanted(learning, host):
+    learning.learn(ASKED)
+    with pytest.raises(ValueError, match="There is a learned file mine already"):
+        learning.learn(ASKED)
+    first = made(host)
+    learning.learn(ASKED | {"options": {"factor": 3}, "replace": True})
+    assert made(host).hash != first.hash
+
+
+def test_our_own_prompts_where_there_are_none(learning):
+    from lib_attn.learn.run import PROMPTS
+
+    learning.learn(ASKED | {"prompts": " \n"})
+    assert [prompt for prompt, _ in learning.drawing.drawn] == list(PROMPTS[:3])
+
+
+def test_an_unsupported_model_is_said(learning, host):
+    host.shared.sd_model = SimpleNamespace(unet=host.shared.sd_model.unet)
+    with pytest.raises(ValueError, match="Nothing can be learned: this model has no U-Net"):
+        learning.learn(ASKED)
+    host.sd_unet.current_unet = object()
+    with pytest.raises(ValueError, match="SD Unet setting"):
+        learning.learn(ASKED)
+
+
+def test_what_the_job_says_ends_the_run(learning, host, monkeypatch):
+    """A picture of which nothing could be seen is no picture to learn from."""
+    draw = learning.drawing.process_images
+
+    def process_images(p):
+        draw(p)
+        p.comment("Attention Lab did nothing: another extension is in the way.")
+
+    monkeypatch.setattr(host.processing, "process_images", process_images)
+    with pytest.raises(ValueError, match="^Attention Lab did nothing: another extension is in the way$"):
+        learning.learn(ASKED)
+
+
+def test_a_file_that_cannot_be_written_is_said(learning, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(ValueError, match="cannot be written: No space left on device"):
+        learning.learn(ASKED)
+
+
+def client(learning, *dependencies, guarded=True):
+    from fastapi.testclient import TestClient
+
+    app = fastapi.FastAPI()
+    if guarded:
+        app.add_api_route(learning.GUARDED, lambda: {}, methods=["POST"], dependencies=list(dependencies))
+    learning.add_route(None, app)
+    return TestClient(app)
+
+
+def test_the_route_learns_and_answers(learning, host):
+    answer = client(learning).post(learning.ROUTE, json=ASKED)
+    assert answer.status_code == 200 and answer.json()["info"].startswith("mine is learned")
+    assert made(host).tensors and host.shared.state.job == ""
+    again = client(learning).post(learning.ROUTE, json=ASKED)
+    assert again.status_code == 422
+    assert again.json()["detail"] == "There is a learned file mine already: choose another name, or Replace."
+    assert client(learning).post(learning.ROUTE, json=[1]).status_code == 422
+    assert client(learning).get(learning.ROUTE).status_code == 405
+
+
+def test_the_route_has_the_hosts_guard(learning):
+    from fastapi import Depends, HTTPException
+    from fastapi.security import HTTPBasic, HTTPBasicCredentials
+
+    def guard(credentials: HTTPBasicCredentials = Depends(HTTPBasic())):  # noqa: B008
+        if credentials.password != "right":
+            raise HTTPException(status_code=401)
+
+    page = client(learning, Depends(guard))
+    for auth in (None, ("user", "wrong")):
+        assert page.post(learning.ROUTE, json=ASKED, auth=auth).status_code == 401
+    assert learning.drawing.drawn == []
+    assert page.post(learning.ROUTE, json=ASKED, auth=("user", "right")).status_code == 200
+
+
+def test_without_the_hosts_api_there_is_no_route(learning):
+    assert client(learning, guarded=False).post(learning.ROUTE, json=ASKED).status_code == 404
+
+
+@pytest.fixture
+def tab(learning):
+    from lib_attn.webui import learn_tab
+
+    ((blocks, title, ident),) = learn_tab.build()
+    assert (title, ident) == ("Attention Lab", "attention_lab")
+    return blocks
+
+
+def components(blocks):
+    return {c.elem_id: c for c in blocks.blocks.values() if getattr(c, "elem_id", None)}
+
+
+def test_the_page_has_a_control_for_everything(tab):
+    from lib_attn.learn.run import Pictures
+
+    found = components(tab)
+    names = ["kind", "name", "prompts", "replace", "start", "stop", "said", "progress"]
+    names += [f"{p.technique}_{p.name}" for g in (Pictures, LEARNER.options) for p in g.params()]
+    assert {f"attention_lab_learn_{name}" for name in names} <= found.keys()
+    labels = [c.label for c in found.values() if getattr(c, "label", None)]
+    assert len(labels) == len(set(labels))
+    assert not [c for c in tab.blocks.values() if isinstance(c, (gr.File, gr.UploadButton))], "no path from the page"
+
+
+def test_the_page_learns(tab, learning, host):
+    start = next(d for d in tab.dependencies if d["js"] == "attentionLab.learn")
+    inputs = [tab.blocks[i] for i in start["inputs"]]
+    values = [getattr(c, "value", None) for c in inputs]
+    learn = tab.fns[tab.dependencies.index(start)].fn
+    given = {"name": "mine", "prompts": "a cat", "pictures_count": 2, "means_factor": 5.0}
+    for i, control in enumerate(inputs):
+        name = (control.elem_id or "").removeprefix("attention_lab_learn_")
+        values[i] = given.get(name, values[i])
+    (said,) = learn(*values)
+    assert "mine is learned, from 2 pictures" in said and made(host).about["learned"]["options"]["factor"] == 5.0
+    (said,) = learn(*values)
+    assert "There is a learned file mine already" in said and "<script" not in said
+
+
+def test_interrupt_presses_the_hosts_button(tab, host):
+    (stop,) = [d for d in tab.dependencies if not d["inputs"]]
+    tab.fns[tab.dependencies.index(stop)].fn()
+    assert host.shared.state.interrupted and not stop["queue"]
+
+
+def test_without_anything_to_learn_there_is_no_tab(learning, monkeypatch):
+    from lib_attn.webui import learn_tab
+
+    monkeypatch.setattr(learn_tab, "learners", dict)
+    assert learn_tab.build() == []
