@@ -53,6 +53,7 @@ class AttentionLab(scripts.Script):
 
     def before_process(self, p, *args):
         job.clear(p)
+        job.reserve(p, args)
         compare.before(p, self, args)
 
     def process(self, p, *args):

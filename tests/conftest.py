@@ -247,6 +247,7 @@ def install_fake_host(data_path):
         sd_models=_module("modules.sd_models", model_data=SimpleNamespace(sd_model=None)),
         images=_module("modules.images", get_font=font),
         devices=_module("modules.devices", cpu="cpu"),
+        extensions=_module("modules.extensions", active=lambda: []),
         rng=_module("modules.rng"),
         sd_samplers=_module("modules.sd_samplers"),
         processing=_module(

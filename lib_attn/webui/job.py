@@ -17,9 +17,10 @@ from lib_attn.techniques import ORDER
 from lib_attn.unet.families import UnsupportedModel
 from lib_attn.unet.layers import parse_selector
 from lib_attn.unet.rows import Row
-from lib_attn.webui import api, grid, host, infotext, negatives, options, underdrawing, xyz
+from lib_attn.webui import api, controlnet, grid, host, infotext, negatives, options, underdrawing, xyz
 
 ATTRIBUTE = "attention_lab"
+RESERVED = "attention_lab_reserved"
 OBSERVERS = "attention_lab_observers"
 """Attribute of a job with functions that make the observers of each pass, see `lib_attn.attach.Attachment`."""
 
@@ -58,6 +59,7 @@ class Job:
         self._words = negatives.Words()
         self._failed_with_fewer = self._failed = False
         self.asked = False
+        self.reserved: controlnet.Reserved | None = None
         self.pictures: list[Any] = []
 
     def say(self, text: str) -> None:
@@ -102,13 +104,22 @@ class Job:
         for group in self.settings.active():
             if not group.draws_first or host.refusal() is not None:
                 continue
+            reserved, self.reserved = self.reserved, None
             try:
-                maps = underdrawing.draw(p, group, conds, _store, self.say)
+
+                def draw(group=group):
+                    return underdrawing.draw(p, group, conds, _store, self.say)
+
+                maps = reserved.draw(p, draw) if reserved else draw()
                 self.pictures += underdrawing.shown(p, group, maps)
             except Exception:
                 host.log.exception("The map could not be drawn")
                 self.say("The map could not be drawn, see the log: the picture comes without it.")
                 continue
+            if maps:
+                self._acted.add(group.name)
+            if maps and reserved:
+                self.changed.add(group.name)
             infotext.write_maps(p.extra_generation_params, [drawn.hash for drawn in maps])
 
     def _sample(self, original: Callable, *args: Any, **kwargs: Any) -> Any:
@@ -306,6 +317,21 @@ def finish(p: Any, processed: Any = None) -> None:
         processed.infotexts.extend([processed.info] * len(pictures))
 
 
+def reserve(p: Any, args: Sequence[Any]) -> None:
+    """Before anybody reads the arguments of job `p`: reserve what the map, which is drawn later, is handed to."""
+    setattr(p, RESERVED, (None, []))
+    settings, _ = xyz.overridden(api.read_args(args)[0], dict(getattr(p, xyz.ATTRIBUTE, None) or {}))
+    for group in settings.active():
+        if group.draws_first and group.guide == "ControlNet":
+            said: list[str] = []
+            try:
+                setattr(p, RESERVED, (controlnet.reserve(p, group, said.append), said))
+            except Exception:
+                host.log.exception("ControlNet could not be asked")
+                said.append("The picture is drawn without its map: ControlNet could not be asked, see the log.")
+                setattr(p, RESERVED, (None, said))
+
+
 def begin(p: Any, args: Sequence[Any]) -> None:
     """Read the settings of job `p`, write its infotext and tell the user what was not understood."""
     clear(p)
@@ -326,6 +352,9 @@ def begin(p: Any, args: Sequence[Any]) -> None:
     target = weakref.ref(p)
     job = Job(settings, lambda text: host.comment(target(), text), observers)
     setattr(p, ATTRIBUTE, job)
+    job.reserved, said = getattr(p, RESERVED, (None, []))
+    for text in said:
+        job.say(text)
     if not getattr(p, "enable_hr", False):
         for group in active:
             if group.hires == "only":

@@ -1,7 +1,11 @@
 """Two passes in one job of the host: the map, drawn with other blocks by the host's sampler, then the picture."""
 
+import importlib
+import sys
+from enum import Enum
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -76,8 +80,6 @@ def model(host):
 
 @pytest.fixture
 def script(host, script_module, model, tmp_path, monkeypatch):
-    import sys
-
     host_room = sys.modules["lib_attn.webui.host"]
     sys.modules["lib_attn.webui.job"]._store.clear()
     write(tmp_path, model.unet, blocks())
@@ -211,3 +213,119 @@ def test_a_file_that_does_not_fit_is_told(host, script, model, tmp_path, tensors
 def test_off_no_map_is_drawn(host, script):
     plain = job(host).sampler.sample(job(host))
     assert same(run(script, job(host), {"depth_guide": {"file": "relief"}}), plain) and not MapSampler.made
+
+
+class Option(Enum):
+    BOTH, LOW_RES_ONLY, HIGH_RES_ONLY = "Both", "Low res only", "High res only"
+
+
+class Unit(SimpleNamespace):
+    """``ControlNetUnit``, as far as it is used."""
+
+    def __init__(self, **fields):
+        super().__init__(**{"enabled": False, "hr_option": Option.BOTH, "image": None, "model": "None", **fields})
+
+
+class ControlNet:
+    """``external_code`` of Mikubill/sd-webui-controlnet, and the script that has read its units."""
+
+    ControlNetUnit = Unit
+
+    def __init__(self, units, models=("control_v11f1p_sd15_depth [cfd03158]",)):
+        self.units, self.models, self.latest_network = units, list(models), None
+        self.starts = []
+
+    def find_cn_script(self, runner):
+        return self
+
+    def get_all_units_in_processing(self, p):
+        return list(self.units)
+
+    def get_models(self, update=False):
+        return self.models
+
+    def update_cn_script_in_processing(self, p, units):
+        assert len(units) == len(self.units)
+        self.units = units
+
+    def process(self):
+        """What the extension does in its own ``process``."""
+        params = [
+            SimpleNamespace(
+                start_guidance_percent=u.guidance_start, stop_guidance_percent=u.guidance_end, weight=u.weight,
+                hint_cond=torch.from_numpy(u.image).permute(2, 0, 1)[None] / 255, hr_hint_cond=None,
+            )
+            for u in self.units if u.enabled
+        ]  # fmt: skip
+        self.latest_network = SimpleNamespace(control_params=params)
+        return params
+
+
+USED = {"enabled": True, "image": np.zeros((128, 128, 3), np.uint8), "guidance_start": 0.1, "guidance_end": 1.0, "weight": 1.0}
+
+
+@pytest.fixture
+def controlnet(host, monkeypatch):
+    def install(*units, **options):
+        there = ControlNet([Unit(**u) for u in units], **options)
+        monkeypatch.setattr(host.extensions, "active", lambda: [SimpleNamespace(name="sd-webui-controlnet")])
+        monkeypatch.setitem(sys.modules, "extensions.sd-webui-controlnet.scripts.external_code", there)
+        monkeypatch.setattr(importlib, "import_module", _import_fake(importlib.import_module))
+        return there
+
+    return install
+
+
+def _import_fake(real):
+    return lambda name, *a: sys.modules[name] if name.startswith("extensions.") else real(name, *a)
+
+
+def with_controlnet(script, p, there, args):
+    """A job in which ControlNet reads its units before the map is drawn."""
+    processed = SimpleNamespace(images=[], infotexts=[], info="")
+    script.before_process(p, args)
+    params = there.process() if there else []
+    script.process(p, args)
+    script.process_before_every_sampling(p, args, c="c", uc="uc")
+    out = p.sampler.sample(p)
+    script.postprocess_batch(p, args, batch_number=0)
+    script.postprocess(p, processed, args)
+    return out, processed.images, params
+
+
+TO_CONTROLNET = {"depth_guide": {**ON["depth_guide"], "guide": "ControlNet", "strength": 1.2, "until": 0.5, "hires": "off"}}
+
+
+def test_controlnet_gets_the_map_and_rests_while_it_is_drawn(host, script, controlnet):
+    there = controlnet(USED, {}, {})
+    p = job(host)
+    p.scripts, p.batch_size, plain = None, 1, job(host).sampler.sample(job(host))
+    seen = []
+    made = host.sd_samplers.create_sampler
+    host.sd_samplers.create_sampler = lambda *a: seen.append(
+        [one.start_guidance_percent for one in there.latest_network.control_params]
+    ) or made(*a)
+    out, pictures, (other, ours) = with_controlnet(script, p, there, TO_CONTROLNET)
+    host.sd_samplers.create_sampler = made
+    assert [u.enabled for u in there.units] == [True, True, False]
+    unit = there.units[1]
+    assert unit.model.startswith("control_v11f1p_sd15_depth") and unit.weight == 1.2 and unit.module == "none"
+    assert unit.hr_option is Option.LOW_RES_ONLY and unit.image.shape == (128, 128, 3)
+    assert seen == [[2.0, 2.0]] and (other.start_guidance_percent, ours.start_guidance_percent) == (0.1, 0.0)
+    expected = torch.nn.functional.interpolate(
+        torch.from_numpy(np.asarray(pictures[0])).permute(2, 0, 1)[None] / 255, (128, 128), mode="bilinear"
+    )
+    torch.testing.assert_close(ours.hint_cond, expected)
+    assert other.hint_cond.abs().max() == 0 and same(out, plain) and not p.comments
+
+
+@pytest.mark.parametrize(
+    "units, models, why",
+    [((USED,), ("depth",), "no free unit"), (({},), ("canny",), "no depth model"), (None, (), "not installed")],
+)
+def test_without_a_place_in_controlnet_it_says_so(host, script, controlnet, units, models, why):
+    there = controlnet(*units, models=models) if units else None
+    p = job(host)
+    p.scripts, p.batch_size, plain = None, 1, job(host).sampler.sample(job(host))
+    out, pictures, _ = with_controlnet(script, p, there, TO_CONTROLNET)
+    assert same(out, plain) and len(pictures) == 1 and any(why in text for text in p.comments)

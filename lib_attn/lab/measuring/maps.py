@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -16,6 +15,7 @@ from lib_attn.lab.judging import geometry
 from lib_attn.lab.judging.judge import Judge
 from lib_attn.lab.judging.metrics import score
 from lib_attn.lab.judging.prompts import pair_prompts, single_prompts
+from lib_attn.lab.shared.progress import Progress, silent
 from lib_attn.learn.scenes.layout import Scene
 from lib_attn.store import Store
 
@@ -47,7 +47,7 @@ class MapsSpec:
 
 
 def measure(
-    model: LabModel, judge: Judge, spec: MapsSpec, variant: Variant, progress: Callable[[], None] = lambda: None
+    model: LabModel, judge: Judge, spec: MapsSpec, variant: Variant, progress: Progress = silent
 ) -> dict:
     """Figures on the maps that `variant` draws first, on the pictures of the same seeds without a map, with it and with
     the map of another prompt, and on the time. Every mean comes with its standard error."""
@@ -56,13 +56,13 @@ def measure(
     for request in spec.requests():
         store = Store()
         for name in drawn:
+            progress(name)
             if name == "shuffled":
                 store.get("maps").swap()
             latents = sample(model, request, FULL if name == "unguided" else variant, store=store)
             drawn[name] += [np.asarray(p) for p in decode(model, latents)]
             if name == "guided":
                 maps += [m.picture for m in store.get("maps").current]
-            progress()
     return {
         "maps": _maps(maps, spec),
         "pictures": _pictures(drawn, maps, judge, spec),
