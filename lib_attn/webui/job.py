@@ -324,12 +324,13 @@ def reserve(p: Any, args: Sequence[Any]) -> None:
     for group in settings.active():
         if group.draws_first and group.guide == "ControlNet":
             said: list[str] = []
+            say, reserved = said.append, None
             try:
-                setattr(p, RESERVED, (controlnet.reserve(p, group, said.append), said))
+                reserved = controlnet.reserve(p, group, say)
             except Exception:
                 host.log.exception("ControlNet could not be asked")
-                said.append("The picture is drawn without its map: ControlNet could not be asked, see the log.")
-                setattr(p, RESERVED, (None, said))
+                say("The picture is drawn without its map: ControlNet could not be asked, see the log.")
+            setattr(p, RESERVED, (reserved, said))
 
 
 def begin(p: Any, args: Sequence[Any]) -> None:

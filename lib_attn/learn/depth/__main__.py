@@ -47,9 +47,11 @@ def parser() -> argparse.ArgumentParser:
         ("batch", "maps a step, over all processes"),
         ("rank", "of the deltas of lora"),
         ("seed", "of everything drawn at random"),
+        ("head_scenes", "pictures that the network which reads maps learns from"),
+        ("head_steps", "length of its training"),
     ):
         default = getattr(Recipe(), name)
-        p.add_argument(f"--{name}", type=int, help=f"{what} (default {default})")
+        p.add_argument(f"--{name.replace('_', '-')}", type=int, help=f"{what} (default {default})")
     p.add_argument("--lr", type=float, help=f"highest learning rate (default {Recipe().lr})")
     p.add_argument("--precision", choices=("no", "bf16", "fp16"), help="accelerate's mixed precision (default no)")
     p.add_argument("--threads", type=int, default=0, help="torch threads of each process, 0 for torch's choice")
@@ -60,7 +62,8 @@ def choose_recipe(args: argparse.Namespace, base: Base) -> Recipe:
     """The recipe of an unfinished run in the folder, or the default, with what is asked for."""
     kept = args.work / f"{args.map or Recipe().map}-{args.train or Recipe().train}.json"
     recipe = Recipe.load(kept) if kept.exists() else Recipe()
-    named = ("map", "train", "scenes", "size", "steps", "batch", "rank", "seed", "lr", "precision")
+    named = ("map", "train", "scenes", "size", "steps", "batch", "rank", "seed", "lr", "precision", "head_scenes",
+             "head_steps")  # fmt: skip
     asked = {name: getattr(args, name) for name in named if getattr(args, name) is not None}
     checkpoint = f"{base.path.stem} {base.digest}"
     if recipe.checkpoint not in ("", checkpoint):
