@@ -6,8 +6,8 @@
 
 Of each layer are kept
 
-- uncentred second moments ``mean x x^T`` of q, of k and of the attention's result, for each head, stretch of the
-  timesteps and sign of the rows;
+- second moments ``mean x x^T`` of q, of k, of k without the mean over its row (``spread``; what all keys have in common
+  drops out of a softmax) and of the attention's result, for each head, stretch of the timesteps and sign of the rows;
 - a uniform sample of tokens: the layer's input x and its q, k and v.
 
 It looks on only: the layer is computed as if nobody were there. Edits of q, k and v by techniques are not seen.
@@ -27,7 +27,7 @@ from lib_attn.unet.layers import Layer, layer_keys
 from lib_attn.unet.rows import POSITIVE
 from lib_attn.unet.self_attention import Call
 
-MOMENTS = ("q", "k", "out")
+MOMENTS = ("q", "k", "spread", "out")
 TENSORS = ("x", "q", "k", "v")
 SIGNS = 2  # positive rows, all others
 STRETCHES = 4
@@ -113,13 +113,14 @@ class Capture:
             out = F.scaled_dot_product_attention(*heads_first, scale=call.scale).transpose(1, 2)
             for sign in set(signs):
                 rows = [i for i, s in enumerate(signs) if s == sign]
-                self._moments[key].take(stretch, sign, [t[rows] for t in (q, k, out)])
+                tensors = q, k, k - k.mean(1, keepdim=True), out
+                self._moments[key].take(stretch, sign, [t[rows] for t in tensors])
         if key in self._sampled:
             label = torch.tensor([stretch * SIGNS + sign for sign in signs], dtype=torch.uint8)
             self._sampled[key].take((call.x.float(), q, k, v), label, self._generator)
 
     def moment(self, key: str, name: str, stretch: int | None = None, sign: int | None = None) -> torch.Tensor:
-        """Second moment ``[H, d, d]`` of ``q``, ``k`` or ``out`` of a layer; zeros where nothing was seen.
+        """Second moment ``[H, d, d]``, one of `MOMENTS`, of a layer; zeros where nothing was seen.
 
         Args:
             stretch, sign: of which only (sign 0: positive rows, 1: all others); None: of all.
@@ -188,7 +189,7 @@ class _Moments:
         self._rows = torch.zeros(stretches, SIGNS)
 
     def take(self, stretch: int, sign: int, tensors: Sequence[torch.Tensor]) -> None:
-        """Add rows of q, k and the attention's result, ``[B, n, H, d]``; each row counts alike."""
+        """Add rows of what `MOMENTS` names, ``[B, n, H, d]``; each row counts alike."""
         count = self._rows[stretch, sign]
         count += len(tensors[0])
         for name, x in zip(MOMENTS, tensors, strict=True):

@@ -16,15 +16,19 @@ from typing import TYPE_CHECKING, Any
 from lib_attn.schema import Technique
 from lib_attn.techniques.contrast.settings import Contrast
 from lib_attn.techniques.depth_guide.settings import DepthGuide
+from lib_attn.techniques.dictionary.settings import Dictionary
 from lib_attn.techniques.key_mix.settings import KeyMix
 from lib_attn.techniques.near_sighted.settings import NearSighted
 from lib_attn.techniques.negative_skip.settings import NegativeSkip
 from lib_attn.techniques.step_skip.settings import StepSkip
+from lib_attn.techniques.thin_qk.settings import ThinQk
 
 if TYPE_CHECKING:
     from lib_attn.techniques.base import Runtime
 
-TECHNIQUES: tuple[type[Technique], ...] = (NearSighted, NegativeSkip, Contrast, KeyMix, DepthGuide, StepSkip)
+TECHNIQUES: tuple[type[Technique], ...] = (
+    Dictionary, NearSighted, NegativeSkip, Contrast, KeyMix, ThinQk, DepthGuide, StepSkip,
+)  # fmt: skip
 ORDER = tuple(technique.name for technique in TECHNIQUES)
 
 

@@ -132,10 +132,10 @@ class Job:
             self.release()
 
     def _attach(self) -> None:
-        model = host.current_model()
         self._detach()
-        self._model_state = host.model_state(model)
         try:
+            model = host.current_model()
+            self._model_state = host.model_state(model)
             self._attachment = attach(
                 model,
                 self._techniques,
@@ -206,17 +206,26 @@ class Job:
         self._model_state = ()
 
     def _detach(self) -> None:
-        if self._attachment is not None:
-            self.pictures += [host.picture(values) for _, values in self._attachment.pictures()]
-            self._acted |= self._attachment.acted | self._attachment.spoke
-            self._failed_with_fewer |= self._attachment.failed_with_fewer
-            self._failed |= self._attachment.failed
-            self.changed |= self._attachment.acted
-            for group in self._techniques:
-                if group.name in self._due:
-                    self._idle[group] = _why_idle(self._attachment, group)
-            self._attachment.detach()
-            self._attachment = None
+        attachment, self._attachment = self._attachment, None
+        if attachment is None:
+            return
+        try:
+            self._note(attachment)
+        except Exception:
+            host.log.exception("Attention Lab cannot say what it did")
+        finally:
+            attachment.detach()
+
+    def _note(self, attachment: Any) -> None:
+        """Keep what a pass has to show and to tell."""
+        self.pictures += [host.picture(values) for _, values in attachment.pictures()]
+        self._acted |= attachment.acted | attachment.spoke
+        self._failed_with_fewer |= attachment.failed_with_fewer
+        self.changed |= attachment.acted
+        for group in self._techniques:
+            if group.name in self._due:
+                self._idle[group] = _why_idle(attachment, group)
+        self._failed |= attachment.failed
 
     def say_if_idle(self) -> None:
         """Name the techniques that changed no pass so far. A small first pass before a large hires pass is no news."""

@@ -129,8 +129,8 @@ def _draw(run: Run, prompt: str, seed: int) -> bool:
         return False
     p = processing.StableDiffusionProcessingTxt2Img(
         sd_model=shared.sd_model, prompt=prompt, seed=seed, steps=pictures.steps, cfg_scale=pictures.cfg,
-        width=pictures.width, height=pictures.height, sampler_name="Euler a", do_not_save_samples=True,
-        do_not_save_grid=True,
+        width=pictures.width, height=pictures.height, sampler_name="Euler a", scheduler="Automatic",
+        do_not_save_samples=True, do_not_save_grid=True,
     )  # fmt: skip
     with closing(p):
         setattr(p, job.OBSERVERS, [run.capture.observer])

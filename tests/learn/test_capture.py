@@ -75,6 +75,10 @@ def test_second_moments_against_plain_sums(unet, seen):
             late = [t[2:] for t in plain[key][name][6:]]  # the last quarter of the timesteps, negatives
             got = capture.moment(key, name, stretch=3, sign=1)
             torch.testing.assert_close(got.double(), second_moment(late, shape.heads), rtol=1e-4, atol=1e-5)
+        rows = torch.cat(plain[key]["k"]).unflatten(-1, (shape.heads, -1))
+        spread = (rows - rows.mean(1, keepdim=True)).flatten(-2)
+        got = capture.moment(key, "spread").double()
+        torch.testing.assert_close(got, second_moment([spread], shape.heads), rtol=1e-4, atol=1e-5)
         # Of the attention's result a part of the tokens is taken, with repeats: 8 x 8 tokens, 256 draws of 64 at most.
         got, whole = capture.moment(key, "out").double(), second_moment(plain[key]["out"], shape.heads)
         assert (got - whole).norm() < 0.2 * whole.norm(), key

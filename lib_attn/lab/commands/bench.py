@@ -5,6 +5,8 @@ from __future__ import annotations
 from lib_attn.lab.commands import (
     bench_ablation,
     bench_deviation,
+    bench_dictionary,
+    bench_front,
     bench_maps,
     bench_memory,
     bench_negative,
@@ -18,7 +20,7 @@ from lib_attn.lab.commands import (
 def add_commands(commands) -> None:
     """Add ``bench`` with its own subcommands."""
     bench = commands.add_parser("bench", help="measure speed, deviation and seams, and write the report")
-    kinds = "speed|memory|deviation|ablation|seams|negative|steps|maps|report"
+    kinds = "speed|memory|deviation|ablation|seams|negative|steps|front|dictionary|look|maps|report"
     inner = bench.add_subparsers(dest="measurement", required=True, metavar=kinds)
     for module in (
         bench_speed,
@@ -29,6 +31,8 @@ def add_commands(commands) -> None:
         bench_negative,
         bench_steps,
         bench_maps,
+        bench_front,
+        bench_dictionary,
         bench_report,
     ):
         module.add_commands(inner)

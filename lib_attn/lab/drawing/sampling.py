@@ -181,6 +181,12 @@ def _predict(model: LabModel, x, timestep, context, guided: bool) -> torch.Tenso
         return model.unet(x, timesteps, context=context).float().cpu()
 
 
+def predictor(model: LabModel, caption: str = "") -> Callable[[torch.Tensor, float], torch.Tensor]:
+    """``predict(x [1, 4, h, w], timestep)`` with a caption, without guidance."""
+    context = model.text([caption])
+    return lambda x, timestep: _predict(model, x, torch.tensor(timestep), context, guided=False)
+
+
 def _step_options(scheduler, generators) -> dict:
     return {"generator": generators} if "generator" in inspect.signature(scheduler.step).parameters else {}
 

@@ -74,7 +74,7 @@ class NearSightedRuntime(Runtime):
             if len(set(plans)) == 1:
                 return near_sighted_attention(q, k, v, plans[0], **options)
             # Rows of one image share their borders, so that it comes out as if it were drawn alone.
-            out = torch.empty_like(q)
+            out = q.new_empty(*q.shape[:3], v.shape[-1])
             for plan in dict.fromkeys(plans):
                 index = torch.tensor([i for i, p in enumerate(plans) if p == plan], device=q.device)
                 out[index] = near_sighted_attention(q[index], k[index], v[index], plan, **options)

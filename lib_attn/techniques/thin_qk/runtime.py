@@ -1,0 +1,170 @@
+"""Thin queries and keys on a U-Net: which layers, how many channels, and whether it saves time there."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from lib_attn.learned.files import LearnedFile
+from lib_attn.learned.header import Refused
+from lib_attn.techniques.base import Context, Runtime
+from lib_attn.techniques.thin_qk.maps import KeptMaps, LayerMaps, moments_of
+from lib_attn.techniques.thin_qk.maths import lost, thin
+from lib_attn.techniques.thin_qk.ranks import ROUND, Curve, ranks
+from lib_attn.techniques.thin_qk.timing import pays
+from lib_attn.unet.layers import layer_keys, parse_selector
+
+LEAST_POINTS = 2048  # of a layer that is worth a thought where the choice is left to us
+ROUND_GPU = 32  # fast kernels there work in buckets of 32 or 64 channels
+SAMPLE = 1024  # points whose queries and keys are held against what the file says
+STRANGE = 3.0  # times what the file says is lost, in the geometric mean of layers; the noisiest step alone makes it 2
+NEGLIGIBLE = 0.002  # share of the energy below which it does not matter how much is lost
+
+
+@dataclass(frozen=True)
+class Thinned:
+    """Maps ``[H, d, r]`` of a layer on its device."""
+
+    q: torch.Tensor
+    k: torch.Tensor
+    v: torch.Tensor | None
+    out: torch.Tensor | None
+
+
+class ThinQkRuntime(Runtime):
+    """Thin queries and keys over one sampling pass."""
+
+    narrows = True
+
+    def __init__(self, settings, context: Context):
+        super().__init__(settings, context)
+        self._selector = parse_selector(settings.blocks)
+        self._keys = dict(zip((x.index for x in context.layers), layer_keys(context.layers), strict=True))
+        self._maps = self._kept_maps()
+        self._curves: dict[str, tuple[LayerMaps, Curve]] = {}
+        self._budget: dict[str, int] | None = None
+        self._plans: dict[tuple, Thinned | None] = {}
+        self._losses: dict[int, tuple[float, float]] = {}
+        self._why = "at this size no layer is worth it"
+        self._file: LearnedFile | None = None
+        self._off = self._compared = False
+        try:
+            self._file = context.learned(settings.name, settings.file) if settings.file else None
+        except Refused as refused:
+            self._off = True
+            self._say(str(refused))
+
+    def _kept_maps(self) -> KeptMaps:
+        store, place = self._context.store, f"{self._settings.name} maps"
+        found = store.get(place) or KeptMaps()
+        store.keep(place, found)
+        return found
+
+    def wants_self(self, layer) -> bool:
+        held = self._file is None or self._keys[layer.index] in self._file.layers
+        return not self._off and held and (self._selector.auto or self._selector.matches(layer))
+
+    def edits(self, call) -> bool:
+        """Whether the layer is thinned; decided at its first call, when the host has put its LoRA into the weights."""
+        s, points = self._settings, call.x.shape[1]
+        small = self._selector.auto and points < LEAST_POINTS
+        if self._off or small or not call.moment.within(s.start, s.end):
+            return False
+        place = call.layer.index, points
+        if place not in self._plans:
+            self._plans[place] = self._plan(call, points)
+        return self._plans[place] is not None
+
+    def _plan(self, call, points: int) -> Thinned | None:
+        s, one = self._settings, call.project_input(call.x[:1, :1])[0]
+        heads, width = one.shape[2:]
+        step = ROUND if one.device.type == "cpu" else ROUND_GPU
+        try:
+            rank = self._rank(call.layer, step)
+            maps, _ = self._curve(call.layer)
+        except ValueError as error:
+            return self._stand_back(str(error))
+        if rank >= width:
+            self._why = "with these values every channel is kept"
+            return None
+        values = rank if s.values else width
+        if s.when == "faster" and not pays(one.device, one.dtype, points, heads, width, rank, values):
+            self._why = f"on this device {rank} of {width} channels are no faster than all of them"
+            self._say(f"Thin QK computes layers of {points} points in full: {self._why}.")
+            return None
+        q, k, v, out = (m[..., :rank].to(one.device, one.dtype) for m in (maps.q, maps.k, maps.v, maps.out))
+        if not all(torch.isfinite(m).all() for m in (q, k, v, out)):
+            return self._stand_back("its numbers are out of range")
+        if call.scale is None:
+            q = q * (rank / width) ** 0.5  # whoever attends divides by the root of the width that he sees
+        return Thinned(q, k, v if s.values else None, out.mT if s.values else None)
+
+    def _stand_back(self, reason: str) -> None:
+        """Do nothing any more, and say why."""
+        self._off, self._why = True, reason
+        if self._file is not None:
+            self._say(str(Refused(self._file.name, reason)))
+        else:
+            self._say(f"Thin QK computes the rest of the picture in full: {reason}.")
+
+    def _rank(self, layer, step: int) -> int:
+        s, key = self._settings, self._keys[layer.index]
+        if s.choose != "budget":
+            return ranks(s, {key: self._curve(layer)[1]}, {key: layer.depth}, step)[key]
+        if self._budget is None:
+            # Of all layers at once; where weights are not final yet, only the shares depend on it.
+            layers = {self._keys[x.index]: x for x in self._context.layers if self.wants_self(x)}
+            curves = {k: self._maps.get(k, self._moments(x), s.maps)[1] for k, x in layers.items()}
+            self._budget = ranks(s, curves, {k: x.depth for k, x in layers.items()}, step)
+        return self._budget[key]
+
+    def _curve(self, layer) -> tuple[LayerMaps, Curve]:
+        key = self._keys[layer.index]
+        if key not in self._curves:
+            self._curves[key] = self._maps.get(key, self._moments(layer), self._settings.maps)
+        return self._curves[key]
+
+    def _moments(self, layer) -> dict[str, torch.Tensor]:
+        return moments_of(layer, self._file and self._file.tensors, self._keys[layer.index])
+
+    def edit(self, call, q, k, v):
+        """Thin q, k and, if wanted, v ``[B, N, H, r]``."""
+        maps = self._plans[call.layer.index, call.x.shape[1]]
+        if self._file is not None and not self._compared:
+            self._compare(call.layer, q, k, maps.q.shape[-1])
+        return thin(q, maps.q), thin(k, maps.k), v if maps.v is None else thin(v, maps.v), None
+
+    def result(self, call, out):
+        """The attention's result ``[B, N, H, d]`` of thin values."""
+        maps = self._plans[call.layer.index, call.x.shape[1]]
+        return out if maps.out is None else thin(out, maps.out)
+
+    def _compare(self, layer, q, k, rank: int) -> None:
+        """Hold what the layers lose in their first calls against what the file says, when the second calls begin."""
+        if layer.index not in self._losses:
+            maps, curve = self._curves[self._keys[layer.index]]
+            few = slice(None, None, max(1, q.shape[1] // SAMPLE))
+            with torch.autocast(q.device.type, enabled=False):
+                measured = lost((maps.q[..., :rank], maps.k[..., :rank]), q[:, few].float(), k[:, few].float())
+            self._losses[layer.index] = measured, 1.0 - curve.mean[rank - 1]
+            return
+        self._compared = True
+        pairs = list(self._losses.values())
+        times = sum(math.log((found + NEGLIGIBLE) / (told + NEGLIGIBLE)) for found, told in pairs) / len(pairs)
+        if times > math.log(STRANGE):
+            percent, expected = (f"{100 * sum(losses) / len(losses):.1f} %" for losses in zip(*pairs, strict=True))
+            name = self._file.name
+            self._say(
+                f"Thin QK: this picture's queries and keys lose {percent} of their energy where {expected} were "
+                f"expected. The file {name} was learned from another checkpoint, or a LoRA is strong: learn it anew, "
+                "or choose no file."
+            )
+
+    def why_idle(self):
+        """Why nothing was thinned."""
+        return self._why
+
+
+RUNTIME = ThinQkRuntime
