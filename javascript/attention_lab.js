@@ -281,9 +281,7 @@ var attentionLab = (function() {
     function learn() {
         var args = Array.from(arguments);
         args[0] = randomId();
-        var box = find("attention_lab_learn_progress");
-        find("attention_lab_learn_said").textContent = "";
-        requestProgress(args[0], box, null, () => updateSoon());
+        requestProgress(args[0], find("attention_lab_learn_progress"), null, updateSoon);
         return args;
     }
 

@@ -133,7 +133,11 @@ class Attachment:
         self._handles: list[Any] = []
         self._forwards: list[tuple[Any, Any]] = []
         if self._runtimes:
-            self._install()
+            try:
+                self._install()
+            except BaseException:
+                self.detach()
+                raise
 
     def __enter__(self) -> Attachment:
         return self
@@ -222,17 +226,26 @@ class Attachment:
 
     def why_idle(self, name: str) -> str | None:
         """What the technique `name` itself says on why it did nothing, as the end of a sentence."""
-        return next((r.why_idle() for r in self._runtimes if self._names.get(id(r)) == name), None)
+        runtime = next((r for r in self._runtimes if self._names.get(id(r)) == name), None)
+        return None if runtime is None else self._ask(runtime.why_idle, None)
 
     def pictures(self) -> list[tuple[int, Any]]:
         """(image, map ``[h, w]`` with values 0 … 1) that the techniques have to show so far."""
         found = []
         for runtime in self._runtimes:
-            shown = runtime.pictures()
+            shown = self._ask(runtime.pictures, {})
             if shown:
                 self._mark(self.acted, runtime)
             found += shown.items()
         return found
+
+    def _ask(self, question: Callable, otherwise: Any) -> Any:
+        """The answer of a technique to a question after sampling; `otherwise` where it fails: there is a picture."""
+        try:
+            return question()
+        except Exception:
+            self._guard.stand_back()
+            return otherwise
 
     def detach(self) -> None:
         """Remove every patch. Safe to call twice."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,13 @@ from tqdm import tqdm
 from lib_attn.lab.commands.options import add_model_options, describe, model_of
 from lib_attn.lab.drawing import embedded
 from lib_attn.lab.drawing.checkpoint import LabModel
-from lib_attn.lab.drawing.sampling import SAMPLERS, Request, evaluations, sample
+from lib_attn.lab.drawing.encoder import encoded, picture_files, read_picture
+from lib_attn.lab.drawing.sampling import SAMPLERS, Request, evaluations, predictor, sample
 from lib_attn.lab.drawing.variants import watched
 from lib_attn.lab.shared.errors import LabError
 from lib_attn.lab.shared.results import file_hash
 from lib_attn.lab.shared.sizes import check_size
+from lib_attn.learn import shown
 from lib_attn.learn.learners import learners
 from lib_attn.learn.run import PROMPTS, Pictures, Plan, Run
 from lib_attn.learned.files import LearnedFile
@@ -47,6 +49,9 @@ def build_parser() -> argparse.ArgumentParser:
         options.add_argument(
             "--sampler", metavar="NAME", default="Euler a", help=f"{', '.join(SAMPLERS)} (default Euler a)"
         )
+        if learner.look:
+            options.add_argument("--pictures", type=Path, metavar="FOLDER", help="learn from these, and draw none")
+            options.add_argument("--caption", default="", metavar="TEXT", help="what is on them (default: nothing)")
         for group in (Pictures, learner.options):
             for parameter in group.params():
                 shown = f"--{parameter.name.replace('_', '-')}"
@@ -64,12 +69,25 @@ def plan_of(args: argparse.Namespace) -> Plan:
     spec = model_of(args)
     if args.file.suffix != SUFFIX or not is_learned(args.file.stem):
         raise LabError(f"{args.file.name} is no name of a learned file: it ends with {SUFFIX}.")
+    checkpoint, options = (spec.file.stem, file_hash(spec.file)), _group(learners()[args.kind].options, args)
+    if files_of(args):
+        names = [f"{file.name} {file_hash(file)}" for file in files_of(args)]
+        return shown.plan_of(args.kind, names, options, args.caption, checkpoint)
     own = PROMPTS if args.checkpoint else embedded.PROMPTS
     usual = {"width": spec.side, "height": spec.side}
     pictures = _group(Pictures, args, usual)
     check_size(pictures.height, pictures.width)
-    checkpoint = spec.file.stem, file_hash(spec.file)
-    return Plan(args.kind, pictures, _group(learners()[args.kind].options, args), _prompts(args) or own, checkpoint)
+    return Plan(args.kind, pictures, options, _prompts(args) or own, checkpoint)
+
+
+def files_of(args: argparse.Namespace) -> list[Path]:
+    """The user's own pictures to learn from.
+
+    Raises:
+        LabError: when there is none in the folder.
+    """
+    folder = getattr(args, "pictures", None)
+    return [] if folder is None else picture_files(folder)
 
 
 def _group(group: type[Group], args: argparse.Namespace, usual: dict[str, Any] | None = None) -> Any:
@@ -90,8 +108,13 @@ def _prompts(args: argparse.Namespace) -> tuple[str, ...]:
     return tuple(filter(None, map(str.strip, lines)))
 
 
-def learn(plan: Plan, model: LabModel, path: Path, sampler: str) -> LearnedFile:
+def learn(
+    plan: Plan, model: LabModel, path: Path, sampler: str, see: Callable[[Run], Iterator[None]] | None = None
+) -> LearnedFile:
     """Draw what `plan` wants and write the file; goes on from an unfinished run beside it.
+
+    Args:
+        see: ``see(run)`` shows the model what the run lacks and yields after each picture; None: pictures are drawn.
 
     Raises:
         LabError: with one sentence, when it cannot be learned.
@@ -100,7 +123,12 @@ def learn(plan: Plan, model: LabModel, path: Path, sampler: str) -> LearnedFile:
         run = Run(plan, find_layers(model.unet), path.with_name(f"{path.stem}{UNFINISHED}{SUFFIX}"))
         if run.dropped:
             print("An unfinished run of other settings is begun anew.", file=sys.stderr)
-        _draw(run, model, sampler)
+        if see is None:
+            _draw(run, model, sampler)
+        else:
+            left = plan.pictures.count - run.done
+            for _ in tqdm(see(run), total=left, desc="pictures", file=sys.stderr):
+                pass
         return run.finish(path)
     except ValueError as error:
         raise LabError(f"{str(error).rstrip('.')}.") from None
@@ -125,12 +153,20 @@ def _draw(run: Run, model: LabModel, sampler: str) -> None:
             run.drawn()
 
 
+def show_files(run: Run, model: LabModel, args: argparse.Namespace) -> Iterator[None]:
+    """Show a model the user's own pictures that a run still lacks."""
+    pictures = (read_picture(file, model.side) for file in files_of(args)[run.done :])
+    return shown.show(run, model.unet, predictor(model, args.caption), encoded(model_of(args), pictures))
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     try:
         args = build_parser().parse_args(arguments)
         plan = plan_of(args)
-        file = learn(plan, model_of(args).load(), args.file, args.sampler)
+        model = model_of(args).load()
+        see = (lambda run: show_files(run, model, args)) if files_of(args) else None
+        file = learn(plan, model, args.file, args.sampler, see)
         size, seconds = args.file.stat().st_size / 2**20, file.about["learned"]["seconds"]
         print(f"Written: {args.file} ({size:.1f} MiB, {seconds:.0f} s, {file.family}).")
         return 0

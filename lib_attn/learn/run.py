@@ -50,7 +50,7 @@ class Pictures(Group):
     height: int = param(512, "Height", "The same for their height.", 64, 2048, 8, unit="px")
     cfg: float = param(7.0, "CFG scale", "Guidance scale. 1: the negative stream is not seen.", 1.0, 30.0, 0.5)
     seed: int = param(1, "Seed", "Of the first picture; the others count up.", 0, 2**32 - 1)
-    blocks: str = param(
+    layers: str = param(
         "all",
         "Layers",
         "Where attention is looked at: all, in, mid, out, in4, out6-11, d0, d1-2, !mid; separated by commas.",
@@ -93,7 +93,7 @@ class Run:
     def __init__(self, plan: Plan, layers: Sequence[Layer], unfinished: Path):
         self.plan, self._layers, self._unfinished = plan, tuple(layers), unfinished
         self._learner = learners()[plan.kind]
-        chosen, wants = chosen_by(plan.pictures.blocks, parse_selector("all")), self._learner.wants(plan.options)
+        chosen, wants = chosen_by(plan.pictures.layers, parse_selector("all")), self._learner.wants(plan.options)
         wants["memory"] = min(wants.get("memory", MEMORY), MEMORY)
         self.capture = Capture(layers, blocks=chosen.matches, **wants)
         if not self.capture.shapes:

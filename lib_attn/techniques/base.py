@@ -73,6 +73,7 @@ class Runtime:
 
     Attributes:
         extends: it adds keys, so that fast paths of others, which count on as many keys as tokens, stand back.
+        narrows: it changes the width of heads, so it edits after all others.
         compares: it needs the negative's rows.
         reads_text: it needs the negative prompt's text.
         through: number of outer blocks that rows left out by `enter` still pass; 0: they are left out of all.
@@ -82,6 +83,7 @@ class Runtime:
     """
 
     extends = False
+    narrows = False
     compares = False
     reads_text = False
     through = 0

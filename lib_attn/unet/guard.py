@@ -61,10 +61,10 @@ class Guard:
                 self.failed_with_fewer = True
                 why = FAILED_BEFORE
                 self._say(f"Attention Lab computes every row from now on: {why}. See the log.")
-                self._boundary.complete()
-                self._flight.rows = self._boundary.inner_rows
                 args, kwargs = self.arguments
                 try:
+                    self._boundary.complete()
+                    self._flight.rows = self._boundary.inner_rows
                     _restore(generators)
                     return plain(*args, **kwargs)
                 except Exception:

@@ -61,8 +61,11 @@ class Call:
         self.bias = None
         for runtime in self.edits:
             q, k, v, bias = runtime.edit(self, q, k, v)
-            if bias is not None:
-                self.bias = bias
+            if self.bias is not None:
+                # Keys are added behind those that are there.
+                before = F.pad(self.bias, (0, k.shape[1] - self.bias.shape[-1]))
+                bias = before if bias is None else before + bias
+            self.bias = bias
         return q, k, v
 
     def project_input(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -93,6 +96,10 @@ class Call:
             out = function(q, k, v, *args, **options)
         for runtime in reversed(self.edits):
             out = runtime.result(self, out)
+        return self.finish(out)
+
+    def finish(self, out: torch.Tensor) -> torch.Tensor:
+        """Project a result ``[B, N, H, d]`` of attention back to ``[B, N, C]``."""
         out = out.flatten(-2)
         _, _, _, to_out = self._family.projections(self.module)
         return to_out(out.to(self.x.dtype) if self._upcast else out)
@@ -148,7 +155,8 @@ class SelfAttentionHook:
             return exact()
         call = Call(layer, x, grid, self._flight.rows, self._flight.moment, exact, self._hooks)
         asked = [r for r in self._editors if r.wants_self(layer)]
-        editors = tuple(r for r in asked if r.edits(call))
+        # Who adds keys finds as many as tokens; who narrows the heads comes when nobody counts on their width any more.
+        editors = tuple(sorted((r for r in asked if r.edits(call)), key=lambda r: (r.narrows, r.extends)))
         for runtime in asked:
             self._note(runtime, runtime in editors)
         if editors:

@@ -17,9 +17,10 @@ from lib_attn.techniques import ORDER
 from lib_attn.unet.families import UnsupportedModel
 from lib_attn.unet.layers import parse_selector
 from lib_attn.unet.rows import Row
-from lib_attn.webui import api, grid, host, infotext, negatives, options, xyz
+from lib_attn.webui import api, controlnet, grid, host, infotext, negatives, options, underdrawing, xyz
 
 ATTRIBUTE = "attention_lab"
+RESERVED = "attention_lab_reserved"
 OBSERVERS = "attention_lab_observers"
 """Attribute of a job with functions that make the observers of each pass, see `lib_attn.attach.Attachment`."""
 
@@ -58,6 +59,7 @@ class Job:
         self._words = negatives.Words()
         self._failed_with_fewer = self._failed = False
         self.asked = False
+        self.reserved: controlnet.Reserved | None = None
         self.pictures: list[Any] = []
 
     def say(self, text: str) -> None:
@@ -97,6 +99,29 @@ class Job:
         sampler.launch_sampling = launch_sampling
         _live.add(self)
 
+    def draw_first(self, p: Any, conds: tuple[Any, Any]) -> None:
+        """Have what a technique wants drawn before the picture of `p` drawn, and show it."""
+        for group in self.settings.active():
+            if not group.draws_first or host.refusal() is not None:
+                continue
+            reserved, self.reserved = self.reserved, None
+            try:
+
+                def draw(group=group):
+                    return underdrawing.draw(p, group, conds, _store, self.say)
+
+                maps = reserved.draw(p, draw) if reserved else draw()
+                self.pictures += underdrawing.shown(p, group, maps)
+            except Exception:
+                host.log.exception("The map could not be drawn")
+                self.say("The map could not be drawn, see the log: the picture comes without it.")
+                continue
+            if maps:
+                self._acted.add(group.name)
+            if maps and reserved:
+                self.changed.add(group.name)
+            infotext.write_maps(p.extra_generation_params, [drawn.hash for drawn in maps])
+
     def _sample(self, original: Callable, *args: Any, **kwargs: Any) -> Any:
         self._restore_sampler()
         self._sampling, self._due = True, set()
@@ -107,10 +132,10 @@ class Job:
             self.release()
 
     def _attach(self) -> None:
-        model = host.current_model()
         self._detach()
-        self._model_state = host.model_state(model)
         try:
+            model = host.current_model()
+            self._model_state = host.model_state(model)
             self._attachment = attach(
                 model,
                 self._techniques,
@@ -181,17 +206,26 @@ class Job:
         self._model_state = ()
 
     def _detach(self) -> None:
-        if self._attachment is not None:
-            self.pictures += [host.picture(values) for _, values in self._attachment.pictures()]
-            self._acted |= self._attachment.acted | self._attachment.spoke
-            self._failed_with_fewer |= self._attachment.failed_with_fewer
-            self._failed |= self._attachment.failed
-            self.changed |= self._attachment.acted
-            for group in self._techniques:
-                if group.name in self._due:
-                    self._idle[group] = _why_idle(self._attachment, group)
-            self._attachment.detach()
-            self._attachment = None
+        attachment, self._attachment = self._attachment, None
+        if attachment is None:
+            return
+        try:
+            self._note(attachment)
+        except Exception:
+            host.log.exception("Attention Lab cannot say what it did")
+        finally:
+            attachment.detach()
+
+    def _note(self, attachment: Any) -> None:
+        """Keep what a pass has to show and to tell."""
+        self.pictures += [host.picture(values) for _, values in attachment.pictures()]
+        self._acted |= attachment.acted | attachment.spoke
+        self._failed_with_fewer |= attachment.failed_with_fewer
+        self.changed |= attachment.acted
+        for group in self._techniques:
+            if group.name in self._due:
+                self._idle[group] = _why_idle(attachment, group)
+        self._failed |= attachment.failed
 
     def say_if_idle(self) -> None:
         """Name the techniques that changed no pass so far. A small first pass before a large hires pass is no news."""
@@ -292,6 +326,22 @@ def finish(p: Any, processed: Any = None) -> None:
         processed.infotexts.extend([processed.info] * len(pictures))
 
 
+def reserve(p: Any, args: Sequence[Any]) -> None:
+    """Before anybody reads the arguments of job `p`: reserve what the map, which is drawn later, is handed to."""
+    setattr(p, RESERVED, (None, []))
+    settings, _ = xyz.overridden(api.read_args(args)[0], dict(getattr(p, xyz.ATTRIBUTE, None) or {}))
+    for group in settings.active():
+        if group.draws_first and group.guide == "ControlNet":
+            said: list[str] = []
+            say, reserved = said.append, None
+            try:
+                reserved = controlnet.reserve(p, group, say)
+            except Exception:
+                host.log.exception("ControlNet could not be asked")
+                say("The picture is drawn without its map: ControlNet could not be asked, see the log.")
+            setattr(p, RESERVED, (reserved, said))
+
+
 def begin(p: Any, args: Sequence[Any]) -> None:
     """Read the settings of job `p`, write its infotext and tell the user what was not understood."""
     clear(p)
@@ -312,17 +362,26 @@ def begin(p: Any, args: Sequence[Any]) -> None:
     target = weakref.ref(p)
     job = Job(settings, lambda text: host.comment(target(), text), observers)
     setattr(p, ATTRIBUTE, job)
+    job.reserved, said = getattr(p, RESERVED, (None, []))
+    for text in said:
+        job.say(text)
     if not getattr(p, "enable_hr", False):
         for group in active:
             if group.hires == "only":
                 job.say(f"{group.label} acts only in the hires pass, and this picture has none.")
 
 
-def before_sampling(p: Any) -> None:
-    """The host is about to sample a pass of `p`; its sampler, model and sizes are final."""
+def before_sampling(p: Any, conds: tuple[Any, Any] = (None, None)) -> None:
+    """The host is about to sample a pass of `p`; its sampler, model and sizes are final.
+
+    Args:
+        conds: what it made of the prompts and the negative prompts.
+    """
     job = job_of(p)
     if job is not None:
         hires, cfg = bool(getattr(p, "is_hr_pass", False)), getattr(p, "cfg_scale", None)
+        if not hires:
+            job.draw_first(p, conds)
         job.prepare(p.sampler, getattr(p, "seeds", None) or [], hires, cfg)
 
 

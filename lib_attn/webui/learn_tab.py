@@ -17,7 +17,7 @@ PREFIX = "attention_lab_learn_"
 TEXTS = {
     "about": "Draws pictures with the loaded model and learns from what its attention sees meanwhile. The file is put "
     "into the folder attention-lab among the models.",
-    "kind": "For",
+    "kind": "What to learn",
     "name": "Name of the file to make",
     "prompts": "Prompts, one a line",
     "no_prompts": f"Empty: a list of {len(PROMPTS)} prompts of many kinds",
@@ -64,7 +64,9 @@ def _lay_out(known: Mapping[str, Learner], page: panel.Page) -> None:
             with gr.Row():
                 start = gr.Button(TEXTS["learn"], variant="primary", elem_id=page.id("start"))
                 stop = gr.Button(TEXTS["interrupt"], elem_id=page.id("stop"))
-            gr.HTML("", elem_id=page.id("progress"))
+            # The host puts its bar beside what it is given, at the top of what holds that.
+            with gr.Column(elem_classes=["attention-lab-progress"]):
+                gr.HTML("", elem_id=page.id("progress"))
             said = gr.HTML("", elem_id=page.id("said"))
     task = gr.Textbox("", visible=False)
 
@@ -86,9 +88,13 @@ def _lay_out(known: Mapping[str, Learner], page: panel.Page) -> None:
         call_queue.wrap_gradio_gpu_call(learn, extra_outputs=[]),
         [task, kind, name, prompts, replace, *pictures, *controls], [said], _js="attentionLab.learn",
     )  # fmt: skip
+    start.click(lambda: "", [], [said], queue=False, show_progress="hidden")
     stop.click(lambda: shared.state.interrupt(), [], [], queue=False)
 
 
 def _controls(group: Any, page: panel.Page) -> list[Any]:
-    with gr.Row(elem_classes=["attention-lab-row"]):
-        return [panel.control(group, param, page) for param in group.params()]
+    params, found = group.params(), []
+    for pair in (params[i : i + 2] for i in range(0, len(params), 2)):
+        with gr.Row(elem_classes=["attention-lab-row"]):
+            found += [panel.control(group, param, page) for param in pair]
+    return found

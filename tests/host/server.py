@@ -78,6 +78,10 @@ class Webui:
         self.probe("reload", {})
         self.wait(starts=starts + 1)
 
+    @property
+    def process_id(self):
+        return self._process.pid
+
     def tail(self):
         return self.log.read_text(errors="replace")[-3000:]
 

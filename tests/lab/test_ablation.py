@@ -123,13 +123,13 @@ def test_figures_are_those_of_the_pictures(model, monkeypatch):
 
             return [expected(scene) for scene in scenes], np.zeros((len(pictures), 32, 32), bool)
 
-    before = ablation._draw
+    before = ablation.draw
 
     def draw(model, spec, asked, variant):
         scenes[:] = asked
         return before(model, spec, asked, variant)
 
-    monkeypatch.setattr(ablation, "_draw", draw)
+    monkeypatch.setattr(ablation, "draw", draw)
     row = ablation.measure(model, Right(), replace(SPEC, modes=(), levels=False))[0]
     assert row.accuracy == 1.0 and row.accuracy_error == 0.0
     assert set(row.parts) <= {"floor"} and row.agreement_pictures <= 1

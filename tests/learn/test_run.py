@@ -136,7 +136,7 @@ def test_layers_are_chosen_and_must_be_there(unet, tmp_path):
 
 
 def _blocks(text):
-    return Plan("means", Pictures(blocks=text), Means())
+    return Plan("means", Pictures(layers=text), Means())
 
 
 def test_memory_is_what_a_file_can_hold(unet, tmp_path):

@@ -1,19 +1,25 @@
 """Jobs, samplers and denoisers like the host's, reduced to what an extension can see of them."""
 
+import copy
+import random
 from types import SimpleNamespace
 
+import numpy
 import torch
 
-from tests.unets import tiny_unet
+from tests.unets import probe, snapshot, tiny_unet
+
+#: Changes to `tiny_unet` that make it a small one with attention on both of its levels.
+FLAT = {"channel_mult": [1, 2], "num_res_blocks": 1, "attention_resolutions": [2, 1]}
 
 
 class Model:
-    """Stands for shared.sd_model: a U-Net inside, and the name of its checkpoint."""
+    """Stands for shared.sd_model: a U-Net inside (`changes`: see `tiny_unet`), and the name of its checkpoint."""
 
     cond_stage_key = "txt"
 
-    def __init__(self, seed=0):
-        self.model = SimpleNamespace(diffusion_model=tiny_unet(seed))
+    def __init__(self, seed=0, **changes):
+        self.model = SimpleNamespace(diffusion_model=tiny_unet(seed, **changes))
         self.sd_checkpoint_info = object()
 
     @property
@@ -144,3 +150,84 @@ def run(script, p, *args, passes=1):
     script.postprocess_batch(p, *args, batch_number=0)
     script.postprocess(p, None, *args)
     return out
+
+
+class Edited(Sampler):
+    """Two images; the second has another prompt from the third step on. Errors in callbacks are caught, as by the host.
+
+    `inside` is called in the middle of the U-Net with the number of rows there.
+    """
+
+    def __init__(self, host, inside=None, steps=4, **others):
+        super().__init__(host, host.script_callbacks, weights=((1.0,), (1.0,)), steps=steps, **others)
+        self.sampler_extra_args["cond_scale"] = 7.0
+        first, later = self.sampler_extra_args["cond"].batch[1][0].schedules[0], self._schedule(130)[0]
+        first.end_at_step = 1
+        self.sampler_extra_args["cond"].batch[1][0].schedules = [first, later]
+        self.inside = inside
+
+    def sample(self, p):
+        middle = self.host.shared.sd_model.unet.middle_block
+        handle = middle.register_forward_pre_hook(probe(lambda module, args: self._inside(len(args[0]))))
+        try:
+            return super().sample(p)
+        finally:
+            handle.remove()
+
+    def _inside(self, rows):
+        if self.inside is not None:
+            self.inside(rows)
+
+    def _call(self, name, params):
+        caught(lambda: super(Edited, self)._call(name, params))
+
+
+def caught(function, *args, **kwargs):
+    """Call as the host does: errors of extensions end in its log, what interrupts does not."""
+    try:
+        return function(*args, **kwargs)
+    except Exception:
+        return None
+
+
+def draw(script, sampler, settings):
+    """A job in the host's order of hooks. Returns what the sampler gave, None after a fault, and the job."""
+    p, out = Job(sampler, seeds=[1, 2]), None
+    try:
+        caught(script.before_process, p, settings)
+        caught(script.process, p, settings)
+        caught(script.process_before_every_sampling, p, settings)
+        out = p.sampler.sample(p)
+        caught(script.postprocess_batch, p, settings, batch_number=0)
+        caught(script.postprocess, p, None, settings)
+    except (Interrupted, RuntimeError):
+        out = None
+    return None if out == "interrupted" else out, p
+
+
+class Belongings:
+    """What no job may change: the model's weights and everything on its modules, options, random generators."""
+
+    def __init__(self, host):
+        unet = host.shared.sd_model.unet
+        self._weights = {name: tensor.clone() for name, tensor in unet.state_dict().items()}
+        self._rest = self._look(host)
+
+    def _look(self, host):
+        options = {name: value for name, value in vars(host.shared.opts).items() if not callable(value)}
+        return {
+            "patches": snapshot(host.shared.sd_model.unet), "options": copy.deepcopy(options),
+            "torch": torch.random.get_rng_state().numpy().tobytes(), "python": random.getstate(),
+            "numpy": numpy.random.get_state()[1].tobytes(),
+        }  # fmt: skip
+
+    def changed(self, host):
+        """Names of what is not as it was."""
+        now = self._look(host)
+        weights = host.shared.sd_model.unet.state_dict()
+        kept = all(torch.equal(weights[name], tensor) for name, tensor in self._weights.items())
+        return [name for name in now if now[name] != self._rest[name]] + ([] if kept else ["weights"])
+
+
+def same(a, b):
+    return a is not None and len(a) == len(b) and all(torch.equal(x, y) for x, y in zip(a, b, strict=True))

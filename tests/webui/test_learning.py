@@ -160,9 +160,9 @@ def test_stopping_after_the_present_picture_keeps_it(learning, host):
         ({"prompts": "x\n" * 1001}, "There may be 1000 prompts"),
         ({"pictures": {"count": "many"}}, "pictures.count is a number"),
         ({"pictures": {"count": 10**9}}, "pictures.count = 1000000000 is outside"),
-        ({"pictures": {"blocks": "nowhere"}}, "pictures.blocks: 'nowhere' is no block"),
-        ({"pictures": {"blocks": "out99"}}, "This model has no attention in the layers out99"),
-        ({"pictures": [1]}, "Pictures are told as a dictionary"),
+        ({"pictures": {"layers": "nowhere"}}, "pictures.layers: 'nowhere' is no block"),
+        ({"pictures": {"layers": "out99"}}, "This model has no attention in the layers out99"),
+        ({"pictures": [1]}, "Pictures and options are told as dictionaries"),
         ({"options": {"factor": float("nan")}}, "means.factor has to be finite"),
         ({"options": {"path": "x"}}, "means has no parameter 'path'"),
     ],
@@ -306,7 +306,7 @@ def test_the_page_learns(tab, learning, host):
 
 
 def test_interrupt_presses_the_hosts_button(tab, host):
-    (stop,) = [d for d in tab.dependencies if not d["inputs"]]
+    (stop,) = [d for d in tab.dependencies if not d["inputs"] and not d["outputs"]]
     tab.fns[tab.dependencies.index(stop)].fn()
     assert host.shared.state.interrupted and not stop["queue"]
 

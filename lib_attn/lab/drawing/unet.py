@@ -6,8 +6,9 @@ Source of the layout: CompVis/stable-diffusion, v1-inference.yaml.
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -16,6 +17,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from lib_attn.lab.shared.errors import LabError
+from lib_attn.unet.families import find_layers
 
 #: Stable Diffusion 1.5's U-Net, 860 million parameters.
 SD15 = {
@@ -32,6 +34,19 @@ SD15 = {
     "context_dim": 768,
     "use_checkpoint": False,
     "legacy": False,
+}
+
+#: Stable Diffusion XL's U-Net, 2.6 billion parameters, without what it is told of sizes (a vector added to the
+#: embedding of time, which costs nothing). Blocks of a transformer by level. Source: Stability-AI/generative-models,
+#: sd_xl_base.yaml.
+SDXL = SD15 | {
+    "attention_resolutions": [4, 2],
+    "channel_mult": [1, 2, 4],
+    "num_heads": -1,
+    "num_head_channels": 64,
+    "transformer_depth": [1, 2, 10],
+    "context_dim": 2048,
+    "use_linear_in_transformer": True,
 }
 
 #: The same shape in small, for tests and quick looks.
@@ -54,10 +69,15 @@ def build_unet(params: Mapping[str, Any], *, meta: bool = False) -> nn.Module:
     if params.get("num_classes") is not None:
         raise LabError("The lab draws with U-Nets that take a prompt, not with those that take classes too.")
     params = {k: list(v) if isinstance(v, (list, tuple)) else v for k, v in params.items()} | {"use_checkpoint": False}
+    depths = params.get("transformer_depth")
+    if isinstance(depths, list):
+        params["transformer_depth"] = 1
     try:
         # Initial weights are drawn from the global generator: keep that where it is.
         with torch.random.fork_rng(devices=[]), torch.device("meta") if meta else contextlib.nullcontext():
             unet = UNetModel(**params)
+            if isinstance(depths, list):
+                deepen(unet, depths)
     except (TypeError, AssertionError, ValueError, IndexError) as error:
         raise LabError(f"The configuration does not describe a U-Net that this lab can build: {error}.") from None
     for module in unet.modules():
@@ -95,6 +115,22 @@ def _unet_class():
             return self.out(h.type(x.dtype))
 
     return AnySizeUNet
+
+
+def deepen(unet: nn.Module, depths: Sequence[int]) -> None:
+    """Give each transformer as many blocks as its level has in `depths`; the package builds them all alike."""
+    made: dict[type, type] = {}
+    for layer in find_layers(unet):
+        transformer, base = layer.transformer, type(layer.transformer)
+        more = [copy.deepcopy(layer.block) for _ in range(depths[layer.depth] - 1)]
+        transformer.transformer_blocks.extend(more)
+        if base not in made:
+            # It wants a text for each of its blocks.
+            def forward(self, x, context=None, base=base):
+                return base.forward(self, x, [context] * len(self.transformer_blocks))
+
+            made[base] = type(f"Deep{base.__name__}", (base,), {"forward": forward})
+        transformer.__class__ = made[base]
 
 
 def use_sdpa(unet: nn.Module) -> None:

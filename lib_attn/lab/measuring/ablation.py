@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from lib_attn.lab.drawing.checkpoint import LabModel, ModelSpec
-from lib_attn.lab.drawing.sampling import Request, decode, sample
 from lib_attn.lab.drawing.unet import attend, project_back
 from lib_attn.lab.drawing.variants import FULL, Variant
-from lib_attn.lab.judging.agreement import PARTS, figures, judged, wholes
 from lib_attn.lab.judging.judge import Judge
-from lib_attn.lab.judging.metrics import score
-from lib_attn.lab.judging.prompts import agreement_prompts, pair_prompts, single_prompts
 from lib_attn.lab.measuring.peers import forwards, watch_grids
-from lib_attn.lab.shared.distances import mean_and_error, relative_l2
+from lib_attn.lab.measuring.prompted import Prompted, draw, judge_drawn
 from lib_attn.lab.shared.progress import Progress, silent
-from lib_attn.learn.scenes.layout import Scene
 from lib_attn.unet.families import find_layers
 from lib_attn.unet.layers import Layer
 
@@ -58,6 +52,12 @@ class AblationSpec:
     cfg: float = 5.0
     seed: int = 0
     batch: int = 4
+
+    @property
+    def prompted(self) -> Prompted:
+        """The pictures."""
+        return Prompted(self.singles, self.pairs, self.agreements, self.size, self.steps, self.sampler, self.cfg,
+                        self.seed, self.batch)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -131,14 +131,6 @@ def _forward(mode: str, layer: Layer, grids: dict[int, tuple[int, int]]):
     return {"average": average, "alone": alone, "tile": tile, "out": out}[mode]
 
 
-@dataclass(frozen=True)
-class _Drawn:
-    """Pictures uint8 (N, H, W, 3) and final latents (N, 4, H/8, W/8) of one variant."""
-
-    pictures: np.ndarray
-    latents: torch.Tensor
-
-
 def variants_of(spec: AblationSpec, unet) -> list[tuple[str, str, Variant]]:
     """(mode, level, variant), the model as it is first."""
     depths = sorted({layer.depth for layer in find_layers(unet)})
@@ -160,43 +152,14 @@ def measure(
     Args:
         keep: takes what there is after each variant, so that a long run that is stopped leaves something.
     """
-    asked = [*single_prompts(spec.singles, spec.seed), *pair_prompts(spec.pairs, spec.seed)]
-    open_ones = agreement_prompts(spec.agreements, spec.seed)
+    how = spec.prompted
+    asked, open_ones = how.asked, how.open_ones
     rows: list[AblationRow] = []
     full = None
     for mode, level, variant in variants_of(spec, model.unet):
         progress(variant.label)
-        drawn = _draw(model, spec, [*asked, *open_ones], variant)
+        drawn = draw(model, how, [*asked, *open_ones], variant)
         full = full or drawn
-        rows.append(_row(mode, level, judge, asked, open_ones, drawn, full))
+        rows.append(AblationRow(mode, level, **judge_drawn(judge, asked, open_ones, drawn, full)))
         keep(rows)
     return rows
-
-
-def _draw(model: LabModel, spec: AblationSpec, scenes: Sequence[Scene], variant: Variant) -> _Drawn:
-    pictures, latents = [], []
-    for first in range(0, len(scenes), spec.batch):
-        part = scenes[first : first + spec.batch]
-        seeds = tuple(spec.seed + 1000 + first + i for i in range(len(part)))
-        request = Request(tuple(s.caption for s in part), seeds, "", spec.size, spec.size, spec.steps, spec.sampler,
-                          spec.cfg)  # fmt: skip
-        latents.append(sample(model, request, variant))
-        pictures += [np.asarray(picture) for picture in decode(model, latents[-1])]
-    return _Drawn(np.stack(pictures), torch.cat(latents))
-
-
-def _row(mode, level, judge, asked, open_ones, drawn: _Drawn, full: _Drawn) -> AblationRow:
-    verdicts, masks = judge.look(drawn.pictures)
-    right = [score([seen], [scene]).both for seen, scene in zip(verdicts, asked, strict=False)]
-    found = judged(drawn.pictures[len(asked) :], masks[len(asked) :], open_ones)
-    whole, parts = wholes(found), figures(found)
-    l2 = [relative_l2(a, b) for a, b in zip(drawn.latents, full.latents, strict=True)]
-    (accuracy, a), (agreed, b), (moved, c) = (_known(values) for values in (right, whole, l2))
-    return AblationRow(mode, level, len(l2), accuracy, a, agreed, b, len(whole), moved, c,
-                       {name: parts[name] for name in PARTS if name in parts})  # fmt: skip
-
-
-def _known(values: Sequence[float]) -> tuple[float, float | None]:
-    """Mean, 0 where there is nothing, and its error, None where it cannot be known."""
-    mean, error = mean_and_error(values)
-    return (mean if mean == mean else 0.0), (error if error == error else None)

@@ -29,7 +29,8 @@ WARM_PIXELS = 768 * 768
 TIMESTEPS = (600, 300, 850, 450, 150)
 
 #: Full-size U-Nets with random weights that can be measured, by name; toy is for trying something out.
-MODELS = {"sd15": unet.SD15, "toy": unet.TOY}
+MODELS = {"sd15": unet.SD15, "sdxl": unet.SDXL, "toy": unet.TOY}
+LABELS = {"sd15": "SD 1.5 U-Net", "sdxl": "SDXL U-Net", "toy": "toy U-Net"}
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,19 @@ class Bench:
 
     def seconds(self) -> float:
         return time.process_time() if self.clock == "cpu" else time.perf_counter()
+
+    def timed(self, work: Callable[[], object]) -> float:
+        """Seconds that `work` takes; on a GPU between two events of its stream."""
+        if self.device == "cuda":
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            start.record()
+            work()
+            end.record()
+            end.synchronize()
+            return start.elapsed_time(end) / 1000
+        start = self.seconds()
+        work()
+        return self.seconds() - start
 
     def inputs(self, height: int, width: int, seed: int = 0):
         """Latents ``[rows, 4, h, w]`` and context ``[rows, 77, context_dim]`` from a generator of their own."""
@@ -188,9 +202,7 @@ def time_once(
             begin(bench.plan(), step, ahead.steps)
             if counted:
                 counted.clear()
-            start = bench.seconds()
-            bench.call(x, timestep, context)
-            seconds.append(bench.seconds() - start)
+            seconds.append(bench.timed(lambda: bench.call(x, timestep, context)))
     first, last, cycle = seconds[0], seconds[-1], variant.cycle
     return StepTime((first + last * (cycle - 1)) / cycle, first, last)
 

@@ -27,6 +27,7 @@ from lib_attn.lab.shared.progress import Progress, silent
 from lib_attn.techniques.spacing import is_due, key_interval
 
 DEGREE, RIDGE = 4, 0.1
+FORMULA = "formula"  # source of what is written here after a paper
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def thinned(key_every: float, *, deep: bool = False, fit: bool = False) -> Varia
         finally:
             del unet.forward
 
-    return Variant(f"thinned {key_every} {deep} {fit}", "", "peer", put, source="formula")
+    return Variant(f"thinned {key_every} {deep} {fit}", "", "peer", put, source=FORMULA)
 
 
 class Thinned:

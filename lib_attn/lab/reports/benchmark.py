@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lib_attn.lab.measuring.deviation import DeviationRow
 from lib_attn.lab.measuring.memory import MemoryRow
-from lib_attn.lab.measuring.speed import SpeedRow
+from lib_attn.lab.measuring.speed import LABELS, SpeedRow
 from lib_attn.lab.reports.tables import deviation_table, memory_table, speed_table
 from lib_attn.lab.shared.errors import LabError
 from lib_attn.lab.shared.results import from_json, read_result
@@ -157,8 +157,7 @@ def page(
         front = "yes" if p.best else ""
         lines.append(f"| {p.label} | {p.ratio:.2f}x | {left} | {p.l2:.4f} | {front} |")
     for s in speeds:
-        model = "SD 1.5 U-Net with random weights" if s["model"] == "sd15" else "toy U-Net"
-        lines += ["", f"## Speed: {model}", ""]
+        lines += ["", f"## Speed: {LABELS[s['model']]} with random weights", ""]
         unit = "processor time" if s.get("clock") == "cpu" else "wall time"
         rows = f"{s['rows']} row{'' if s['rows'] == 1 else 's'}"
         where = f"{rows}, {s['precision']}, {s['machine']['device']}, torch {s['machine']['torch']}"
@@ -177,8 +176,7 @@ def page(
         lines += [f"{pictures} a size, seeds from {d['seed']}, {d['steps']} steps {d['sampler']}, "
                   f"CFG {d['cfg']:g}, {d['precision']}.", "", deviation_table(moved)]  # fmt: skip
     for m in memories:
-        model = "SD 1.5 U-Net" if m["model"] == "sd15" else "toy U-Net"
-        lines += ["", f"## Memory: {model}", ""]
+        lines += ["", f"## Memory: {LABELS[m['model']]}", ""]
         text = (
             "Most bytes of tensors alive at once on top of the weights, over a cycle of steps, "
             f"{m['rows']} rows, {m['precision']}. Counted without computing, for a fused attention kernel; "

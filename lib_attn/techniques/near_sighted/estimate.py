@@ -11,11 +11,11 @@ where `rest` counts the weights of everything else. RATE and OVERHEAD were fitte
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 from lib_attn.techniques.near_sighted.plan import make_plan, worthwhile
-from lib_attn.unet.layers import parse_selector
+from lib_attn.unet.layers import Layer, parse_selector
 from lib_attn.unet.profile import Profile
 
 LATENT = 8  # picture pixels per latent pixel
@@ -44,31 +44,46 @@ def estimate(width: int, height: int, settings, profile: Profile, share: float |
         share: of the steps in which it acts; by default what lies between Start and End.
     """
     selector = parse_selector(settings.blocks)
-    sizes = [_halved(math.ceil(size / LATENT), 0) for size in (height, width)]
-    full = left = treated = 0.0
-    tiles, largest, layers = 0, 0, 0
-    plans: dict[int, Any] = {}
-    for layer, channels in zip(profile.layers, profile.widths, strict=True):
-        h, w = (_halved(size, layer.depth) for size in sizes)
-        if layer.depth not in plans:
-            plans[layer.depth] = make_plan(h, w, settings, depth=layer.depth, time=MIDDLE)
-        plan = plans[layer.depth]
-        cost = 2.0 * float(h * w) ** 2 * channels
+    tiles = largest = 0
+
+    def left(layer: Layer, h: int, w: int) -> float | None:
+        nonlocal tiles, largest
+        plan = make_plan(h, w, settings, depth=layer.depth, time=MIDDLE)
         chosen = worthwhile(plan) if selector.auto else selector.matches(layer) and not plan.exact
-        full += cost
-        left += cost * (plan.cost if chosen else 1.0)
-        treated += cost * chosen
-        layers += chosen
         if chosen and h * w > largest:
             tiles, largest = plan.tiles, h * w
+        return plan.cost if chosen else None
+
     if share is None:
         share = max(0.0, settings.end - settings.start)
     if settings.exact_every:
         share *= 1.0 - 1.0 / settings.exact_every
+    return replace(speed_up(width, height, profile, share, left), tiles=tiles)
+
+
+def speed_up(
+    width: int, height: int, profile: Profile, share: float, left: Callable[[Layer, int, int], float | None]
+) -> Estimate:
+    """Estimate for any shortcut of self-attention; its `tiles` are 0.
+
+    Args:
+        share: of the steps in which it acts.
+        left: ``left(layer, h, w)``: share of the similarities that it computes on an h x w map, None for all.
+    """
+    sizes = [math.ceil(size / LATENT) for size in (height, width)]
+    full = computed = treated = 0.0
+    layers = 0
+    for layer, channels in zip(profile.layers, profile.widths, strict=True):
+        h, w = (_halved(size, layer.depth) for size in sizes)
+        cost, part = 2.0 * float(h * w) ** 2 * channels, left(layer, h, w)
+        full += cost
+        computed += cost * (1.0 if part is None else part)
+        treated += cost * (part is not None)
+        layers += part is not None
     rest = profile.rest * sizes[0] * sizes[1]
-    saved = share * (full - left)
+    saved = share * (full - computed)
     before, after = rest + RATE * full, rest + RATE * (full - saved + share * OVERHEAD * treated)
-    return Estimate(tiles, 1.0 - saved / full if full else 1.0, layers, before / after if after else 1.0)
+    return Estimate(0, 1.0 - saved / full if full else 1.0, layers, before / after if after else 1.0)
 
 
 def _halved(size: int, depth: int) -> int:

@@ -81,7 +81,7 @@ def near_sighted_attention(
     lanes = LANES if channels and (far is not None or _uneven(plan)) else 0
     tile_bytes = (k[:, 0].numel() + v[:, 0].numel()) * k.element_size() * plan.keys
     most = max(1, (GATHER_BYTES if q.is_cuda else GATHER_BYTES_CPU) // tile_bytes)
-    groups = list(_groups(plan, most))
+    groups = list(tile_groups(plan, most))
     room, learns = None, torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v))
     for rows, columns in groups:
         if room is None or learns:  # a backward pass needs what would be overwritten
@@ -118,32 +118,35 @@ def _attend_tiles(maps, near, room, plan: Plan, rows, columns, strength, has_glo
     b, heads, d = q_map.shape[0], q_map.shape[3], q_map.shape[4]
     th, tw, ny, nx = rows[0][1] - rows[0][0], columns[0][1] - columns[0][0], len(rows), len(columns)
 
-    def tiled(x):
-        area = x[:, rows[0][0] : rows[-1][1], columns[0][0] : columns[-1][1]]
-        return area.unflatten(2, (nx, tw)).unflatten(1, (ny, th)).permute(1, 3, 0, 5, 2, 4, 6)
-
-    room.fill([_windows(x, plan, rows, columns) for x in near])
+    room.fill([tile_windows(x, plan, rows, columns) for x in near])
     bias = _bias(replace(plan, sample=None), tuple(rows), tuple(columns), strength, has_global)
     keys, values = room.k[: ny * nx], room.v[: ny * nx]
     if bias is not None:
         bias = bias.to(q_map.device, non_blocking=True)
     if bias is not None and room.lanes:
         q = q_map.new_empty(ny, nx, b, heads, th, tw, d + room.lanes)
-        q[..., :d] = tiled(q_map)
+        q[..., :d] = tiles_of(q_map, rows, columns)
         q[..., d:] = _constant_lanes(q)
         _write_lanes(keys, bias[:, None, None, :], scale)
         bias = None
     else:
-        q = tiled(q_map)
+        q = tiles_of(q_map, rows, columns)
         if bias is not None:
             bias = bias[:, None].expand(-1, b, -1).flatten(0, 1)
     q = q.reshape(-1, heads, th * tw, q.shape[-1])
     out = biased_attention(q, keys.flatten(0, 1), values.flatten(0, 1), bias, scale)
     out = out[..., : out_map.shape[-1]].reshape(ny, nx, b, heads, th, tw, -1)
-    tiled(out_map).copy_(out)
+    tiles_of(out_map, rows, columns).copy_(out)
 
 
-def _windows(near, plan: Plan, rows, columns):
+def tiles_of(x, rows, columns):
+    """``[B, h, w, H, d]`` -> ``[ny, nx, B, H, th, tw, d]``: a view of the tiles with these borders, all of one size."""
+    area = x[:, rows[0][0] : rows[-1][1], columns[0][0] : columns[-1][1]]
+    sizes = [(len(borders), borders[0][1] - borders[0][0]) for borders in (rows, columns)]
+    return area.unflatten(2, sizes[1]).unflatten(1, sizes[0]).permute(1, 3, 0, 5, 2, 4, 6)
+
+
+def tile_windows(near, plan: Plan, rows, columns):
     """``[B, h, w, H, d]`` -> ``[ny, nx, B, H, wy, wx, d]``: the key window of each tile, without a copy where the
     windows lie evenly (all but those that the picture's border holds back)."""
     for axis, borders in ((1, rows), (2, columns)):
@@ -173,10 +176,10 @@ def biased_attention(q, k, v, bias, scale):
     """Softmax attention with one additive bias per key.
 
     Args:
-        q, k, v: ``[b, H, n, d]``. bias: ``[b, keys]`` or None, float32.
+        q, k, v: ``[b, H, n, d]``. bias: ``[b, keys]``, ``[b, H, keys]`` or None, float32.
     """
     if bias is not None:
-        bias = bias.to(q.dtype)[:, None, None, :]
+        bias = _by_head(bias).to(q.dtype)[:, :, None]
     return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=scale)
 
 
@@ -184,10 +187,14 @@ def channel_attention(q, k, v, bias, scale):
     """`biased_attention` without a mask: q gets constant channels, k the bias in two parts, v zeros."""
     q = torch.cat([q, _constant_lanes(q).expand(*q.shape[:3], LANES)], -1)
     k = F.pad(k, (0, LANES))
-    _write_lanes(k, bias[:, None, :], scale)
+    _write_lanes(k, _by_head(bias), scale)
     width = v.shape[-1]
     v = F.pad(v, (0, q.shape[-1] - width))
     return F.scaled_dot_product_attention(q, k, v, scale=scale)[..., :width]
+
+
+def _by_head(bias):
+    return bias if bias.ndim == 3 else bias[:, None]
 
 
 def _constant_lanes(q):
@@ -257,7 +264,7 @@ def _cell_counts(size: int, side: int) -> torch.Tensor:
     return torch.clamp(size - starts, max=side).float()
 
 
-def _groups(plan: Plan, most: int):
+def tile_groups(plan: Plan, most: int):
     """Yield (row borders, column borders) of tiles of one size, at most about `most` tiles each.
 
     Border tiles keep their true, smaller size instead of being padded: the work is that of the picture, not more.

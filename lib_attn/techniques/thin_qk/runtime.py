@@ -37,6 +37,8 @@ class Thinned:
 class ThinQkRuntime(Runtime):
     """Thin queries and keys over one sampling pass."""
 
+    narrows = True
+
     def __init__(self, settings, context: Context):
         super().__init__(settings, context)
         self._selector = parse_selector(settings.blocks)

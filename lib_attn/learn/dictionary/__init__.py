@@ -1,0 +1,1 @@
+"""Learning a dictionary: `atoms` condenses what passed, `learner` makes the file's atoms and style bank of it."""

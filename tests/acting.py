@@ -1,0 +1,42 @@
+"""Settings with which each technique acts on a tiny U-Net at 16 x 16 places; together they reach all of its hooks."""
+
+from lib_attn.techniques import TECHNIQUES
+
+#: By technique. One that is not here acts with its defaults.
+VALUES = {
+    "near_sighted": ({"tile": 8, "pool": 4}, {"tile": 8, "pool": 4, "exact_every": 2}),
+    "negative_skip": (
+        {"key_every": 2, "early": 0.0, "penalty_when": "all steps"},
+        {"key_every": 2, "early": 0.0, "penalty": "off", "through": 2},
+        {"until": 0.5, "stopped": "T-GATE", "penalty": "off"},
+    ),
+    "contrast": ({"feature": 0.5, "keys": 0.5, "orthogonal": 0.3, "map_strength": 0.5, "show_map": True},),
+    "key_mix": ({"source": "blurred", "features": "follow"}, {"source": "previous step", "operator": "concatenate"}),
+    "step_skip": ({"key_every": 2.0, "early": 0.0},),
+}
+
+
+#: With these a technique acts, and what comes out is what comes without it. One that is not here has no such values.
+EXACT = {
+    "near_sighted": {"tile": 8, "pool": 4, "exact_every": 1},
+    "negative_skip": {"key_every": 1, "penalty": "off"},
+    "contrast": {"feature": 0.0, "show_map": True},
+    "key_mix": {"amount": 0.0, "record": True},
+    "step_skip": {"key_every": 1.0},
+}
+
+
+def everywhere(technique, **values) -> dict:
+    """Values that switch `technique` on in all blocks."""
+    blocks = {"blocks": "all"} if any(p.name == "blocks" for p in technique.params()) else {}
+    return {"enabled": True, **blocks, **values}
+
+
+def acting(technique) -> list[dict]:
+    """What the API is given to switch `technique` on, in each of its ways."""
+    return [everywhere(technique, **values) for values in VALUES.get(technique.name, ({},))]
+
+
+#: (technique, values) of every way.
+WAYS = [(technique, values) for technique in TECHNIQUES for values in acting(technique)]
+IDS = [f"{technique.name} {number}" for technique in TECHNIQUES for number, _ in enumerate(acting(technique))]

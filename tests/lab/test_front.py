@@ -1,0 +1,185 @@
+"""Whole pictures: schedules, their time as a sum, fewer steps beside everything, and the command."""
+
+import json
+
+import pytest
+import torch
+
+from lib_attn.lab.commands import cli
+from lib_attn.lab.drawing.unet import SDXL, TOY, build_unet, random_unet
+from lib_attn.lab.drawing.variants import load_presets, ours, setting
+from lib_attn.lab.measuring.front import (
+    FULL_CASE,
+    QualityRow,
+    TimeRow,
+    evaluations,
+    front_cases,
+    inside,
+    kinds,
+    measure_time,
+    time_kinds,
+)  # fmt: skip
+from lib_attn.lab.measuring.speed import Bench
+from lib_attn.lab.measuring.steps import StepCase, thinned
+from lib_attn.lab.reports.front import between, front_table, join, plot
+from lib_attn.lab.shared.errors import LabError
+from lib_attn.unet.families import find_layers
+
+SKIP = setting("skip", "step_skip.key_every=2; step_skip.early=0")
+NEGATIVE = setting("negative", "negative_skip.key_every=2; negative_skip.early=0; negative_skip.penalty=off")
+
+
+@pytest.fixture(scope="module")
+def bench():
+    return Bench(random_unet(TOY, precision="fp32"), TOY, precision="fp32", clock="cpu")
+
+
+def test_kinds_are_what_is_computed(bench):
+    def rows(variant, **case):
+        return [kind[:2] for kind in kinds(bench, StepCase("", variant, **case), 6, 7.0)]
+
+    assert rows(setting("", "near_sighted.enabled=true")) == [(2, 2)] * 6
+    assert rows(SKIP) == [(2, 2), (2, 2), (0, 0), (2, 2), (0, 0), (2, 2)]
+    assert rows(NEGATIVE) == [(2, 2), (1, 1)] * 3
+    assert rows(thinned(50, deep=True)) == [(2, 2)] * 2 + [(2, 0)] * 4
+    assert rows(SKIP, steps=3) == [(2, 2), (2, 2), (0, 0)]
+    exact = kinds(bench, StepCase("", setting("", "near_sighted.exact_every=3")), 6, 7.0)
+    assert [kind[2] for kind in exact] == [True, False, False] * 2
+
+
+def test_each_kind_is_carried_out_once_and_the_others_are_passed(bench):
+    """Evaluations that are not timed go on without arithmetic, so that the techniques come to those that are."""
+    computed, module = [], bench.unet.middle_block
+    handle = module.register_forward_hook(lambda m, a, out: computed.append(bool(out.any())))
+    try:
+        case = StepCase("", SKIP)
+        plan = kinds(bench, case, 6, 7.0)
+        computed.clear()
+        found = time_kinds(bench, case, plan, {}, 64, 64, 6, 7.0)
+        assert set(found) == set(plan) and computed == [True, False] and min(found.values()) > 0
+        assert time_kinds(bench, case, plan, found, 64, 64, 6, 7.0) == found and len(computed) == 2
+    finally:
+        handle.remove()
+    assert "forward" not in vars(bench.unet)
+
+
+def test_a_picture_is_the_sum_of_its_evaluations(bench):
+    cases = [StepCase(FULL_CASE), StepCase("3 steps", steps=3), StepCase("skip", SKIP), StepCase("negative", NEGATIVE)]
+    rows = {r.name: r for r in measure_time(bench, cases, 64, 64, steps=6, repeats=1, whole=("skip",))}
+    for row in rows.values():
+        assert row.seconds == pytest.approx(sum(count * seconds for count, seconds in row.parts))
+        assert row.steps == sum(count for count, _ in row.parts) and row.low == row.ratio == row.high
+    assert rows[FULL_CASE].ratio == 1.0 and rows["3 steps"].steps == 3 and rows["skip"].computed == 4
+    assert rows["skip"].whole > 0 and rows["negative"].whole is None and len(rows["negative"].parts) == 2
+
+
+def test_what_is_alike_inside_is_timed_once(bench):
+    cases = [StepCase(FULL_CASE), StepCase("3 steps", steps=3), StepCase("skip", SKIP)]
+    rows = {r.name: r for r in measure_time(bench, cases, 64, 64, steps=6, repeats=1, share=True)}
+    assert rows["3 steps"].ratio == pytest.approx(2.0) and rows["skip"].parts[0][1] == rows[FULL_CASE].parts[0][1]
+    near = "near_sighted.enabled=true"
+    assert inside(SKIP) == inside(NEGATIVE) == inside(thinned(3)) == ()
+    assert inside(setting("", near)) == inside(setting("", f"{near}; step_skip.key_every=2")) != ()
+    others = [case.variant for case in front_cases(20)[0] if case.variant.kind == "peer"]
+    assert len({inside(variant) for variant in others if variant.source != "formula"}) > 1
+
+
+def test_a_batch_has_as_many_rows(bench):
+    four = Bench(bench.unet, TOY, precision="fp32", rows=8)
+    assert [kind[:2] for kind in kinds(four, StepCase("", NEGATIVE), 2, 7.0)] == [(8, 8), (4, 4)]
+    shapes = []
+    handle = bench.unet.register_forward_pre_hook(lambda m, args: shapes.append(args[0].shape))
+    next(evaluations(four, StepCase(""), 64, 96, 2, 7.0))()
+    handle.remove()
+    assert shapes == [torch.Size((8, 4, 8, 12))]
+
+
+def test_the_layout_of_sdxl():
+    unet = build_unet(SDXL, meta=True)
+    layers = find_layers(unet)
+    assert sum(p.numel() for p in unet.parameters()) / 1e9 == pytest.approx(2.565, abs=0.01)
+    assert {layer.depth for layer in layers} == {1, 2} and len(layers) == 4 + 20 + 10 + 30 + 6
+    small = SDXL | {"model_channels": 32, "num_head_channels": 16, "context_dim": 32, "transformer_depth": [1, 1, 2]}
+    with torch.inference_mode():
+        out = random_unet(small, precision="fp32")(torch.randn(1, 4, 16, 16), torch.zeros(1), torch.randn(1, 7, 32))
+    assert out.shape == (1, 4, 16, 16) and out.isfinite().all()
+
+
+def test_cases_have_all_rows_and_names_of_their_own():
+    cases, missing = front_cases(20, [SKIP])
+    names = [case.name for case in cases]
+    assert len(set(names)) == len(names) and names[0] == FULL_CASE and names[-1] == "skip"
+    for word in (
+        "10 steps",
+        "near-sighted",
+        "negative",
+        "step skip",
+        "ToDo",
+        "DeepCache",
+        "T-GATE",
+        "Spectrum",
+        "Fast",
+    ):
+        assert any(name.startswith(word) for name in names), word
+    assert all("left out" in sentence for sentence in missing)
+
+
+def time_row(name, seconds):
+    return TimeRow(name, 64, 64, 1, 4, 4, seconds, 4 / seconds, 4 / seconds, 4 / seconds, [[4, seconds / 4]])
+
+
+def quality_row(name, l2):
+    return QualityRow(name, "DDIM", 64, 8, 0.5, 0.1, 0.75, None, 4, l2, 0.01)
+
+
+def test_fewer_steps_in_the_same_time():
+    assert between([(0.25, 0.4), (0.5, 0.2), (1.0, 0.0)], 0.75) == pytest.approx(0.1)
+    assert between([(0.25, 0.4), (1.0, 0.0)], 0.2) is None
+    times = [time_row(FULL_CASE, 4), time_row("2 steps", 2), time_row("good", 3), time_row("bad", 3.2)]
+    moved = [
+        quality_row(FULL_CASE, 0.0),
+        quality_row("2 steps", 0.2),
+        quality_row("good", 0.05),
+        quality_row("bad", 0.3),
+    ]
+    points = {p.quality.name: p for p in join(times, moved)}
+    assert points["good"].fewer == pytest.approx(0.1) and points["good"].best and not points["bad"].best
+    table = front_table(list(points.values()))
+    assert "| good | 1.33x | 0.050 ± 0.010 | 0.100 | yes | 0.50 ± 0.10 | 0.75 | yes |" in table
+    assert "| bad | 1.25x | 0.300 ± 0.010 | 0.080 | **no** |" in table
+
+
+def test_the_command(tiny, tmp_path, capsys):
+    page, out, picture = tmp_path / "page.md", tmp_path / "front.json", tmp_path / "front.png"
+    page.write_text("before <!-- front --> old <!-- /front --> after", encoding="utf-8")
+    words = ["--checkpoint", str(tiny), "--model", "own", "--sizes", "64", "--batch", "1,2", "--repeats", "1"]
+    words += ["--singles", "1", "--pairs", "0", "--agreements", "1", "--size", "64", "--steps", "4", "--cases"]
+    words += ["2 steps;step skip 2", "--out", str(out), "--docs", str(page), "--plot", str(picture)]
+    assert cli.main(["bench", "front", *words]) == 0
+    result = json.loads(out.read_text(encoding="utf-8"))
+    names = [FULL_CASE, "2 steps", "step skip 2"]
+    assert [row["name"] for row in result["quality"]] == names
+    assert [(row["images"], row["name"]) for row in result["time"]] == [(n, name) for n in (1, 2) for name in names]
+    text = page.read_text(encoding="utf-8")
+    assert text.startswith("before") and text.endswith("after") and "old" not in text and "2 pictures at once" in text
+    assert picture.read_bytes()[:4] == b"\x89PNG" and str(tmp_path) not in text
+    again = ["--no-time", "--no-pictures", "--add", str(out), "--out", str(tmp_path / "both.json")]
+    assert cli.main(["bench", "front", *again]) == 0
+    both = json.loads((tmp_path / "both.json").read_text(encoding="utf-8"))
+    assert (both["time"], both["quality"]) == (result["time"], result["quality"])
+    with pytest.raises(LabError, match="both time and quality"):
+        plot(result | {"time": []}, picture)
+
+
+@pytest.mark.parametrize("options, words", [
+    (["--cases", "nobody"], "no case 'nobody'"), (["--batch", "one"], "--batch"), (["--batch", "0"], "--batch"),
+    (["--repeats", "0"], "1 at least"), (["--agreements", "0"], "leaves something open")])  # fmt: skip
+def test_bad_options_are_one_sentence(options, words, capsys):
+    assert cli.main(["bench", "front", *options]) == 2
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert words in said
+
+
+def test_presets_made_for_speed_are_cases():
+    fast = [name for name in load_presets() if name.startswith("Fast ")]
+    assert len(fast) >= 3 and all(ours(n, n, load_presets()[n]).techniques for n in fast)
