@@ -36,6 +36,7 @@ ROOMS = (
     "lib_attn.lab.reports",
     "lib_attn.lab.commands",
     "lib_attn.learn.reference_model",
+    "lib_attn.learn.depth",
 )
 #: Packages that only hold rooms: they import nothing and nobody imports them for anything else.
 FRAMES = ("lib_attn", "lib_attn.lab", "lib_attn.learn")

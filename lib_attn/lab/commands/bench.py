@@ -7,6 +7,7 @@ from lib_attn.lab.commands import (
     bench_deviation,
     bench_dictionary,
     bench_front,
+    bench_maps,
     bench_memory,
     bench_negative,
     bench_report,
@@ -20,8 +21,7 @@ from lib_attn.lab.commands import (
 def add_commands(commands) -> None:
     """Add ``bench`` with its own subcommands."""
     bench = commands.add_parser("bench", help="measure speed, deviation and seams, and write the report")
-    kinds = "speed|memory|deviation|ablation|seams|negative|steps|front|thin|atoms|look|report"
-    inner = bench.add_subparsers(dest="measurement", required=True, metavar=kinds)
+    inner = bench.add_subparsers(dest="measurement", required=True, metavar="MEASUREMENT")
     for module in (
         bench_speed,
         bench_memory,
@@ -30,6 +30,7 @@ def add_commands(commands) -> None:
         bench_seams,
         bench_negative,
         bench_steps,
+        bench_maps,
         bench_front,
         bench_dictionary,
         bench_thin,
