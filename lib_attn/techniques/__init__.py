@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from lib_attn.techniques.base import Runtime
 
 TECHNIQUES: tuple[type[Technique], ...] = (
-    Dictionary, NearSighted, NegativeSkip, Contrast, KeyMix, ThinQk, DepthGuide, StepSkip,
+    NearSighted, NegativeSkip, Contrast, KeyMix, Dictionary, ThinQk, DepthGuide, StepSkip,
 )  # fmt: skip
 ORDER = tuple(technique.name for technique in TECHNIQUES)
 

@@ -88,7 +88,7 @@ def _lay_out(known: Mapping[str, Learner], page: panel.Page) -> None:
         call_queue.wrap_gradio_gpu_call(learn, extra_outputs=[]),
         [task, kind, name, prompts, replace, *pictures, *controls], [said], _js="attentionLab.learn",
     )  # fmt: skip
-    start.click(str, [], [said], queue=False, show_progress="hidden")
+    start.click(lambda: "", [], [said], queue=False, show_progress="hidden")
     stop.click(lambda: shared.state.interrupt(), [], [], queue=False)
 
 

@@ -57,16 +57,18 @@ def learn(asked: Any) -> str:
         raise ValueError(f"Nothing can be learned: {error}") from None
     plan = Plan(kind, pictures, options, prompts, host.checkpoint(model))
     run = Run(plan, layers, Path(UNFINISHED, name + SUFFIX))
-    shared.state.job_count, shared.state.job_no = pictures.count, run.done
+    count = pictures.count
+    shared.state.job_count, shared.state.job_no = count, run.done
     for prompt, seed in run.pictures():
-        done, count = run.done, pictures.count
+        done = run.done
         shared.state.textinfo = f"Picture {done + 1} of {count}"
         if not _draw(run, prompt, seed):
             return f"Interrupted after {done} of {count} pictures. The same again goes on from there."
         _keep(run.drawn)
     shared.state.textinfo = "Learning from what was seen"
-    file = _keep(run.finish, Path(host.own_folder(), name + SUFFIX))
-    return f"{file.name} is learned, from {pictures.count} pictures in {run.seconds:.0f} s."
+    _keep(run.finish, Path(host.own_folder(), name + SUFFIX))
+    seconds = round(run.seconds)
+    return f"{name} is learned, from {count} pictures in {seconds} s."
 
 
 def _keep(act: Any, *args: Any) -> Any:
@@ -81,12 +83,14 @@ def _keep(act: Any, *args: Any) -> Any:
 def _read(asked: Any) -> tuple[str, str, tuple[str, ...], Pictures, Any]:
     if not isinstance(asked, Mapping):
         raise ValueError("What is to be learned is told as a dictionary of named fields")
-    unknown = [str(key)[:40] for key in asked if key not in FIELDS]
-    if unknown:
-        raise ValueError(f"There is no field {unknown[0]}: there are {', '.join(FIELDS)}")
+    for field in asked:
+        if field not in FIELDS:
+            field, fields = str(field)[:40], ", ".join(FIELDS)
+            raise ValueError(f"There is no field {field}: there are {fields}")
     known, kind, name = learners(), asked.get("kind"), asked.get("name")
     if not isinstance(kind, str) or kind not in known:
-        raise ValueError(f"The kind is one of {', '.join(known)}")
+        kinds = ", ".join(known)
+        raise ValueError(f"The kind is one of {kinds}")
     if not isinstance(name, str) or not is_learned(name.strip()):
         raise ValueError("The name of the file to make may have 60 letters, digits, spaces and . _ - + ' ( )")
     name = name.strip()
@@ -109,13 +113,13 @@ def _prompts(given: Any) -> tuple[str, ...]:
         raise ValueError("Prompts are a text, one a line, or a list of texts")
     prompts = tuple(filter(None, map(str.strip, lines)))
     if len(prompts) > MAX_PROMPTS or any(len(prompt) > MAX_PROMPT for prompt in prompts):
-        raise ValueError(f"There may be {MAX_PROMPTS} prompts of {MAX_PROMPT} characters at most")
+        raise ValueError("There may be 1000 prompts of 2000 characters at most")
     return prompts or PROMPTS
 
 
 def _group(group: Any, values: Any) -> Any:
     if not isinstance(values or {}, Mapping):
-        raise ValueError(f"{group.label} are told as a dictionary of named fields")
+        raise ValueError("Pictures and options are told as dictionaries of named fields")
     read, messages = group.read(values or {})
     if messages:
         raise ValueError(messages[0])

@@ -162,7 +162,7 @@ def test_stopping_after_the_present_picture_keeps_it(learning, host):
         ({"pictures": {"count": 10**9}}, "pictures.count = 1000000000 is outside"),
         ({"pictures": {"layers": "nowhere"}}, "pictures.layers: 'nowhere' is no block"),
         ({"pictures": {"layers": "out99"}}, "This model has no attention in the layers out99"),
-        ({"pictures": [1]}, "Pictures are told as a dictionary"),
+        ({"pictures": [1]}, "Pictures and options are told as dictionaries"),
         ({"options": {"factor": float("nan")}}, "means.factor has to be finite"),
         ({"options": {"path": "x"}}, "means has no parameter 'path'"),
     ],

@@ -223,6 +223,18 @@ def refusals():
                 yield from filter(None, (text_of(constants.get(getattr(part, "id", ""), part)) for part in parts))
 
 
+def learning_texts():
+    """Of the page "Learn"."""
+    from lib_attn.learn.learners import learners
+    from lib_attn.learn.run import Pictures
+    from lib_attn.webui import learn_tab
+
+    known = learners().values()
+    params = [p for group in (Pictures, *(learner.options for learner in known)) for p in group.params()]
+    texts = {*learn_tab.TEXTS.values(), *(text for learner in known for text in (learner.label, learner.about))}
+    return texts | {text for p in params for text in (p.label, p.help, *p.choices)}
+
+
 def told_texts():
     """What is said beyond the page's own labels."""
     from lib_attn.presets import NEEDS, OWN, shipped
@@ -234,7 +246,8 @@ def told_texts():
     texts |= {p.reads[1] for p in all_params() if p.reads}
     previews = [f"techniques/{name}/preview.py" for name in ORDER]
     more = ("techniques/facts.py", "presets.py", "webui/live.py", "webui/preset_actions.py", "webui/compare.py")
-    for path in ("preview.py", *previews, *more):
+    texts |= learning_texts()
+    for path in ("preview.py", "webui/learning.py", *previews, *more):
         texts |= set(sentences_in(path))
     apart = [ROOT / "lib_attn" / room for room in ("lab", "learn")]
     for path in (ROOT / "lib_attn").rglob("*.py"):
