@@ -79,5 +79,7 @@ def shown(p: Any, group: Group, maps: tuple[Any, ...]) -> list[Any]:
     pictures = [Image.fromarray(np.ascontiguousarray(drawn.picture)) for drawn in maps]
     if group.save and p.save_samples():
         for picture, prompt, seed in zip(pictures, p.prompts, p.seeds, strict=True):
-            images.save_image(picture, p.outpath_samples, "", seed, prompt, shared.opts.samples_format, p=p, suffix="-map")
+            images.save_image(
+                picture, p.outpath_samples, "", seed, prompt, shared.opts.samples_format, p=p, suffix="-map"
+            )
     return pictures if group.show else []

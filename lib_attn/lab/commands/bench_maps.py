@@ -38,7 +38,9 @@ def run(args: argparse.Namespace) -> int:
     """Measure, print the figures, write the result file."""
     check_size(args.size, args.size)
     if min(args.singles, args.pairs) < 0 or args.singles + args.pairs < 3 or args.batch < 2:
-        raise LabError("There have to be three prompts and batches of two: a map is held against that of another prompt.")
+        raise LabError(
+            "There have to be three prompts and batches of two: a map is held against that of another prompt."
+        )
     spec = MapsSpec(args.singles, args.pairs, args.size, args.steps, seed=args.seed, batch=args.batch)
     variant = preset(args.preset)
     first = next((g.name for g in variant.settings.active() if g.draws_first), None)
