@@ -27,8 +27,10 @@ ALL_OFF = "All off"
 NEEDS = {
     "large": "Needs at least 768 px with SD 1.x and 2.x, 1536 px with SDXL.",
     "768 px": "Needs SD 1.x or 2.x and at least 768 px.",
+    "1536 px (SD 1.x)": "Needs SD 1.x or 2.x and at least 1536 px.",
+    "SDXL": "Needs SDXL.",
     "1536 px": "Needs SDXL and at least 1536 px.",
-    "dictionary": "Needs a learned dictionary.",
+    "look": "Needs a learned dictionary.",
     "batch": "Needs batch size 2 or more.",
     "CFG 1": "Needs CFG scale 1.",
     "above CFG 1": "Needs a CFG scale above 1.",

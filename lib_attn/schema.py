@@ -198,8 +198,9 @@ class Technique(Group):
     release: positional API order of its fields, see `Param.since`. blocks_help: what its block selector chooses.
     hires_in_sight: whether the choice for the hires pass is shown before Advanced is opened. needs_negative: whether the
     negative has to be there even where guidance has no use for it. skips_negative: whether it leaves negatives out.
-    shown_by: name of the preset that shows what it does to a single picture; empty: its defaults do. cycle: steps after
-    which its cost repeats.
+    shown_by: name of the preset that shows what it does to a single picture; empty: its defaults do. draws_first: it
+    has something drawn before the picture, see `lib_attn.techniques.first_pass_of`. cycle: steps after which its cost
+    repeats.
     """
 
     release: ClassVar[int] = 1
@@ -208,6 +209,7 @@ class Technique(Group):
     needs_negative: ClassVar[bool] = False
     skips_negative: ClassVar[bool] = False
     shown_by: ClassVar[str] = ""
+    draws_first: ClassVar[bool] = False
     cycle = 1
 
     blocks: str = param("auto", "Blocks", "", blocks=True, advanced=True)

@@ -53,13 +53,14 @@ class AttentionLab(scripts.Script):
 
     def before_process(self, p, *args):
         job.clear(p)
+        job.reserve(p, args)
         compare.before(p, self, args)
 
     def process(self, p, *args):
         job.begin(p, args)
 
     def process_before_every_sampling(self, p, *args, **kwargs):
-        job.before_sampling(p)
+        job.before_sampling(p, (kwargs.get("c"), kwargs.get("uc")))
 
     def postprocess_batch(self, p, *args, **kwargs):
         job.after_batch(p)

@@ -246,6 +246,10 @@ def install_fake_host(data_path):
         sd_unet=_module("modules.sd_unet", current_unet=None),
         sd_models=_module("modules.sd_models", model_data=SimpleNamespace(sd_model=None)),
         images=_module("modules.images", get_font=font),
+        devices=_module("modules.devices", cpu="cpu"),
+        extensions=_module("modules.extensions", active=lambda: []),
+        rng=_module("modules.rng"),
+        sd_samplers=_module("modules.sd_samplers"),
         processing=_module(
             "modules.processing", fix_seed=lambda p: None, process_images=None, StableDiffusionProcessingTxt2Img=None
         ),

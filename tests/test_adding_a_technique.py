@@ -10,7 +10,7 @@ import pytest
 from lib_attn.techniques import TECHNIQUES
 from tests.conftest import ROOT
 
-#: Outside its own folder a technique is named in the registry and at most in one more file.
+#: Outside its own folders a technique is named in the registry and at most in one more file.
 MOST_FILES = 2
 
 
@@ -26,7 +26,7 @@ def test_a_technique_in_one_file_is_found_everywhere():
 def test_a_technique_is_named_in_its_folder_and_the_registry(technique):
     name, cls = technique.name, technique.__name__
     names = re.compile(rf"""["']{name}["'.]|\b{cls}\(|import {cls}\b|techniques\.{name}\b""")
-    folders = [ROOT / "lib_attn" / "techniques" / other.name for other in TECHNIQUES]
+    folders = [ROOT / "lib_attn" / room / other.name for other in TECHNIQUES for room in ("techniques", "learn")]
     files = [f for folder in ("lib_attn", "javascript", "scripts") for f in (ROOT / folder).rglob("*.[pj][ys]")]
     named = [str(f.relative_to(ROOT)) for f in files if not set(folders) & set(f.parents) and names.search(_code(f))]
     assert len(named) <= MOST_FILES, named

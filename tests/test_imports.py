@@ -24,6 +24,9 @@ ROOMS = (
     "lib_attn.learn.capture",
     "lib_attn.learn.learners",
     "lib_attn.learn.run",
+    "lib_attn.learn.shown",
+    "lib_attn.learn.dictionary",
+    "lib_attn.learn.thin_qk",
     "lib_attn.webui",
     "lib_attn.learn.scenes",
     "lib_attn.lab.shared",
@@ -33,11 +36,12 @@ ROOMS = (
     "lib_attn.lab.reports",
     "lib_attn.lab.commands",
     "lib_attn.learn.reference_model",
+    "lib_attn.learn.depth",
 )
 #: Packages that only hold rooms: they import nothing and nobody imports them for anything else.
 FRAMES = ("lib_attn", "lib_attn.lab", "lib_attn.learn")
 #: ``python -m``: stands above everything.
-ENTRIES = ("lib_attn.lab.__main__",)
+ENTRIES = ("lib_attn.lab.__main__", "lib_attn.learn.__main__")
 #: Imports inside functions: the page is a gradio program, and only ``ui`` may wait for gradio.
 INSIDE_FUNCTIONS = {("lib_attn.lab.commands.ui", "lib_attn.lab.drawing.page")}
 #: Rooms that a room does not import although it stands above them.

@@ -93,7 +93,7 @@ def test_names_of_before_are_still_read():
     presets = Presets()
     for old, new in (
         ("Default", "Faster large pictures"),
-        ("Fast 1024", "Fast 1024 (SD 1.x)"),
+        ("Fast 1024 (SD 1.x)", "Near-sighted 1024 (SD 1.x)"),
         ("SDXL", "SDXL from 1536 px"),
     ):
         assert presets.read(old) == presets.read(new) and presets.about(old) == presets.about(new) != []
@@ -101,13 +101,17 @@ def test_names_of_before_are_still_read():
 
 def test_a_preset_sets_only_the_techniques_it_switches_on(presets):
     own, _ = Settings.read({"contrast": {"enabled": True, "keys": 0.5}, "near_sighted.tile": 99})
-    first, _ = presets.apply("Fast 1024 (SD 1.x)", own)
+    first, _ = presets.apply("Near-sighted 1024 (SD 1.x)", own)
     both, _ = presets.apply("Negative every 3rd step", first)
     assert [g.name for g in both.active()] == ["near_sighted", "negative_skip", "contrast"]
     assert (both["near_sighted"].tile, both["near_sighted"].pool, both["contrast"].keys) == (8, 8, 0.5)
-    assert not presets.changed("Fast 1024 (SD 1.x)", both) and not presets.changed("Negative every 3rd step", both)
+    assert not presets.changed("Near-sighted 1024 (SD 1.x)", both) and not presets.changed(
+        "Negative every 3rd step", both
+    )
     moved = both.replace(near_sighted=NearSighted(enabled=True, tile=9))
-    assert presets.changed("Fast 1024 (SD 1.x)", moved) and not presets.changed("Negative every 3rd step", moved)
+    assert presets.changed("Near-sighted 1024 (SD 1.x)", moved) and not presets.changed(
+        "Negative every 3rd step", moved
+    )
     off, _ = presets.apply(ALL_OFF, both)
     assert list(off.active()) == [] and off["near_sighted"].tile == 8
     presets.save("mine", own)

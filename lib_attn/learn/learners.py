@@ -26,6 +26,8 @@ class Learner:
     wants: ``wants(options)`` gives by name what `Capture` takes beside layers and blocks.
     learn: ``learn(capture, options, layers)``, layers by key, gives the file's tensors by name, and figures and the
     like for what it says of itself (`lib_attn.learned.files.LearnedFile.about`); raises ValueError with one sentence.
+    look: whether it learns the look of pictures, so that pictures of the user's own can be shown to the model instead
+    (`lib_attn.learn.shown`).
     """
 
     label: str
@@ -33,6 +35,7 @@ class Learner:
     options: type[Group]
     wants: Callable[[Any], dict[str, Any]]
     learn: Callable[[Capture, Any, Mapping[str, Layer]], tuple[dict[str, torch.Tensor], dict[str, Any]]]
+    look: bool = False
 
 
 def learners() -> dict[str, Learner]:

@@ -11,10 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lib_attn.schema import Technique
 from lib_attn.techniques.contrast.settings import Contrast
+from lib_attn.techniques.depth_guide.settings import DepthGuide
 from lib_attn.techniques.dictionary.settings import Dictionary
 from lib_attn.techniques.key_mix.settings import KeyMix
 from lib_attn.techniques.near_sighted.settings import NearSighted
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from lib_attn.techniques.base import Runtime
 
 TECHNIQUES: tuple[type[Technique], ...] = (
-    Dictionary, NearSighted, NegativeSkip, Contrast, KeyMix, ThinQk, StepSkip,
+    NearSighted, NegativeSkip, Contrast, KeyMix, Dictionary, ThinQk, DepthGuide, StepSkip,
 )  # fmt: skip
 ORDER = tuple(technique.name for technique in TECHNIQUES)
 
@@ -34,6 +35,11 @@ ORDER = tuple(technique.name for technique in TECHNIQUES)
 def load(name: str) -> type[Runtime]:
     """The runtime of the technique `name`."""
     return import_module(f"{__name__}.{name}.runtime").RUNTIME
+
+
+def first_pass_of(name: str) -> Callable[..., Any]:
+    """``underdraw`` of the technique's ``underdraw.py``, which has something drawn before the picture."""
+    return import_module(f"{__name__}.{name}.underdraw").underdraw
 
 
 def teller_of(name: str) -> Callable[..., None] | None:

@@ -23,12 +23,15 @@ from lib_attn.settings import (
 
 MESSAGES = "Attention Lab messages"
 """Infotext key of what the user was told; it is never read back."""
+MAPS = "Attn map hashes"
+"""Infotext key of the maps that pictures follow, by which one can tell whether another run followed the same."""
 
 KEYS: tuple[str, ...] = (
     *(p.infotext for p in all_params()),
     *(note_key(group) for group in GROUPS),
     *(unit_key(group) for group in TECHNIQUES),
     MESSAGES,
+    MAPS,
 )
 
 
@@ -43,6 +46,13 @@ class UnitText(str):
 
     def __call__(self, p: Any = None, **_: Any) -> str | None:
         return None if self.still(p) else str(self)
+
+
+def write_maps(parameters: MutableMapping[str, Any], hashes: list[str]) -> None:
+    """Add the maps of a batch to those of the job."""
+    found = [*filter(None, parameters.get(MAPS, "").split(" ")), *hashes]
+    if found:
+        parameters[MAPS] = " ".join(dict.fromkeys(found))
 
 
 def write(

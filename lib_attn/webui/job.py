@@ -17,9 +17,10 @@ from lib_attn.techniques import ORDER
 from lib_attn.unet.families import UnsupportedModel
 from lib_attn.unet.layers import parse_selector
 from lib_attn.unet.rows import Row
-from lib_attn.webui import api, grid, host, infotext, negatives, options, xyz
+from lib_attn.webui import api, controlnet, grid, host, infotext, negatives, options, underdrawing, xyz
 
 ATTRIBUTE = "attention_lab"
+RESERVED = "attention_lab_reserved"
 OBSERVERS = "attention_lab_observers"
 """Attribute of a job with functions that make the observers of each pass, see `lib_attn.attach.Attachment`."""
 
@@ -58,6 +59,7 @@ class Job:
         self._words = negatives.Words()
         self._failed_with_fewer = self._failed = False
         self.asked = False
+        self.reserved: controlnet.Reserved | None = None
         self.pictures: list[Any] = []
 
     def say(self, text: str) -> None:
@@ -96,6 +98,29 @@ class Job:
         launch_sampling.attention_lab = self
         sampler.launch_sampling = launch_sampling
         _live.add(self)
+
+    def draw_first(self, p: Any, conds: tuple[Any, Any]) -> None:
+        """Have what a technique wants drawn before the picture of `p` drawn, and show it."""
+        for group in self.settings.active():
+            if not group.draws_first or host.refusal() is not None:
+                continue
+            reserved, self.reserved = self.reserved, None
+            try:
+
+                def draw(group=group):
+                    return underdrawing.draw(p, group, conds, _store, self.say)
+
+                maps = reserved.draw(p, draw) if reserved else draw()
+                self.pictures += underdrawing.shown(p, group, maps)
+            except Exception:
+                host.log.exception("The map could not be drawn")
+                self.say("The map could not be drawn, see the log: the picture comes without it.")
+                continue
+            if maps:
+                self._acted.add(group.name)
+            if maps and reserved:
+                self.changed.add(group.name)
+            infotext.write_maps(p.extra_generation_params, [drawn.hash for drawn in maps])
 
     def _sample(self, original: Callable, *args: Any, **kwargs: Any) -> Any:
         self._restore_sampler()
@@ -301,6 +326,22 @@ def finish(p: Any, processed: Any = None) -> None:
         processed.infotexts.extend([processed.info] * len(pictures))
 
 
+def reserve(p: Any, args: Sequence[Any]) -> None:
+    """Before anybody reads the arguments of job `p`: reserve what the map, which is drawn later, is handed to."""
+    setattr(p, RESERVED, (None, []))
+    settings, _ = xyz.overridden(api.read_args(args)[0], dict(getattr(p, xyz.ATTRIBUTE, None) or {}))
+    for group in settings.active():
+        if group.draws_first and group.guide == "ControlNet":
+            said: list[str] = []
+            say, reserved = said.append, None
+            try:
+                reserved = controlnet.reserve(p, group, say)
+            except Exception:
+                host.log.exception("ControlNet could not be asked")
+                say("The picture is drawn without its map: ControlNet could not be asked, see the log.")
+            setattr(p, RESERVED, (reserved, said))
+
+
 def begin(p: Any, args: Sequence[Any]) -> None:
     """Read the settings of job `p`, write its infotext and tell the user what was not understood."""
     clear(p)
@@ -321,17 +362,26 @@ def begin(p: Any, args: Sequence[Any]) -> None:
     target = weakref.ref(p)
     job = Job(settings, lambda text: host.comment(target(), text), observers)
     setattr(p, ATTRIBUTE, job)
+    job.reserved, said = getattr(p, RESERVED, (None, []))
+    for text in said:
+        job.say(text)
     if not getattr(p, "enable_hr", False):
         for group in active:
             if group.hires == "only":
                 job.say(f"{group.label} acts only in the hires pass, and this picture has none.")
 
 
-def before_sampling(p: Any) -> None:
-    """The host is about to sample a pass of `p`; its sampler, model and sizes are final."""
+def before_sampling(p: Any, conds: tuple[Any, Any] = (None, None)) -> None:
+    """The host is about to sample a pass of `p`; its sampler, model and sizes are final.
+
+    Args:
+        conds: what it made of the prompts and the negative prompts.
+    """
     job = job_of(p)
     if job is not None:
         hires, cfg = bool(getattr(p, "is_hr_pass", False)), getattr(p, "cfg_scale", None)
+        if not hires:
+            job.draw_first(p, conds)
         job.prepare(p.sampler, getattr(p, "seeds", None) or [], hires, cfg)
 
 

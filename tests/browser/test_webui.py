@@ -129,7 +129,7 @@ def test_the_long_text_of_earlier_pictures_is_pasted(txt2img):
 def test_presets_apply_combine_and_show_what_changed(txt2img, keep):
     txt2img.open("general")
     txt2img.wait_live("No technique is on", "general")
-    txt2img.pick("preset", "Fast 1024")
+    txt2img.pick("preset", "Near-sighted 1024")
     wait_on(txt2img, "near_sighted", True)
     assert txt2img.number("near_sighted_tile") == 8 and is_on(txt2img, "general")
     assert "at least 768 px" in txt2img.find("preset_about").first.inner_text()

@@ -17,7 +17,8 @@ from lib_attn.lab.drawing.variants import setting
 from lib_attn.lab.measuring.outputs import output_errors
 from lib_attn.lab.reports import dictionary as reports
 from lib_attn.lab.shared.errors import LabError
-from lib_attn.learn import lab
+from lib_attn.learn import __main__ as command
+from lib_attn.learn import shown
 from lib_attn.learned.files import Loader, load
 from lib_attn.learned.folders import Folders
 
@@ -31,7 +32,7 @@ def test_errors_of_outputs_shrink_with_more_atoms_and_leave_the_picture_alone(mo
     assert few.keys() == many.keys() and all(len(errors) == 2 for errors in few.values())
     finest = [layer for layer in few if layer.startswith("OUT")][-1]
     assert 0 < max(many[finest]) < min(few[finest])
-    assert output_errors(model, ASKED, setting("x", LIVE + "4; dictionary.blend=0")).keys() == few.keys()
+    assert output_errors(model, ASKED, setting("x", LIVE + "4; dictionary.blend=0")) == {}
     assert torch.equal(sample(model, ASKED), plain)
     assert not any("forward" in vars(module) for module in model.unet.modules())
 
@@ -88,19 +89,19 @@ def with_encoder(monkeypatch, tiny):
 
 def test_learning_from_pictures_by_the_command(tmp_path, with_encoder, capsys, monkeypatch):
     folder, out = pictures(tmp_path / "mine"), tmp_path / "files" / "look.safetensors"
-    command = ["dictionary", str(out), "--pictures", str(folder), "--atoms", "8", "--bank", "4", "--samples", "256"]
-    command += ["--caption", "green", *with_encoder]
-    real, shown = lab.show, []
+    asked = ["dictionary", str(out), "--pictures", str(folder), "--atoms", "8", "--bank", "4", "--samples", "256"]
+    asked += ["--caption", "green", *with_encoder]
+    real, seen = shown.show, []
 
     def stopped(*args):
         for _ in real(*args):
-            shown.append(1)
+            seen.append(1)
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(lab, "show", stopped)
-    assert lab.main(command) == 130 and not out.exists()
-    monkeypatch.setattr(lab, "show", lambda *args: (shown.append(1) for _ in real(*args)))
-    assert lab.main(command) == 0 and len(shown) == 2, "the first picture is not shown again"
+    monkeypatch.setattr(shown, "show", stopped)
+    assert command.main(asked) == 130 and not out.exists()
+    monkeypatch.setattr(shown, "show", lambda *args: (seen.append(1) for _ in real(*args)))
+    assert command.main(asked) == 0 and len(seen) == 2, "the first picture is not shown again"
     file = load("look", "dictionary", Folders([out.parent]))
     assert [p.name for p in out.parent.iterdir()] == [out.name]
     assert file.about["learned"]["pictures"]["count"] == 2 and any(name.startswith("bank.") for name in file.tensors)
@@ -110,9 +111,9 @@ def test_learning_from_pictures_by_the_command(tmp_path, with_encoder, capsys, m
 def test_learning_from_prompts_by_the_command(tmp_path, model, tiny):
     (tmp_path / "prompts.txt").write_text("a cube\n\na cone\n")
     out = tmp_path / "own.safetensors"
-    command = ["dictionary", str(out), "--prompts", str(tmp_path / "prompts.txt"), "--count", "2", "--steps", "2"]
-    command += ["--width", "64", "--height", "64", "--atoms", "8", "--bank", "4", "--samples", "256"]
-    assert lab.main([*command, "--checkpoint", str(tiny), "--device", "cpu"]) == 0
+    asked = ["dictionary", str(out), "--prompts", str(tmp_path / "prompts.txt"), "--count", "2", "--steps", "2"]
+    asked += ["--width", "64", "--height", "64", "--atoms", "8", "--bank", "4", "--samples", "256"]
+    assert command.main([*asked, "--checkpoint", str(tiny), "--device", "cpu"]) == 0
     own = replace(model, files=Loader(lambda: Folders([tmp_path])))
     on = setting("x", "dictionary.file=own; dictionary.mode=full; dictionary.strength=1")
     assert not torch.equal(sample(own, ASKED, on), sample(own, ASKED))
@@ -123,35 +124,35 @@ def test_learning_from_prompts_by_the_command(tmp_path, model, tiny):
     [
         (["a/b.ckpt"], "no name of a learned file"),
         (["x.safetensors", "--atoms", "many"], "atoms"),
-        (["x.safetensors", "--prompts", "nowhere.txt"], "cannot be read"),
+        (["x.safetensors", "--prompts", "nowhere.txt"], "no file with prompts"),
         (["x.safetensors", "--pictures", "nowhere"], "no pictures"),
     ],
 )
 def test_what_cannot_be_learned_is_one_sentence(tiny, capsys, options, said):
-    assert lab.main(["dictionary", *options, "--checkpoint", str(tiny), "--device", "cpu"]) == 2
+    assert command.main(["dictionary", *options, "--checkpoint", str(tiny), "--device", "cpu"]) == 2
     told = capsys.readouterr().err.strip()
     assert said in told and "\n" not in told
 
 
-def test_bench_dictionary_keeps_what_is_not_measured_anew(tmp_path, tiny):
-    out = tmp_path / "dictionary.json"
-    command = ["bench", "dictionary", "--images", "1", "--size", "64", "--steps", "2", "--out", str(out)]
-    command += ["--checkpoint", str(tiny), "--device", "cpu"]
-    assert cli.main([*command, "--parts", "errors", "--only", "live 64,near-sighted"]) == 0
-    assert cli.main([*command, "--parts", "errors", "--only", "global 64"]) == 0
+def test_bench_atoms_keeps_what_is_not_measured_anew(tmp_path, tiny):
+    out = tmp_path / "atoms.json"
+    asked = ["bench", "atoms", "--images", "1", "--size", "64", "--steps", "2", "--out", str(out)]
+    asked += ["--checkpoint", str(tiny), "--device", "cpu"]
+    assert cli.main([*asked, "--parts", "errors", "--only", "live 64,near-sighted"]) == 0
+    assert cli.main([*asked, "--parts", "errors", "--only", "global 64"]) == 0
     result = json.loads(out.read_text())
     assert [row["name"] for row in result["errors"]] == ["near-sighted", "live 64", "global 64"]
     assert all(row["layers"] == 0 and row["error"] is None for row in result["errors"]), "a small map stays exact"
     assert "live 64" in reports.shortcut_block(result)
-    assert cli.main([*command, "--parts", "colours"]) == 2
+    assert cli.main([*asked, "--parts", "colours"]) == 2
 
 
 def test_bench_look(tmp_path, tiny, with_encoder):
     out = tmp_path / "look.json"
-    command = ["bench", "look", "--learned", "2", "--pictures", "2", "--named", "1", "--steps", "2", "--size", "64"]
-    assert cli.main([*command, "--strengths", "0.5,2", "--out", str(out), *with_encoder]) == 0
+    asked = ["bench", "look", "--shown", "2", "--pictures", "2", "--named", "1", "--steps", "2", "--size", "64"]
+    assert cli.main([*asked, "--strengths", "0.5,2", "--out", str(out), *with_encoder]) == 0
     result = json.loads(out.read_text())
     found = [(row["learned_from"], row["strength"]) for row in result["rows"]]
     assert found == [("none", 0.0), ("warm", 0.5), ("cool", 0.5), ("warm", 2.0), ("cool", 2.0)]
     assert "colours like warm" in reports.look_block(result)
-    assert cli.main([*command, "--strengths", "a", "--out", str(out), *with_encoder]) == 2
+    assert cli.main([*asked, "--strengths", "a", "--out", str(out), *with_encoder]) == 2

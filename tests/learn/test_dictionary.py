@@ -10,9 +10,9 @@ from lib_attn.learn.capture import Capture
 from lib_attn.learn.dictionary import learner
 from lib_attn.learn.dictionary.atoms import METHODS, clusters, code_error, learn_atoms, nearest_error
 from lib_attn.learn.dictionary.learner import LEARNER, Options, learn, wants
-from lib_attn.learn.dictionary.pictures import TIMESTEPS, noisy, plan_of, show
 from lib_attn.learn.learners import learners
 from lib_attn.learn.run import Run
+from lib_attn.learn.shown import TIMESTEPS, noisy, plan_of, show
 from lib_attn.learned.files import Loader
 from lib_attn.learned.folders import Folders
 from lib_attn.settings import Dictionary
@@ -100,7 +100,9 @@ def teach(unet, run, most=3):
 
 
 def start(unet, folder, options=SMALL, names=("a", "b", "c"), **plan):
-    return Run(plan_of(names, options, **plan), find_layers(unet), folder / "unfinished" / "mine.safetensors")
+    return Run(
+        plan_of("dictionary", names, options, **plan), find_layers(unet), folder / "unfinished" / "mine.safetensors"
+    )
 
 
 def test_a_dictionary_of_pictures_is_used(unet, tmp_path):

@@ -320,6 +320,24 @@ def test_rows_apart_as_together_and_each_image_alone(unet, files, values, keep):
     torch.testing.assert_close(alone[:, 1], together[:, 3], atol=2e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize(
+    "layout",
+    [
+        {"num_heads": -1, "num_head_channels": 8},
+        {"transformer_depth": 2, "attention_resolutions": [4, 2], "channel_mult": [1, 2, 4]},
+    ],
+    ids=["SD 2", "SDXL"],
+)
+def test_other_layouts(layout, tmp_path):
+    """Heads of one width at every level; several layers in a block, and none on the finest level."""
+    unet = tiny_unet(**layout)
+    files = written(tmp_path, unet)
+    plain = draw(unet, [])
+    for values in EACH:
+        out = draw(unet, changed(**values, blocks="all"), files=files)
+        assert not torch.equal(out, plain) and out.isfinite().all() and not draw.attachment.failed
+
+
 @pytest.mark.parametrize("mode", ["live", "global"])
 def test_as_many_atoms_as_points_are_full_attention_on_a_unet(unet, mode):
     plain = draw(unet, [], size=(16, 8))
@@ -358,6 +376,7 @@ def test_another_size_within_a_pass_starts_anew(unet):
 def test_auto_leaves_levels_that_save_nothing(unet):
     plain = draw(unet, [])
     assert torch.equal(draw(unet, changed(blocks="auto")), plain), "256 points"
+    assert plan_clusters(64, 64, Dictionary(mode="static")).worthwhile
     assert plan_clusters(64, 64, Dictionary()).worthwhile and not plan_clusters(16, 16, Dictionary()).worthwhile
     assert not plan_clusters(64, 64, Dictionary(atoms=4096)).worthwhile
     assert plan_clusters(64, 64, Dictionary(), depth=1).atoms == 128
@@ -409,8 +428,13 @@ def test_beside_other_techniques(unet, files):
     for other in others:
         both, alone = draw(unet, [style, other], files=files), draw(unet, [other])
         assert both.isfinite().all() and not torch.equal(both, alone)
-    near = draw(unet, [changed(blocks="in1")[0], NearSighted(enabled=True, tile=8, pool=4, blocks="all")])
-    assert not torch.equal(near, draw(unet, [NearSighted(enabled=True, tile=8, pool=4, blocks="all")]))
+    mixed = KeyMix(enabled=True, source="first image", operator="concatenate", blocks="out", bias=-1.0)
+    faint = dataclasses.replace(style, strength=1e-9)
+    torch.testing.assert_close(draw(unet, [faint, mixed], files=files), draw(unet, [mixed]), atol=1e-4, rtol=1e-3)
+    near = NearSighted(enabled=True, tile=8, pool=4, blocks="d0")
+    alone = draw(unet, [near])
+    assert torch.equal(draw(unet, [changed(blocks="d0")[0], near]), alone), "it takes its layers first"
+    assert not torch.equal(draw(unet, [changed(blocks="d0,d1")[0], near]), alone)
 
 
 def test_half_precision(unet, files):

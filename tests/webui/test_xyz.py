@@ -125,7 +125,7 @@ def test_the_preset_axis(xyz, presets):
     assert axis.choices() == ["All off", *shipped(), "mine"]
     panel = {"near_sighted": {"enabled": True, "tile": 24}}
     active = {}
-    for name in ("All off", "Layout only", "mine", "Fast 1024"):
+    for name in ("All off", "Layout only", "mine", "Fast 1024 (SD 1.x)"):
         axis.confirm(SimpleNamespace(), [name])
         p = SimpleNamespace()
         axis.apply(p, name, [name])
@@ -135,7 +135,7 @@ def test_the_preset_axis(xyz, presets):
     own = ("near_sighted", 24)
     assert active == {
         "All off": [], "Layout only": [own, ("key_mix", None)], "mine": [own, ("contrast", None)],
-        "Fast 1024": [("near_sighted", 8)],
+        "Fast 1024 (SD 1.x)": [("near_sighted", 8)],
     }  # fmt: skip
     with pytest.raises(RuntimeError, match="no preset"):
         axis.confirm(SimpleNamespace(), ["Layout only", "gone"])
@@ -144,7 +144,7 @@ def test_the_preset_axis(xyz, presets):
 def test_a_parameters_axis_moves_the_presets_value(xyz, presets, axes):
     p = SimpleNamespace()
     axes["[Attn] Near-sighted: Tile size"].apply(p, 32, [32])
-    xyz.make_axes(fake_grid_data().module, presets)[0].apply(p, "Fast 1024", [])
+    xyz.make_axes(fake_grid_data().module, presets)[0].apply(p, "Fast 1024 (SD 1.x)", [])
     settings, _ = settings_of(xyz, p)
     assert [(g.tile, g.pool) for g in settings.active()] == [(32, 8)]
 

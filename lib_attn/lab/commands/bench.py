@@ -7,20 +7,21 @@ from lib_attn.lab.commands import (
     bench_deviation,
     bench_dictionary,
     bench_front,
+    bench_maps,
     bench_memory,
     bench_negative,
     bench_report,
     bench_seams,
     bench_speed,
     bench_steps,
+    bench_thin,
 )
 
 
 def add_commands(commands) -> None:
     """Add ``bench`` with its own subcommands."""
     bench = commands.add_parser("bench", help="measure speed, deviation and seams, and write the report")
-    kinds = "speed|memory|deviation|ablation|seams|negative|steps|front|dictionary|look|report"
-    inner = bench.add_subparsers(dest="measurement", required=True, metavar=kinds)
+    inner = bench.add_subparsers(dest="measurement", required=True, metavar="MEASUREMENT")
     for module in (
         bench_speed,
         bench_memory,
@@ -29,8 +30,10 @@ def add_commands(commands) -> None:
         bench_seams,
         bench_negative,
         bench_steps,
+        bench_maps,
         bench_front,
         bench_dictionary,
+        bench_thin,
         bench_report,
     ):
         module.add_commands(inner)

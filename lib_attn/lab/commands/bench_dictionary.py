@@ -1,4 +1,4 @@
-"""``bench dictionary`` and ``bench look``: nearness and time of atoms, and pictures under a style bank."""
+"""``bench atoms`` and ``bench look``: nearness and time of atoms, and pictures under a style bank."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ PARTS = ("errors", "prompts", "speed")
 
 def add_commands(inner) -> None:
     """Add both to the subcommands of ``bench``."""
-    options = inner.add_parser("dictionary", help="atoms beside full and near-sighted attention: nearness and time")
+    options = inner.add_parser("atoms", help="atoms beside full and near-sighted attention: nearness and time")
     options.add_argument("--parts", default=",".join(PARTS), help="what is measured anew; the rest stays as it was")
     options.add_argument("--only", default="", help="only these cases, by name, separated by commas")
     for name, value, what in (
@@ -43,13 +43,14 @@ def add_commands(inner) -> None:
         options.add_argument(f"--{name}", type=int, default=value, help=f"{what} (default {value})")
     options.add_argument("--speed-sizes", default="512,1024", help="pixels of the times (default 512,1024)")
     options.add_argument("--judge", type=Path, default=JUDGE, help="the judge's file")
-    options.add_argument("--out", type=Path, default=Path("out/dictionary.json"), help="(default out/dictionary.json)")
+    options.add_argument("--out", type=Path, default=Path("out/atoms.json"), help="(default out/atoms.json)")
     add_model_options(options)
     options.set_defaults(run=run)
     options = inner.add_parser("look", help="pictures under a dictionary of other pictures, and without")
-    for name, value in (("learned", 12), ("pictures", 24), ("named", 24), ("size", 256), ("steps", 15), ("batch", 8)):
+    for name, value in (("shown", 12), ("pictures", 24), ("named", 24), ("size", 256), ("steps", 15), ("batch", 8)):
         options.add_argument(f"--{name}", type=int, default=value, help=f"(default {value})")
     options.add_argument("--strengths", default="1", help="separated by commas (default 1)")
+    options.add_argument("--files", type=Path, metavar="FOLDER", help="keep the dictionaries there")
     options.add_argument("--settings", default="mode=full", help="of the dictionary, 'mode=full; style_match=0.5'")
     options.add_argument("--judge", type=Path, default=JUDGE, help="the judge's file")
     options.add_argument("--out", type=Path, default=Path("out/look.json"), help="(default out/look.json)")
@@ -68,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
     wanted = [name.strip() for name in args.only.split(",") if name.strip()]
     cases = [case for case in shortcut_cases() if not wanted or case.name in wanted]
     spec = model_of(args)
-    result = read_result(args.out, "dictionary") if args.out.is_file() else {"kind": "dictionary"}
+    result = read_result(args.out, "atoms") if args.out.is_file() else {"kind": "atoms"}
     result |= {"machine": machine(spec.device)}
 
     def keep(part: str, rows) -> None:
@@ -111,15 +112,15 @@ def run(args: argparse.Namespace) -> int:
 def run_look(args: argparse.Namespace) -> int:
     """Measure, print a table, write the result file."""
     check_size(args.size, args.size)
-    if min(args.learned, args.pictures, args.named, args.steps, args.batch) < 1:
+    if min(args.shown, args.pictures, args.named, args.steps, args.batch) < 1:
         raise LabError("Numbers of pictures and steps are 1 at least.")
     try:
         strengths = tuple(float(text) for text in args.strengths.split(","))
     except ValueError:
         raise LabError("--strengths are numbers separated by commas.") from None
-    spec = LookSpec(model_of(args), args.judge, args.learned, args.pictures, args.named, strengths, args.settings,
-                    args.size, args.steps, batch=args.batch)  # fmt: skip
-    told = {name: value for name, value in asdict(spec).items() if name not in ("model", "judge")}
+    spec = LookSpec(model_of(args), args.judge, args.shown, args.pictures, args.named, strengths, args.settings,
+                    args.size, args.steps, batch=args.batch, files=args.files)  # fmt: skip
+    told = {name: value for name, value in asdict(spec).items() if name not in ("model", "judge", "files")}
     result = {"kind": "look", "command": command_line(), "machine": machine(spec.model.device), "spec": told}
 
     def keep(rows) -> None:

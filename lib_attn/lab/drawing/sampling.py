@@ -10,6 +10,7 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
 
 from lib_attn.lab.drawing.checkpoint import LabModel
@@ -17,6 +18,7 @@ from lib_attn.lab.drawing.unet import autocast
 from lib_attn.lab.drawing.variants import FULL, SamplingPass, Variant
 from lib_attn.lab.shared.errors import LabError
 from lib_attn.store import Store
+from lib_attn.techniques import first_pass_of
 from lib_attn.unet.rows import plan_rows
 
 TRAINED_STEPS = 1000
@@ -106,6 +108,7 @@ def sample(
             picture to the next.
     """
     images = len(request.seeds)
+    store = _underdrawn(model, request, variant, say, store)
     scheduler = make_scheduler(model, request.sampler)
     scheduler.set_timesteps(request.steps)
     generators = [torch.Generator().manual_seed(seed) for seed in request.seeds]
@@ -133,6 +136,31 @@ def sample(
             x = scheduler.step(prediction, timestep, x, **extra).prev_sample
             progress()
     return x.float().clone()
+
+
+def _underdrawn(model: LabModel, request: Request, variant: Variant, say, store: Store | None) -> Store | None:
+    """`store`, or one, with the maps that a technique of `variant` has drawn before the picture."""
+    groups = (
+        [group for group in variant.settings.for_pass(hires=False) if group.draws_first] if variant.settings else []
+    )
+    for group in groups:
+        store = store or Store()
+        asked = replace(
+            request, prompts=(group.map_prompt,) if group.map_prompt else request.prompts, steps=group.map_steps,
+            cfg=group.map_cfg, seeds=tuple(seed + group.map_seed for seed in request.seeds),
+        )  # fmt: skip
+
+        def draw(asked=asked):
+            latents = sample(model, asked)
+            return list(zip(latents, map(np.asarray, decode(model, latents)), strict=True))
+
+        keys = [(model.name, asked.one(i)) for i in range(len(asked.seeds))]
+        first_pass_of(group.name)(group, model.unet, keys, draw, files=model.files, store=store, say=say or _nobody)
+    return store
+
+
+def _nobody(text: str) -> None:
+    pass
 
 
 def evaluations(model: LabModel, request: Request) -> int:

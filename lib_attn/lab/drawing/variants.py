@@ -15,6 +15,7 @@ from lib_attn.preview import preview
 from lib_attn.schema import Technique
 from lib_attn.settings import TECHNIQUES, Settings, all_params
 from lib_attn.store import Store
+from lib_attn.techniques.base import Runtime
 from lib_attn.techniques.facts import Facts, Pass
 from lib_attn.unet.profile import profile_of
 
@@ -53,6 +54,7 @@ class Variant:
 
     kind: ``full``, ``free``, ``peer`` or ``ours``. put: ``put(unet, ahead)`` returns a context manager within which the
     method is on the U-Net (ahead: a `SamplingPass`). settings: of ours, in place of `put`. source: of its code.
+    observers: each gives a runtime that looks on beside the settings.
     """
 
     name: str
@@ -61,6 +63,7 @@ class Variant:
     put: Any = field(repr=False, default=None)
     settings: Settings | None = None
     source: str = ""
+    observers: tuple[Callable[[], Runtime], ...] = ()
 
     @property
     def cycle(self) -> int:
@@ -108,7 +111,7 @@ class Variant:
             return
         groups = self.settings.for_pass(hires=False)
         options = {"seeds": ahead.seeds, "steps": ahead.steps, "prediction": prediction, "store": store, "say": say}
-        options["files"] = files
+        options |= {"files": files, "observers": [make() for make in self.observers]}
         recorded = store is not None and any(store.get(group.name) is not None for group in groups)
         with attach(unet, groups, **options) as attachment:
             yield attachment.begin_step
@@ -137,6 +140,11 @@ FULL = Variant("full", "Full attention", "full", lambda unet, ahead: contextlib.
 
 def ours(name: str, label: str, settings: Settings) -> Variant:
     return Variant(name, label, "ours", settings=settings, source="this project")
+
+
+def watched(observer: Callable[[], Runtime]) -> Variant:
+    """Full attention with somebody looking on."""
+    return Variant("watched", "Watched", "full", settings=Settings(), observers=(observer,))
 
 
 def preset_variants(technique: str) -> list[Variant]:

@@ -37,7 +37,9 @@ class VariantChoice:
         peers, missing = peer_variants(self.webui, self.slothful)
         own = [parse_setting(text) for text in self.settings]
         if self.presets or not own:
-            own = [v for t in TECHNIQUES if t.by_size for v in preset_variants(t.name)] + own
+            # A step says nothing of presets that leave steps out.
+            alone = (v for t in TECHNIQUES if t.by_size for v in preset_variants(t.name) if v.techniques == (t.name,))
+            own = [*alone, *own]
         variants = [*peers, *([FREE] if free else []), *own]
         if self.only:
             unknown = {*self.only} - {v.name for v in variants} - {"full"}

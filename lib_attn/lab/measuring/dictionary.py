@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import statistics
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -23,8 +24,8 @@ from lib_attn.lab.measuring.scenebench import ScenebenchSpec, generator, run
 from lib_attn.lab.shared.distances import mean_and_error
 from lib_attn.lab.shared.progress import Progress, silent
 from lib_attn.learn.dictionary.learner import Options
-from lib_attn.learn.dictionary.pictures import plan_of, show
 from lib_attn.learn.run import Run
+from lib_attn.learn.shown import plan_of, show
 from lib_attn.learned.files import Loader
 from lib_attn.learned.folders import Folders
 from lib_attn.unet.families import find_layers
@@ -35,11 +36,11 @@ MODES = ("live", "global")
 
 def shortcut_cases() -> list[Variant]:
     """Near-sighted attention as it is and with pooled keys alone, each mode at each number of atoms, and static."""
-    plain = [setting("near-sighted", "near_sighted.enabled=on"), setting("pooled keys", "near_sighted.tile=0; pool=2")]
+    plain = [setting("near-sighted", "pool=4"), setting("pooled keys", "tile=0; pool=2")]
     ours = [
         setting(f"{mode} {n}", f"dictionary.mode={mode}; atoms={n}; depth_scaling=0") for n in COUNTS for mode in MODES
     ]
-    static = setting("static", "dictionary.mode=static; dictionary.file=reference-dictionary")
+    static = setting("static", "dictionary.mode=static; dictionary.file=embedded-warm")
     return [*plain, *ours, static]
 
 
@@ -98,12 +99,16 @@ SETS = {"warm": (("red", "orange", "yellow"), "striped"), "cool": (("blue", "cya
 
 @dataclass(frozen=True)
 class LookSpec:
-    """What is drawn. learned: pictures of each set. pictures: with a colour left open, under each dictionary and none;
-    named: with a colour of their own. strengths: of the style bank."""
+    """What is drawn.
+
+    shown: pictures of each set that are learned from. pictures: with a colour left open, under each dictionary and
+    none; named: with a colour of their own. strengths: of the style bank. files: folder that keeps the dictionaries,
+    None for none.
+    """
 
     model: ModelSpec
     judge: Path
-    learned: int = 12
+    shown: int = 12
     pictures: int = 24
     named: int = 24
     strengths: tuple[float, ...] = (1.0,)
@@ -113,6 +118,7 @@ class LookSpec:
     sampler: str = "DDIM"
     cfg: float = 5.0
     batch: int = 8
+    files: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -146,18 +152,21 @@ def measure_look(
     opens = [prompt for prompt, _, _ in open_prompts(spec.pictures)]
     scenes = single_prompts(spec.named)
     rows: list[LookRow] = []
-    with tempfile.TemporaryDirectory() as folder:
+    with contextlib.ExitStack() as stack:
+        folder = spec.files or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         looks = {}
         for number, name in enumerate(SETS):
             progress(f"pictures of {name}")
-            pictures = _draw(model, spec, _prompts(name, spec.learned), 500 + 100 * number)
+            pictures = _draw(model, spec, _prompts(name, spec.shown), 500 + 100 * number)
             looks[name] = [np.mean(found, 0) for found in zip(*_look_of(judge, pictures), strict=True)]
             run = Run(
-                plan_of([str(i) for i in range(len(pictures))], Options()), layers, Path(folder, "run.safetensors")
+                plan_of(Options.name, [str(i) for i in range(len(pictures))], Options()),
+                layers,
+                folder / "run.safetensors",
             )
             for _ in show(run, model.unet, predictor(model), encoded(spec.model, pictures)):
                 pass
-            run.finish(Path(folder, f"{name}.safetensors"))
+            run.finish(folder / f"{name}.safetensors")
         model = replace(model, files=Loader(lambda: Folders([folder])))
         for name, strength in [("none", 0.0), *((name, s) for s in spec.strengths for name in SETS)]:
             progress(f"{name}, strength {strength:g}")

@@ -1,4 +1,4 @@
-"""Tables of ``bench dictionary`` and ``bench look``."""
+"""Tables of ``bench atoms`` and ``bench look``."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ def shortcut_table(result: Mapping) -> str:
 
 
 def shortcut_block(result: Mapping) -> str:
-    """What a page shows of ``bench dictionary``."""
+    """What a page shows of ``bench atoms``."""
     commands = dict.fromkeys(f"`{result[key]}`" for key in result if key.endswith("_command"))
     return f"{', '.join(commands)}:\n\n{shortcut_table(result)}"
 
 
 def look_table(rows: Sequence[LookRow]) -> str:
-    """A line for each dictionary."""
+    """A line for each dictionary and strength."""
     sets = list(rows[0].colour)
-    head = ["dictionary", "strength"]
+    head = ["learned from", "strength"]
     head += [f"{part} like {name}" for part in ("colours", "pattern") for name in sets] + ["named words right"]
     lines = []
     for row in rows:

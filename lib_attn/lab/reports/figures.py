@@ -18,13 +18,21 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from lib_attn.lab.reports.dictionary import look_block, shortcut_block
+from lib_attn.lab.reports.maps import maps_block
 from lib_attn.lab.reports.steps import steps_block
+from lib_attn.lab.reports.thin import thin_block
 from lib_attn.lab.shared.errors import LabError
 
 ROOT = Path(__file__).resolve().parents[3]
 RESULTS = ROOT / "docs" / "results"
 
-BLOCKS: dict[str, Callable[[Mapping], str]] = {"steps": steps_block, "dictionary": shortcut_block, "look": look_block}
+BLOCKS: dict[str, Callable[[Mapping], str]] = {
+    "steps": steps_block,
+    "dictionary": shortcut_block,
+    "look": look_block,
+    "thin": thin_block,
+    "maps": maps_block,
+}
 """Kind of a result: what a page shows of it, in Markdown."""
 
 _BLOCK = re.compile(r"<!-- ([\w-]+\.json) -->\n.*?<!-- /\1 -->", re.DOTALL)

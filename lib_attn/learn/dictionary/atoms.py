@@ -31,12 +31,22 @@ def learn_atoms(x: torch.Tensor, count: int, method: str = "k-means") -> tuple[t
 
 
 def clusters(x: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """K-means of tokens ``[n, C]`` in random order: means ``[m, C]`` and members ``[m]``, empty ones left out."""
-    tokens = x[None, None]
-    labels, centres = lloyd(tokens, tokens[:, :, :count], ITERATIONS)
-    total, number = sums(tokens, labels, centres.shape[2])
+    """K-means of tokens ``[n, C]``: means ``[m, C]`` and members ``[m]``; m is less than `count` where tokens are."""
+    labels, centres = lloyd(x[None, None], _far_apart(x, count)[None, None], ITERATIONS)
+    total, number = sums(x[None, None], labels, centres.shape[2])
     found = number[0, 0] > 0
     return means(total, number)[0, 0, found], number[0, 0, found]
+
+
+def _far_apart(x: torch.Tensor, count: int) -> torch.Tensor:
+    """Tokens to start from, each drawn by its squared distance to those before (k-means++, Arthur and Vassilvitskii
+    2007), so that what is rare is not left out."""
+    generator = torch.Generator().manual_seed(0)
+    picks, distance = [0], (x - x[0]).square().sum(1)
+    while len(picks) < count and distance.max() > 0:
+        picks.append(int(torch.multinomial(distance, 1, generator=generator)))
+        distance = torch.minimum(distance, (x - x[picks[-1]]).square().sum(1))
+    return x[picks]
 
 
 def _sparse(x: torch.Tensor, count: int) -> torch.Tensor:
@@ -44,11 +54,8 @@ def _sparse(x: torch.Tensor, count: int) -> torch.Tensor:
         from sklearn.decomposition import MiniBatchDictionaryLearning
     except ImportError:
         raise ValueError("Sparse coding needs scikit-learn (pip install scikit-learn), or choose k-means") from None
-    learner = MiniBatchDictionaryLearning(
-        count, batch_size=256, max_iter=20, fit_algorithm="cd", transform_algorithm="omp",
-        transform_n_nonzero_coefs=CODE, random_state=0,
-    )  # fmt: skip
-    unit = torch.from_numpy(learner.fit(x.numpy()).components_).float()
+    learner = MiniBatchDictionaryLearning(count, alpha=0.1, batch_size=256, max_iter=20, random_state=0)
+    unit = torch.from_numpy(learner.fit((x / x.norm(dim=1).mean()).numpy()).components_).float()
     index, weight = sparse_codes(x, unit, min(CODE, count))
     total, number = sums(weight.reshape(1, 1, -1, 1), index.reshape(1, 1, -1), count)
     size = means(total, number)[0, 0]

@@ -88,4 +88,5 @@ LEARNER = Learner(
     Options,
     wants,
     learn,
+    look=True,
 )

@@ -60,14 +60,17 @@ def cache_latents(
     world: int = 1,
     batch: int = 8,
     progress=None,
+    maps: tuple[str, ...] = ("rgb",),
+    picture=lambda sample: sample["rgb"],
 ) -> None:
     """Encode the first `count` scenes in files of CHUNK scenes; files already there are kept.
 
     encode: uint8 (B, S, S, 3) -> scaled latents (B, 4, S/8, S/8). Process `rank` of `world` takes every
-    world-th file, so processes never write the same one.
+    world-th file, so processes never write the same one. maps: what is read of a scene; picture: what of it is
+    encoded, uint8 (H, H, 3).
     """
     folder.mkdir(parents=True, exist_ok=True)
-    samples = itertools.islice(shards.read_set(scenes), count)
+    samples = itertools.islice(shards.read_set(scenes, (*maps, "json")), count)
     for number in itertools.count():
         chunk = list(itertools.islice(samples, CHUNK))
         if not chunk:
@@ -77,7 +80,7 @@ def cache_latents(
             continue
         latents = []
         for i in range(0, len(chunk), batch):
-            latents.append(encode(np.stack([reduce(s["rgb"], size) for s in chunk[i : i + batch]])).half())
+            latents.append(encode(np.stack([reduce(picture(s), size) for s in chunk[i : i + batch]])).half())
             if progress:
                 progress(len(latents[-1]))
         save_tensors(

@@ -33,15 +33,19 @@ class NoiseConfig:
     signal: float = 1.0
 
 
-def loss_weights(config: NoiseConfig) -> torch.Tensor:
-    """Weight of the squared noise error per step, float32 (1000,).
+def loss_weights(config: NoiseConfig, prediction: str = "epsilon", bar: torch.Tensor | None = None) -> torch.Tensor:
+    """Weight of the squared error of the prediction, "epsilon" or "v_prediction", per step, float32 (1000,).
+
+    bar: the schedule, where it is not SD's.
 
     (min(snr, gamma) + 1) / snr, capped: the quiet end is min-SNR (Hang et al. 2023, arXiv 2303.09556), the
     loud end is what v-prediction would give (Salimans and Ho 2022, arXiv 2202.00512). What a prompt decides
     (is it a cube or a cone?) is decided under loud noise, where the plain noise error hardly counts it.
     """
-    bar = alphas_cumprod(config.signal)
+    bar = alphas_cumprod(config.signal) if bar is None else bar
     snr = bar / (1 - bar)
+    if prediction == "v_prediction":
+        return ((snr.clamp(max=config.gamma) + 1) / (snr + 1)).float()
     return ((snr.clamp(max=config.gamma) + 1) / snr).clamp(max=config.cap).float()
 
 

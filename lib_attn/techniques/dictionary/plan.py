@@ -20,7 +20,7 @@ class ClusterPlan:
     @property
     def worthwhile(self) -> bool:
         """Whether this level is treated when the choice is left to us."""
-        return self.atoms and self.tokens >= LEAST_TOKENS and self.cost <= WORTHWHILE
+        return self.tokens >= LEAST_TOKENS and self.cost <= WORTHWHILE
 
 
 def plan_clusters(h: int, w: int, settings, *, depth: int = 0) -> ClusterPlan:

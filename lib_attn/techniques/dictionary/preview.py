@@ -24,6 +24,8 @@ def tell(s: Dictionary, settings: Any, facts: Facts, passes: list[Pass], said: S
         said.warn("Blend 0 is full attention: nothing is changed.", idle=True)
     if s.file:
         _tell_file(s, facts, said)
+    if s.mode != "full" and settings["near_sighted"].enabled:
+        said.warn("Near-sighted is on as well and takes its layers first.")
     if facts.profile is None or s.mode in ("full", "static") or not s.blend:
         return
     gains = [_speed(s, facts, p) for p in passes]

@@ -33,7 +33,8 @@ def moments_of(layer: Layer, tensors: Mapping[str, torch.Tensor] | None, key: st
         tensors: of a learned file; None: moments as they follow from the weights.
 
     Raises:
-        ValueError: when the layer's weights cannot be read, or the file's tensors are not of this layer.
+        ValueError: when the layer's weights cannot be read.
+        LookupError: when the file has no tensors of this layer.
     """
     to_q, to_k, to_v, to_out = layer.family.projections(layer.attn1)
     heads = layer.family.heads(layer.attn1)
@@ -46,7 +47,7 @@ def moments_of(layer: Layer, tensors: Mapping[str, torch.Tensor] | None, key: st
     for name in MOMENTS:
         moment = tensors.get(f"{key}.{name}")
         if moment is None or moment.shape != found["gram"].shape:
-            raise ValueError(f"it holds nothing for {key}")
+            raise LookupError(key)
         found[name] = moment.float()
     return found
 
@@ -55,7 +56,7 @@ def _weight(module: Any) -> torch.Tensor:
     """The matrix ``[out, in]`` of a projection, which may stand in a list with a dropout behind it."""
     linear = module if hasattr(module, "weight") else module[0]
     if linear.weight.ndim != 2:
-        raise ValueError("its weights are stored in a form that cannot be read")
+        raise ValueError("no matrix")
     return linear.weight.float()
 
 

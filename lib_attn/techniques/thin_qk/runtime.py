@@ -20,6 +20,7 @@ LEAST_POINTS = 2048  # of a layer that is worth a thought where the choice is le
 ROUND_GPU = 32  # fast kernels there work in buckets of 32 or 64 channels
 SAMPLE = 1024  # points whose queries and keys are held against what the file says
 STRANGE = 3.0  # times what the file says is lost, in the geometric mean of layers; the noisiest step alone makes it 2
+UNREADABLE = "Thin QK computes this picture in full: the model's weights are stored in a form that it cannot read."
 NEGLIGIBLE = 0.002  # share of the energy below which it does not matter how much is lost
 
 
@@ -84,30 +85,31 @@ class ThinQkRuntime(Runtime):
         try:
             rank = self._rank(call.layer, step)
             maps, _ = self._curve(call.layer)
-        except ValueError as error:
-            return self._stand_back(str(error))
+        except LookupError:
+            return self._stand_back(Refused(self._file.name, "layers are missing in it"))
+        except ValueError:
+            self._off = True
+            self._say(UNREADABLE)
+            return None
         if rank >= width:
             self._why = "with these values every channel is kept"
             return None
         values = rank if s.values else width
         if s.when == "faster" and not pays(one.device, one.dtype, points, heads, width, rank, values):
-            self._why = f"on this device {rank} of {width} channels are no faster than all of them"
-            self._say(f"Thin QK computes layers of {points} points in full: {self._why}.")
+            self._why = "on this device nothing is faster with so many channels"
+            self._say(f"Thin QK computes layers of {points} points in full: {rank} of {width} channels are no faster.")
             return None
         q, k, v, out = (m[..., :rank].to(one.device, one.dtype) for m in (maps.q, maps.k, maps.v, maps.out))
-        if not all(torch.isfinite(m).all() for m in (q, k, v, out)):
-            return self._stand_back("its numbers are out of range")
+        if self._file is not None and not all(torch.isfinite(m).all() for m in (q, k, v, out)):
+            return self._stand_back(Refused(self._file.name, "its numbers are out of range"))
         if call.scale is None:
             q = q * (rank / width) ** 0.5  # whoever attends divides by the root of the width that he sees
         return Thinned(q, k, v if s.values else None, out.mT if s.values else None)
 
-    def _stand_back(self, reason: str) -> None:
-        """Do nothing any more, and say why."""
-        self._off, self._why = True, reason
-        if self._file is not None:
-            self._say(str(Refused(self._file.name, reason)))
-        else:
-            self._say(f"Thin QK computes the rest of the picture in full: {reason}.")
+    def _stand_back(self, refused: Refused) -> None:
+        """Do without the file, and so nothing, from now on."""
+        self._off = True
+        self._say(str(refused))
 
     def _rank(self, layer, step: int) -> int:
         s, key = self._settings, self._keys[layer.index]

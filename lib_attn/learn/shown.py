@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from lib_attn.attach import attach
-from lib_attn.learn.dictionary.learner import Options
 from lib_attn.learn.run import Pictures, Plan, Run
+from lib_attn.schema import Group
 from lib_attn.unet.flight import sigma_of
 
 #: Timesteps at which each picture is shown: all of sampling, the stretches that place colours most often.
@@ -49,7 +49,9 @@ def show(
         yield
 
 
-def plan_of(names: Sequence[str], options: Options, caption: str = "", checkpoint: tuple[str, str] = ("", "")) -> Plan:
+def plan_of(
+    kind: str, names: Sequence[str], options: Group, caption: str = "", checkpoint: tuple[str, str] = ("", "")
+) -> Plan:
     """The plan of a run over pictures, by name; with other names, another caption or other options it begins anew."""
     pictures = Pictures(count=len(names), steps=len(TIMESTEPS), cfg=1.0)
-    return Plan(Options.name, pictures, options, (f"{len(names)} pictures: {caption}", *names), checkpoint)
+    return Plan(kind, pictures, options, (f"{len(names)} pictures: {caption}", *names), checkpoint)

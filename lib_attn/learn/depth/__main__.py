@@ -1,0 +1,109 @@
+"""Teach a checkpoint to draw depth or normal maps: python -m lib_attn.learn depth WORK.
+
+Its In blocks and middle stay as they are unless told otherwise; what is learned is written as a blocks file. Stop it
+with Ctrl-C at any time; the same command goes on from the last save.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import signal
+import sys
+from pathlib import Path
+
+import torch
+
+from lib_attn.lab.drawing.embedded import default_checkpoint
+from lib_attn.lab.shared.errors import LabError
+
+from ..reference_model.state import StateError
+from ..scenes.guides import PICTURES
+from ..scenes.render import RenderError
+from ..scenes.shards import ShardError
+from .base import Base
+from .choices import CHOICES
+from .recipe import Recipe
+from .run import Run
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(
+        prog="python -m lib_attn.learn depth",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    p.add_argument("work", type=Path, help="folder for data and states; an unfinished run is continued")
+    p.add_argument("--checkpoint", type=Path, help="the base, an SD 1.x or 2.x file (default: the embedded model)")
+    p.add_argument("--map", choices=tuple(PICTURES), help="what is drawn (default depth)")
+    p.add_argument("--train", choices=CHOICES, help="which weights learn (default out)")
+    p.add_argument("--out", type=Path, help="the blocks file, .safetensors (default WORK/MAP-TRAIN.safetensors)")
+    p.add_argument("--scenes-from", type=Path, help="a set of lib_attn.learn.scenes with depth, normal and mask")
+    p.add_argument("--zero-snr", action="store_true", help="the base's schedule ends in noise alone")
+    for name, what in (
+        ("scenes", "how many maps are learned from"),
+        ("size", "edge of the maps in pixels"),
+        ("steps", "length of the training"),
+        ("batch", "maps a step, over all processes"),
+        ("rank", "of the deltas of lora"),
+        ("seed", "of everything drawn at random"),
+        ("head_scenes", "pictures that the network which reads maps learns from"),
+        ("head_steps", "length of its training"),
+    ):
+        default = getattr(Recipe(), name)
+        p.add_argument(f"--{name.replace('_', '-')}", type=int, help=f"{what} (default {default})")
+    p.add_argument("--lr", type=float, help=f"highest learning rate (default {Recipe().lr})")
+    p.add_argument("--precision", choices=("no", "bf16", "fp16"), help="accelerate's mixed precision (default no)")
+    p.add_argument("--threads", type=int, default=0, help="torch threads of each process, 0 for torch's choice")
+    return p
+
+
+def choose_recipe(args: argparse.Namespace, base: Base) -> Recipe:
+    """The recipe of an unfinished run in the folder, or the default, with what is asked for."""
+    kept = args.work / f"{args.map or Recipe().map}-{args.train or Recipe().train}.json"
+    recipe = Recipe.load(kept) if kept.exists() else Recipe()
+    named = ("map", "train", "scenes", "size", "steps", "batch", "rank", "seed", "lr", "precision", "head_scenes",
+             "head_steps")  # fmt: skip
+    asked = {name: getattr(args, name) for name in named if getattr(args, name) is not None}
+    checkpoint = f"{base.path.stem} {base.digest}"
+    if recipe.checkpoint not in ("", checkpoint):
+        raise ValueError(f"{args.work} holds a run of another checkpoint, {recipe.checkpoint}; choose another folder.")
+    recipe = dataclasses.replace(recipe, checkpoint=checkpoint, zero_snr=args.zero_snr or recipe.zero_snr, **asked)
+    args.work.mkdir(parents=True, exist_ok=True)
+    recipe.save(kept)
+    return recipe
+
+
+def _stop(*_) -> None:
+    raise KeyboardInterrupt
+
+
+def learn(args: argparse.Namespace) -> None:
+    base = Base.load(args.checkpoint or default_checkpoint(), "cuda" if torch.cuda.is_available() else "cpu")
+    run = Run(args.work, choose_recipe(args, base), base, args.scenes_from)
+    run.render()
+    loop = run.train()
+    if loop.accelerator.is_main_process:
+        print(run.export(loop, args.out or args.work / f"{run.recipe.map}-{run.recipe.train}.safetensors"))
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parser().parse_args(argv)
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    before = signal.signal(signal.SIGTERM, _stop)
+    try:
+        learn(args)
+    except (LabError, StateError, ShardError, RenderError, FloatingPointError, ValueError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("Stopped; the same command goes on from the last save.", file=sys.stderr)
+        return 130
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,97 @@
+"""A small network that reads a map from predicted latents, and steps of latents towards a wanted map.
+
+The gradient passes the small network alone, never the U-Net, so LoRA, samplers and fast paths are as they were. After
+Universal Guidance (2302.07121) and Readout Guidance (2312.02150), which go through a decoder or the U-Net.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+#: In front of the names of the network's tensors in a learned file.
+PREFIX = "head."
+WIDTH = 32
+#: Steps of one correction, and how far all of them go at strength 1, in spreads of the latents.
+ROUNDS, REACH = 4, 6.0
+
+
+class Head(nn.Module):
+    """Latents ``[B, C, h, w]`` of any size -> logits of the map ``[B, h, w]``: two levels down and up again."""
+
+    def __init__(self, channels: int = 4, width: int = WIDTH):
+        super().__init__()
+        self.fine = nn.Conv2d(channels, width, 3, padding=1)
+        self.middle = nn.Conv2d(width, 2 * width, 3, 2, 1)
+        self.coarse = nn.Conv2d(2 * width, 2 * width, 3, 2, 1)
+        self.bottom = nn.Conv2d(2 * width, 2 * width, 3, padding=1)
+        self.up = nn.Conv2d(4 * width, width, 3, padding=1)
+        self.out = nn.Conv2d(2 * width, 1, 3, padding=1)
+
+    def forward(self, latents: torch.Tensor) -> torch.Tensor:
+        fine = F.silu(self.fine(latents))
+        middle = F.silu(self.middle(fine))
+        coarse = F.silu(self.bottom(F.silu(self.coarse(middle))))
+        up = F.silu(self.up(torch.cat([middle, F.interpolate(coarse, middle.shape[-2:])], 1)))
+        return self.out(torch.cat([fine, F.interpolate(up, fine.shape[-2:])], 1))[:, 0]
+
+
+def read_head(tensors: Mapping[str, torch.Tensor]) -> Head | None:
+    """The network of a learned file, None where it has none. Raises ValueError when it does not fit together."""
+    own = {name.removeprefix(PREFIX): value for name, value in tensors.items() if name.startswith(PREFIX)}
+    if not own:
+        return None
+    first = own.get("fine.weight")
+    if first is None or first.ndim != 4:
+        raise ValueError("the network that reads maps is not complete")
+    # No gradient passes tensors of inference mode, in which a host may sample; and layers draw their first weights from
+    # the global generator.
+    with torch.inference_mode(False), torch.random.fork_rng(devices=[]):
+        head = Head(first.shape[1], first.shape[0])
+        try:
+            head.load_state_dict({name: value.float() for name, value in own.items()})
+        except RuntimeError:
+            raise ValueError("the network that reads maps is not complete") from None
+        return head.requires_grad_(False)
+
+
+def blurred(latents: torch.Tensor, spread: float) -> torch.Tensor:
+    """Latents ``[B, C, h, w]`` under a Gaussian of `spread` places, edges repeated."""
+    if spread <= 0:
+        return latents
+    reach = max(1, min(int(3 * spread + 0.5), min(latents.shape[-2:]) - 1))
+    line = torch.arange(-reach, reach + 1, device=latents.device, dtype=latents.dtype)
+    kernel = torch.exp(-0.5 * (line / spread) ** 2)
+    kernel = (kernel / kernel.sum()).expand(latents.shape[1], 1, -1)
+    padded = F.pad(latents, (reach,) * 4, mode="replicate")
+    out = F.conv2d(padded, kernel[:, :, None], groups=latents.shape[1])
+    return F.conv2d(out, kernel[..., None], groups=latents.shape[1])
+
+
+def error(logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    """How far maps ``[B, h, w]`` are from the wanted ones, 0 … 1: cross-entropy, for each picture ``[B]``.
+
+    Its gradient is not lost where the network is sure of the opposite, as that of a squared error would be.
+    """
+    return F.binary_cross_entropy_with_logits(logits, wanted, reduction="none").mean((1, 2))
+
+
+def towards(latents: torch.Tensor, wanted: torch.Tensor, head: Head, amount: float, rounds: int = ROUNDS):
+    """What to add to predicted latents ``[B, C, h, w]`` for their map to be nearer to `wanted` ``[B, h, w]``.
+
+    Each round goes along the gradient, scaled so that its largest places move by the latents' own spread times
+    `REACH` * `amount` / `rounds`.
+    """
+    with torch.inference_mode(False), torch.enable_grad():
+        start = latents.detach().clone().float()
+        goal, moved = wanted.clone().float(), start.clone()
+        spread = start.std((1, 2, 3), keepdim=True)
+        for _ in range(rounds):
+            x = moved.detach().requires_grad_(True)
+            (slope,) = torch.autograd.grad(error(head(x), goal).sum(), x)
+            size = slope.abs().flatten(1).quantile(0.99, dim=1)[:, None, None, None].clamp_min(1e-12)
+            moved = x.detach() - (REACH * amount / rounds) * spread * (slope / size).clamp(-1, 1)
+        return (moved - start).to(latents.dtype)

@@ -1,0 +1,63 @@
+"""The first of two passes: the map, drawn by the checkpoint with other blocks. Whoever hosts the model draws."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from lib_attn.learned.files import Loader
+from lib_attn.learned.header import Refused
+from lib_attn.store import Store
+from lib_attn.techniques.base import Context
+from lib_attn.techniques.depth_guide.head import PREFIX
+from lib_attn.techniques.depth_guide.maps import PLACE, Map, Maps, levelled
+from lib_attn.techniques.depth_guide.settings import KIND, DepthGuide
+from lib_attn.unet.families import find_layers, find_unet
+from lib_attn.unet.replace import Unfitting, replaced
+
+#: What a host draws: latents ``[C, h, w]`` and uint8 ``[H, W, 3]`` of each picture; None when it was stopped.
+Drawn = Sequence[tuple[torch.Tensor, np.ndarray]]
+
+
+def underdraw(
+    settings: DepthGuide,
+    model: Any,
+    pictures: Sequence[Hashable],
+    draw: Callable[[], Drawn | None],
+    *,
+    files: Loader,
+    store: Store,
+    say: Callable[[str], None],
+) -> tuple[Map, ...]:
+    """Lay the maps of the pass to come ready in `store`: those kept there, or new ones. Empty when there are none.
+
+    Args:
+        pictures: for each picture everything its map depends on beside the file with the blocks.
+        draw: draws all maps by `model`, which has the other blocks on while it runs.
+    """
+    kept = store.get(PLACE)
+    maps = kept if isinstance(kept, Maps) else Maps()
+    maps.current = ()
+    store.keep(PLACE, maps)
+    try:
+        file = Context(say=say, layers=tuple(find_layers(model)), files=files).learned(KIND, settings.file)
+        keys = [(file.hash, picture) for picture in pictures]
+        if any(maps.get(key) is None for key in keys):
+            blocks = {name: tensor for name, tensor in file.tensors.items() if not name.startswith(PREFIX)}
+            with replaced(find_unet(model), blocks):
+                drawn = draw()
+            if drawn is None:
+                return ()
+            for key, (latent, picture) in zip(keys, drawn, strict=True):
+                maps.keep(key, Map(picture if file.about.get("map") == "normal" else levelled(picture), latent))
+    except Refused as refused:
+        say(str(refused))
+        return ()
+    except Unfitting as error:
+        say(f"The picture is drawn without a map: {error}.")
+        return ()
+    maps.current = tuple(maps.get(key) for key in keys)
+    return maps.current

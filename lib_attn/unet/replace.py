@@ -1,0 +1,126 @@
+"""Other weights for some blocks of a U-Net, put on for a while and taken off again.
+
+The U-Net's own modules are never touched: a block whose weights are replaced gets a stand-in, a module of the same kind
+that shares everything with it but those weights, in its place. Taking off puts the block itself back, so weights are
+bit-identical afterwards whatever happened meanwhile, and what a host keeps on its modules stays with them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import types
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+#: Endings of the two factors of a low-rank delta, behind the name of the weight: weight + up @ down.
+UP, DOWN = ".up", ".down"
+#: By these stable-diffusion-webui's LoRA finds a module and what to do with it; a stand-in is none of its modules. The
+#: backup is the weight without LoRA.
+LORA = ("network_layer_name", "network_current_names", "network_weights_backup", "network_bias_backup")
+_SECTIONS = ("input_blocks", "middle_block", "output_blocks", "out")
+
+
+class Unfitting(ValueError):
+    """Tensors that are not for this U-Net; the text is the end of a sentence."""
+
+
+def blocks_of(names: Any) -> list[str]:
+    """Paths of the blocks that tensors of these names replace parts of: ``output_blocks.3``, ``out``.
+
+    Raises:
+        Unfitting: when a name is in no block.
+    """
+    found = {}
+    for name in names:
+        section, _, rest = name.partition(".")
+        number = rest.partition(".")[0]
+        if section not in _SECTIONS or (section.endswith("_blocks") and not number.isdigit()):
+            raise Unfitting(f"{name[:80]} is in no block of a U-Net")
+        found[f"{section}.{number}" if section.endswith("_blocks") else section] = None
+    return list(found)
+
+
+@contextlib.contextmanager
+def replaced(unet: nn.Module, tensors: Mapping[str, torch.Tensor]) -> Iterator[None]:
+    """Have `unet` compute with other weights.
+
+    Args:
+        tensors: by the U-Net's own names; ``NAME.up`` ``[out, r]`` and ``NAME.down`` ``[r, in]`` are added to it.
+
+    Raises:
+        Unfitting: when one is not for this U-Net.
+    """
+    paths = blocks_of(tensors)
+    stand_ins, left = [], dict(tensors)
+    for path in paths:
+        holder, _, name = path.rpartition(".")
+        parent = unet.get_submodule(holder) if _has(unet, path) else None
+        if parent is None:
+            raise Unfitting(f"this model has no {path}")
+        stand_ins.append((parent, name, _stand_in(getattr(parent, name), f"{path}.", left, {})))
+    if left:
+        raise Unfitting(f"this model has no {next(iter(left))[:80]}")
+    put: list[tuple[nn.Module, str, nn.Module]] = []
+    try:
+        for parent, name, module in stand_ins:
+            put.append((parent, name, parent._modules[name]))
+            parent._modules[name] = module
+        yield
+    finally:
+        for parent, name, module in put:
+            parent._modules[name] = module
+
+
+def _has(unet: nn.Module, path: str) -> bool:
+    try:
+        unet.get_submodule(path)
+    except AttributeError:
+        return False
+    return True
+
+
+def _stand_in(module: nn.Module, prefix: str, left: dict[str, torch.Tensor], made: dict) -> nn.Module:
+    """A copy of `module` that shares its parameters, but for those in `left`, which are taken out of it."""
+    if id(module) in made:
+        return made[id(module)]
+    copy = object.__new__(type(module))
+    made[id(module)] = copy
+    own = {name: value for name, value in vars(module).items() if name not in LORA}
+    for name, value in list(own.items()):
+        if isinstance(value, types.MethodType) and value.__self__ is module:
+            own[name] = types.MethodType(value.__func__, copy)
+        elif name in ("forward", "_forward"):
+            del own[name]  # somebody's wrapper, which would compute with the weights of the module it was put around
+    copy.__dict__.update(own)
+    copy._parameters = {
+        name: value if value is None else _weight(module, name, value, prefix + name, left)
+        for name, value in module._parameters.items()
+    }
+    copy._modules = {
+        name: child if child is None else _stand_in(child, f"{prefix}{name}.", left, made)
+        for name, child in module._modules.items()
+    }
+    return copy
+
+
+def _weight(module: nn.Module, attribute: str, own: torch.Tensor, name: str, left: dict[str, torch.Tensor]):
+    """The parameter of a stand-in: another one of the same kind where `left` has one, which is taken out of it."""
+    whole, up, down = left.pop(name, None), left.pop(name + UP, None), left.pop(name + DOWN, None)
+    if whole is None and up is None and down is None:
+        return own
+    if whole is None:
+        if up is None or down is None or up.ndim != 2 or down.ndim != 2 or up.shape[1] != down.shape[0]:
+            raise Unfitting(f"half of the change of {name[:80]} is missing or of another shape")
+        backup = getattr(module, f"network_{attribute}s_backup", None)
+        without = backup if isinstance(backup, torch.Tensor) else own
+        change = (up.float() @ down.float()).reshape(-1)
+        if change.numel() != own.numel():
+            raise Unfitting(f"the change of {name[:80]} has another shape than the model's")
+        whole = without.detach().float().cpu() + change.view(own.shape)
+    if whole.shape != own.shape:
+        raise Unfitting(f"{name[:80]} has shape {list(whole.shape)}, the model's has {list(own.shape)}")
+    # Training turns gradients on for the weights that it puts into the U-Net itself, never for these.
+    return nn.Parameter(whole.to(own.device, own.dtype), requires_grad=False)

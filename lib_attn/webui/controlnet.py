@@ -1,0 +1,109 @@
+"""A map handed to ControlNet (Mikubill/sd-webui-controlnet) through its own interface, ``external_code``.
+
+ControlNet reads its units before anything is sampled, so a free unit is reserved with an empty picture of the right
+size, and gets the map once that is drawn: its ``hint_cond`` may be set by others (its scripts/hook.py says so).
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from modules import extensions
+
+from lib_attn.learned.header import Refused
+from lib_attn.webui import host
+
+#: A window of steps that never comes: the unit rests while the map itself is drawn.
+NEVER = 2.0
+HIRES = {"same": "BOTH", "off": "LOW_RES_ONLY", "only": "HIGH_RES_ONLY"}
+
+
+def find_interface() -> Any | None:
+    """ControlNet's ``external_code``; None when it is not installed, or switched off."""
+    for extension in extensions.active():
+        if "sd-webui-controlnet" in extension.name:
+            return importlib.import_module(f"extensions.{extension.name}.scripts.external_code")
+    return None
+
+
+@dataclass
+class Reserved:
+    """The unit that a job has reserved. number: among the enabled units."""
+
+    interface: Any
+    number: int
+
+    def params(self, p: Any) -> list[Any]:
+        """What ControlNet has made of all enabled units; empty when it does nothing in this job."""
+        network = getattr(self.interface.find_cn_script(p.scripts), "latest_network", None)
+        return list(getattr(network, "control_params", None) or ())
+
+    def draw(self, p: Any, draw: Callable[[], Sequence[Any]]) -> Sequence[Any]:
+        """Draw maps by `draw` while ControlNet rests, then hand over the first of them."""
+        params = self.params(p)
+        before = [one.start_guidance_percent for one in params]
+        for one in params:
+            one.start_guidance_percent = NEVER
+        try:
+            maps = draw()
+        finally:
+            for one, start in zip(params, before, strict=True):
+                one.start_guidance_percent = start
+        if self.number < len(params):
+            if maps:
+                self._hand_over(params[self.number], maps[0].picture)
+            else:
+                params[self.number].start_guidance_percent = NEVER
+        return maps
+
+    @staticmethod
+    def _hand_over(unit: Any, picture: np.ndarray) -> None:
+        hint = torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1)[None].float() / 255
+        for name in ("hint_cond", "hr_hint_cond"):
+            there = getattr(unit, name)
+            if isinstance(there, torch.Tensor) and there.ndim == 4:
+                setattr(unit, name, F.interpolate(hint, there.shape[-2:], mode="bilinear").to(there))
+
+
+def kind_of(group: Any) -> str:
+    """Which kind of map the file that `group` names draws, ``depth`` or ``normal``."""
+    try:
+        return host.files.load("depth", group.file).about.get("map", "depth")
+    except Refused:
+        return "depth"
+
+
+def reserve(p: Any, group: Any, say: Callable[[str], None]) -> Reserved | None:
+    """Take a free unit for the map that job `p` is going to draw; None, and a sentence, when that cannot be."""
+    interface = find_interface()
+    if interface is None or interface.find_cn_script(p.scripts) is None:
+        say("The picture is drawn without its map: ControlNet is not installed, or switched off.")
+        return None
+    units = interface.get_all_units_in_processing(p)
+    free = next((i for i, unit in enumerate(units) if not unit.enabled), None)
+    if free is None:
+        say("The picture is drawn without its map: ControlNet has no free unit.")
+        return None
+    kind = kind_of(group)
+    model = next((name for name in interface.get_models() if kind in name.lower()), None)
+    if model is None:
+        say(f"The picture is drawn without its map: ControlNet has no {kind} model.")
+        return None
+    if p.batch_size > 1:
+        say("ControlNet takes one map for a whole batch: that of its first picture.")
+    option = type(units[free].hr_option)[HIRES[group.hires]]
+    # Of grey, not black: a black picture is one that nobody has given.
+    empty = np.full((p.height, p.width, 3), 127, np.uint8)
+    units[free] = interface.ControlNetUnit(
+        enabled=True, module="none", model=model, image=empty, weight=min(group.strength, 2.0),
+        guidance_start=group.start, guidance_end=min(group.end, group.until), pixel_perfect=False, hr_option=option,
+    )  # fmt: skip
+    # As many as before: with another number ControlNet moves the arguments of every script behind it.
+    interface.update_cn_script_in_processing(p, units)
+    return Reserved(interface, sum(unit.enabled for unit in units[:free]))

@@ -1,0 +1,85 @@
+"""The first of two passes in the host: maps drawn by the host's own sampler just before it samples the picture."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from modules import devices, images, processing, rng, sd_samplers, shared
+from PIL import Image
+
+from lib_attn.settings import Group
+from lib_attn.store import Store
+from lib_attn.techniques import first_pass_of
+from lib_attn.webui import host
+
+
+def draw(p: Any, group: Group, conds: tuple[Any, Any], store: Store, say: Callable[[str], None]) -> tuple[Any, ...]:
+    """Draw a map for each picture of the batch that `p` is about to sample, or take those that were kept.
+
+    Args:
+        conds: what the host made of the prompts and the negative prompts.
+    """
+    model = host.current_model()
+    prompts = [group.map_prompt or prompt for prompt in p.prompts]
+    common = host.model_state(model), p.sampler_name, getattr(p, "scheduler", None), p.width, p.height
+    common += group.map_steps, group.map_cfg, group.map_seed, repr(getattr(p, "extra_network_data", None))
+    own = zip(prompts, p.negative_prompts, p.seeds, p.subseeds, strict=True)
+    keys = [(common, p.subseed_strength, *each) for each in own]
+    asked = _map_job(p, group)
+    if group.map_prompt:
+        asked.prompts, asked.cached_c, asked.cached_uc = prompts, [None, None], [None, None]
+        asked.setup_conds()
+        conds = asked.c, asked.uc
+    first_pass = first_pass_of(group.name)
+    return first_pass(group, model, keys, lambda: _sampled(asked, *conds), files=host.files, store=store, say=say)
+
+
+def _map_job(p: Any, group: Group) -> Any:
+    """A copy of job `p` that samples the map: nothing it does changes `p`, its noise least of all."""
+    asked = copy.copy(p)
+    asked.steps, asked.cfg_scale, asked.is_hr_pass = group.map_steps, group.map_cfg, False
+    asked.extra_generation_params = dict(p.extra_generation_params)
+    asked.refiner_checkpoint_info = None
+    asked.attention_lab = None  # what it samples is no part of our job on `p`
+    seeds = [seed + group.map_seed for seed in p.seeds]
+    asked.rng = rng.ImageRNG(
+        p.rng.shape, seeds, subseeds=p.subseeds, subseed_strength=p.subseed_strength,
+        seed_resize_from_h=p.seed_resize_from_h, seed_resize_from_w=p.seed_resize_from_w,
+    )  # fmt: skip
+    return asked
+
+
+def _sampled(asked: Any, conditioning: Any, unconditional: Any) -> list[tuple[torch.Tensor, np.ndarray]] | None:
+    """Latents and pictures of the maps; None when the user has stopped them."""
+    state = shared.state
+    state.job_count += 1
+    before = state.textinfo
+    state.textinfo = "Drawing the map"
+    try:
+        asked.sampler = sd_samplers.create_sampler(asked.sampler_name, asked.sd_model)
+        x = asked.rng.next()
+        conditions = asked.txt2img_image_conditioning(x)
+        latents = asked.sampler.sample(asked, x, conditioning, unconditional, image_conditioning=conditions)
+    finally:
+        state.nextjob()
+        state.textinfo = before
+    if state.interrupted or state.skipped or state.stopping_generation:
+        return None
+    decoded = processing.decode_latent_batch(asked.sd_model, latents, target_device=devices.cpu, check_for_nans=True)
+    pictures = ((torch.stack(list(decoded)).float() + 1) / 2).clamp(0, 1).mul(255).permute(0, 2, 3, 1)
+    return list(zip(latents.cpu(), pictures.to(torch.uint8).numpy(), strict=True))
+
+
+def shown(p: Any, group: Group, maps: tuple[Any, ...]) -> list[Any]:
+    """The maps as pictures for the gallery, as far as they are wanted there; saves them where that is wanted."""
+    pictures = [Image.fromarray(np.ascontiguousarray(drawn.picture)) for drawn in maps]
+    if group.save and p.save_samples():
+        for picture, prompt, seed in zip(pictures, p.prompts, p.seeds, strict=True):
+            images.save_image(
+                picture, p.outpath_samples, "", seed, prompt, shared.opts.samples_format, p=p, suffix="-map"
+            )
+    return pictures if group.show else []

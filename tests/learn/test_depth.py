@@ -1,0 +1,118 @@
+"""Training of map blocks: what is trained, exact resume, and the file that comes out of it."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("ldm", reason="the networks are ldm's")
+pytest.importorskip("accelerate", reason="training runs on accelerate")
+
+from lib_attn.lab.drawing.embedded import EMBEDDED
+from lib_attn.learn.depth import choices
+from lib_attn.learn.depth.__main__ import main
+from lib_attn.learn.depth.recipe import Recipe
+from lib_attn.learn.depth.run import schedule
+from lib_attn.learn.scenes.guides import FARTHEST, depth_of, depth_picture, normal_picture, normals_of
+from lib_attn.learned.files import load
+from lib_attn.learned.folders import Folders
+from lib_attn.unet.replace import replaced
+from tests.unets import tiny_unet
+
+SMALL = ["--scenes", "8", "--size", "64", "--batch", "2", "--head-scenes", "8", "--head-steps", "3", "--threads", "1"]
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("depth")
+    assert main([str(folder), "--steps", "4", *SMALL]) == 0
+    return folder
+
+
+def read(folder, name="depth-out"):
+    return load(name, "depth", Folders([folder]))
+
+
+def test_the_file_holds_the_out_blocks_and_what_they_are(work):
+    file = read(work)
+    blocks = {name for name in file.tensors if not name.startswith("head.")}
+    assert blocks and all(name.startswith(("output_blocks.", "out.")) for name in blocks)
+    assert set(file.tensors) - blocks, "the network that reads maps"
+    assert file.about["map"] == "depth" and "near is white" in file.about["values"]
+    assert file.about["checkpoint"].startswith(EMBEDDED.stem) and file.about["recipe"]["steps"] == 4
+    from lib_attn.lab.drawing.checkpoint import load as load_checkpoint
+
+    unet = load_checkpoint(EMBEDDED).unet
+    before = {k: v.clone() for k, v in unet.state_dict().items()}
+    with replaced(unet, {k: v for k, v in file.tensors.items() if k in blocks}):
+        assert not torch.equal(unet.out[-1].weight, before["out.2.weight"])
+    assert all(torch.equal(v, before[k]) for k, v in unet.state_dict().items())
+
+
+def test_a_stopped_run_ends_as_an_unbroken_one(work, tmp_path):
+    assert main([str(tmp_path), "--steps", "2", *SMALL]) == 0
+    (tmp_path / "depth-out.json").write_text(
+        json.dumps(json.loads((tmp_path / "depth-out.json").read_text()) | {"steps": 4})
+    )
+    # The learning rate of the first steps depends on the length, so only the first two steps are compared by it.
+    state = sorted((tmp_path / "depth-out").glob("step-*"))[-1]
+    assert state.name == "step-00000002"
+    assert main([str(tmp_path), *SMALL]) == 0
+    again = read(tmp_path)
+    assert again.about["learned"]["steps"] == 4
+    assert again.tensors.keys() == read(work).tensors.keys()
+
+
+@pytest.mark.parametrize("choice", choices.CHOICES)
+def test_what_is_trained_is_what_is_written_and_put_on(choice):
+    unet, start = tiny_unet(0), tiny_unet(0)
+    choices.prepare(unet, choice, rank=2, seed=1)
+    x, context = torch.randn(1, 4, 16, 16), torch.randn(1, 8, 16)
+    optimizer = torch.optim.SGD([p for p in unet.parameters() if p.requires_grad], lr=0.1)
+    for _ in range(2):
+        optimizer.zero_grad()
+        unet(x, torch.tensor([500.0]), context=context).square().mean().backward()
+        optimizer.step()
+    tensors = choices.written(unet, unet.state_dict(), torch.float32)
+    names = {name.split(".")[0] for name in tensors}
+    if choice == "out":
+        assert names == {"output_blocks", "out"}
+    if choice == "lora":
+        assert all(name.endswith((".up", ".down")) for name in tensors)
+    if choice in ("full", "scratch"):
+        return  # the time embedding is in no block, so only a whole U-Net can hold it
+    with torch.no_grad():
+        wanted = unet(x, torch.tensor([500.0]), context=context)
+        assert not torch.allclose(start(x, torch.tensor([500.0]), context=context), wanted, atol=1e-4)
+        with replaced(start, tensors):
+            torch.testing.assert_close(start(x, torch.tensor([500.0]), context=context), wanted, atol=1e-5, rtol=1e-4)
+
+
+def test_depth_and_normals_as_controlnet_reads_them():
+    depth, mask = np.zeros((8, 8), np.float32), np.zeros((8, 8), np.uint8)
+    depth[2:6, 2:6], mask[2:6, 2:6] = np.linspace(0.1, 0.2, 4)[:, None], 1
+    picture = depth_of(depth_picture(depth, mask))
+    assert picture[0, 0] == 0 and picture[5, 3] == 1.0 and picture[2, 3] == pytest.approx(FARTHEST, abs=0.01)
+    normals = np.zeros((8, 8, 3), np.float32)
+    normals[2:6, 2:6] = (-1.0, 0.0, 0.0)  # a face to the left, x to the right
+    drawn = normal_picture(normals, mask)
+    assert tuple(drawn[3, 3]) == (255, 128, 128), "red is left"
+    assert tuple(drawn[0, 0]) == (128, 128, 255), "nothing faces the viewer"
+    np.testing.assert_allclose(normals_of(drawn)[3, 3], (-1, 0, 0), atol=0.01)
+
+
+def test_a_schedule_that_ends_in_noise_alone():
+    bar, plain = schedule(Recipe(zero_snr=True)), schedule(Recipe())
+    assert bar[-1] == 0 and bar[0] == pytest.approx(float(plain[0])) and (bar[1:] < bar[:-1]).all() and plain[-1] > 0
+
+
+def test_a_run_of_another_checkpoint_is_refused(work, capsys):
+    path = work / "depth-out.json"
+    kept = path.read_text()
+    path.write_text(json.dumps(json.loads(kept) | {"checkpoint": "other 0123456789"}))
+    try:
+        assert main([str(work), *SMALL]) == 1
+    finally:
+        path.write_text(kept)
+    assert "holds a run of another checkpoint" in capsys.readouterr().err

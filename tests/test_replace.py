@@ -1,0 +1,118 @@
+"""Other weights on a U-Net for a while: what is computed meanwhile, and that nothing of it is left."""
+
+import types
+
+import pytest
+import torch
+
+from lib_attn.unet.replace import Unfitting, replaced
+from tests.unets import tiny_unet
+
+
+@pytest.fixture
+def unet():
+    return tiny_unet(0)
+
+
+def run(unet):
+    g = torch.Generator().manual_seed(3)
+    x, context = torch.randn(2, 4, 16, 16, generator=g), torch.randn(2, 8, 16, generator=g)
+    with torch.inference_mode():
+        return unet(x, torch.tensor([500.0, 500.0]), context=context)
+
+
+def out_blocks(unet):
+    return {k: v for k, v in unet.state_dict().items() if k.startswith(("output_blocks.", "out."))}
+
+
+def state(unet):
+    return {k: v.clone() for k, v in unet.state_dict().items()}, dict(unet.named_modules())
+
+
+def assert_as_before(unet, before):
+    weights, modules = before
+    assert dict(unet.named_modules()) == modules
+    assert all(torch.equal(v, weights[k]) for k, v in unet.state_dict().items())
+
+
+def test_it_computes_what_a_unet_of_these_weights_computes(unet):
+    other, mixed = tiny_unet(1), tiny_unet(0)
+    mixed.load_state_dict(out_blocks(other), strict=False)
+    plain = run(unet)
+    with replaced(unet, out_blocks(other)):
+        changed = run(unet)
+    assert torch.equal(changed, run(mixed))
+    assert torch.equal(run(unet), plain) and not torch.equal(changed, plain)
+
+
+@pytest.mark.parametrize("error", [None, RuntimeError, KeyboardInterrupt, GeneratorExit])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.float8_e4m3fn])
+def test_weights_are_bit_identical_after_every_ending(unet, error, dtype):
+    tensors = out_blocks(tiny_unet(1))
+    for module in unet.modules():
+        if isinstance(module, (torch.nn.Linear, torch.nn.Conv2d)):
+            module.to(dtype)
+    before = state(unet)
+    try:
+        with replaced(unet, tensors):
+            assert unet.out[-1].weight.dtype == dtype
+            assert not torch.equal(unet.out[-1].weight.float(), before[0]["out.2.weight"].float())
+            if error:
+                raise error
+    except BaseException as raised:
+        if type(raised) is not error:
+            raise
+    assert_as_before(unet, before)
+
+
+def test_weights_loaded_meanwhile_stay(unet):
+    """The host may load another checkpoint into the modules while the other blocks are on."""
+    new, blocks = tiny_unet(2), dict(enumerate(unet.output_blocks))
+    with replaced(unet, out_blocks(tiny_unet(1))):
+        for number, block in blocks.items():
+            block.load_state_dict(new.output_blocks[number].state_dict())
+    assert all(torch.equal(v, new.output_blocks.state_dict()[k]) for k, v in unet.output_blocks.state_dict().items())
+
+
+def test_a_low_rank_change_is_added_to_the_weight_without_lora(unet):
+    name = next(n for n, m in unet.named_modules() if n.startswith("input_blocks") and n.endswith("attn1.to_q"))
+    layer = unet.get_submodule(name)
+    up, down = torch.randn(layer.out_features, 2), torch.randn(2, layer.in_features)
+    base = layer.weight.detach().clone()
+    # As the host's LoRA leaves it: changed in place, with a backup beside it.
+    layer.network_weights_backup, layer.network_layer_name = base, "some_layer"
+    with torch.no_grad():
+        layer.weight += 1.0
+    before = state(unet)
+    with replaced(unet, {f"{name}.weight.up": up, f"{name}.weight.down": down}):
+        held = unet.get_submodule(name)
+        torch.testing.assert_close(held.weight, base + up @ down)
+        assert not hasattr(held, "network_weights_backup") and not hasattr(held, "network_layer_name")
+    assert_as_before(unet, before)
+    assert layer.network_weights_backup is base and layer.network_layer_name == "some_layer"
+
+
+def test_a_method_put_on_a_module_computes_with_the_other_weights(unet):
+    layer = unet.out[-1]
+    layer.forward = types.MethodType(lambda self, x: self.weight.sum() + 0 * x, layer)
+    tensors = {k: torch.zeros_like(v) for k, v in out_blocks(unet).items() if k.startswith("out.")}
+    with replaced(unet, tensors):
+        assert run(unet).abs().max() == 0
+    assert run(unet).abs().max() > 0
+
+
+@pytest.mark.parametrize(
+    "tensors, why",
+    [
+        ({"time_embed.0.weight": torch.zeros(1)}, "in no block"),
+        ({"output_blocks.99.0.weight": torch.zeros(1)}, "has no output_blocks.99"),
+        ({"out.2.weight": torch.zeros(3, 3)}, "has shape"),
+        ({"out.2.nothing": torch.zeros(1)}, "has no out.2.nothing"),
+        ({"out.2.weight.up": torch.zeros(4, 2)}, "half of the change"),
+    ],
+)
+def test_what_does_not_fit_is_refused_and_nothing_is_touched(unet, tensors, why):
+    before = state(unet)
+    with pytest.raises(Unfitting, match=why), replaced(unet, tensors):
+        pass
+    assert_as_before(unet, before)

@@ -1,0 +1,343 @@
+"""Two passes in one job of the host: the map, drawn with other blocks by the host's sampler, then the picture."""
+
+import importlib
+import sys
+from enum import Enum
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("ldm", reason="the tiny U-Nets are ldm's")
+
+from lib_attn.learned.files import Loader, save
+from lib_attn.learned.folders import Folders
+from lib_attn.techniques.depth_guide.head import PREFIX, Head
+from lib_attn.unet.families import find_layers
+from lib_attn.unet.layers import layer_keys
+from tests.unets import snapshot, tiny_unet
+from tests.webui.jobs import Interrupted, Job, Model, Sampler, run
+
+ON = {"depth_guide": {"enabled": True, "file": "relief", "map_steps": 2}}
+
+
+def blocks():
+    return {k: v for k, v in tiny_unet(5).state_dict().items() if k.startswith(("output_blocks.", "out."))}
+
+
+def write(folder, unet, tensors):
+    layers = find_layers(unet)
+    widths = dict(zip(layer_keys(layers), (layer.attn1.to_q.in_features for layer in layers), strict=True))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        head = {PREFIX + k: v for k, v in Head().state_dict().items()}
+    save(folder / "relief.safetensors", "depth", tensors | head, {"family": "other", "layers": widths})
+
+
+class Rng:
+    def __init__(self, shape, seeds, **_):
+        self.shape, self.seeds = shape, seeds
+
+    def next(self):
+        return torch.stack([torch.randn(self.shape, generator=torch.Generator().manual_seed(s)) for s in self.seeds])
+
+
+class MapSampler(Sampler):
+    """What ``create_sampler`` gives: samples what it is handed."""
+
+    made = []
+
+    def sample(self, p, x, conditioning, unconditional, image_conditioning=None):
+        MapSampler.made.append(self)
+        self.asked, self.noise = p, x
+        self.weights_seen = self.host.shared.sd_model.unet.out[-1].weight.clone()
+        super().sample(p)
+        return x.tanh()
+
+
+class MapJob(Job):
+    def __init__(self, sampler, **fields):
+        super().__init__(sampler, **fields)
+        self.prompts, self.negative_prompts, self.subseeds = (
+            ["a cube"] * len(self.seeds),
+            [""] * len(self.seeds),
+            self.seeds,
+        )
+        self.subseed_strength, self.seed_resize_from_h, self.seed_resize_from_w = 0.0, 0, 0
+        self.width = self.height = 128
+        self.sampler_name, self.steps, self.cfg_scale, self.sd_model = "Euler", 2, 5.0, None
+        self.rng, self.outpath_samples = Rng((4, 16, 16), self.seeds), "out"
+
+    def txt2img_image_conditioning(self, x):
+        return None
+
+    def save_samples(self):
+        return True
+
+
+@pytest.fixture
+def model(host):
+    host.shared.sd_model = Model()
+    return host.shared.sd_model
+
+
+@pytest.fixture
+def script(host, script_module, model, tmp_path, monkeypatch):
+    host_room = sys.modules["lib_attn.webui.host"]
+    sys.modules["lib_attn.webui.job"]._store.clear()
+    write(tmp_path, model.unet, blocks())
+    monkeypatch.setattr(host_room, "files", Loader(lambda: Folders([tmp_path])))
+    state = SimpleNamespace(job_count=1, textinfo=None, interrupted=False, skipped=False, stopping_generation=False)
+    state.nextjob = lambda: setattr(state, "jobs", getattr(state, "jobs", 0) + 1)
+    monkeypatch.setattr(host.shared, "state", state)
+    monkeypatch.setattr(host.rng, "ImageRNG", Rng, raising=False)
+    monkeypatch.setattr(
+        host.sd_samplers,
+        "create_sampler",
+        lambda name, sd_model: MapSampler(host, host.script_callbacks, weights=host.weights),
+        raising=False,
+    )
+    monkeypatch.setattr(
+        host.processing,
+        "decode_latent_batch",
+        lambda sd_model, latents, target_device, check_for_nans: [x[:3] for x in latents],
+        raising=False,
+    )
+    MapSampler.made = []
+    host.weights = ((1.0,),)
+    return script_module.AttentionLab()
+
+
+@pytest.fixture(autouse=True)
+def nothing_stays(model):
+    before, weights = snapshot(model.unet), {k: v.clone() for k, v in model.unet.state_dict().items()}
+    yield
+    assert snapshot(model.unet) == before
+    assert all(torch.equal(v, weights[k]) for k, v in model.unet.state_dict().items())
+
+
+def job(host, **sampler):
+    return MapJob(Sampler(host, host.script_callbacks, weights=host.weights, **sampler), seeds=[1] * len(host.weights))
+
+
+def gallery(script, p, args=ON):
+    """Run a job; returns (what the sampler gave, the gallery)."""
+    processed = SimpleNamespace(images=[], infotexts=[], info="")
+    script.before_process(p, args)
+    script.process(p, args)
+    script.process_before_every_sampling(p, args, x=None, noise=None, c="c", uc="uc")
+    out = p.sampler.sample(p)
+    script.postprocess_batch(p, args, batch_number=0)
+    script.postprocess(p, processed, args)
+    return out, processed.images
+
+
+def same(a, b):
+    return len(a) == len(b) and all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def test_the_map_is_drawn_with_the_other_blocks_and_the_picture_follows_it(host, script, model):
+    plain = job(host).sampler.sample(job(host))
+    p = job(host)
+    out, pictures = gallery(script, p)
+    (drawn,) = MapSampler.made
+    assert torch.equal(drawn.weights_seen, blocks()["out.2.weight"])
+    assert not any(drawn.seen), "no technique of ours sits on the model while the map is drawn"
+    assert drawn.asked.steps == 2 and drawn.asked.cfg_scale == 4.0 and p.steps == 2 and p.cfg_scale == 5.0
+    assert torch.equal(drawn.noise[0], Rng((4, 16, 16), [1]).next()[0])
+    assert len(pictures) == 1 and pictures[0].size == (16, 16)
+    assert not same(out, plain) and not p.comments
+    assert len(p.extra_generation_params["Attn map hashes"]) == 10
+    assert host.shared.state.jobs == 1
+
+
+def test_the_map_is_kept_while_prompt_and_seed_stay(host, script):
+    first, _ = gallery(script, job(host))
+    again, pictures = gallery(script, job(host))
+    assert len(MapSampler.made) == 1 and len(pictures) == 1 and same(first, again)
+    p = job(host)
+    p.prompts = ["a sphere"]
+    gallery(script, p)
+    gallery(script, job(host), {"depth_guide": {**ON["depth_guide"], "map_seed": 1}})
+    assert len(MapSampler.made) == 3 and MapSampler.made[-1].asked.rng.seeds == [2]
+
+
+def test_strength_0_draws_the_map_and_leaves_the_picture(host, script):
+    p = job(host)
+    plain = job(host).sampler.sample(job(host))
+    out, pictures = gallery(script, p, {"depth_guide": {**ON["depth_guide"], "strength": 0}})
+    assert same(out, plain) and len(pictures) == 1
+
+
+def test_one_map_for_each_picture_of_a_batch(host, script):
+    host.weights = ((1.0,), (1.0,))
+    p = job(host)
+    p.seeds = p.subseeds = p.rng.seeds = [3, 4]
+    _, pictures = gallery(script, p)
+    assert len(MapSampler.made) == 1 and len(pictures) == 2
+    assert pictures[0].tobytes() != pictures[1].tobytes()
+
+
+@pytest.mark.parametrize("event", [RuntimeError("out of memory"), Interrupted()])
+def test_a_map_that_fails_says_so_and_the_picture_comes_unguided(host, script, event, monkeypatch):
+    plain = job(host).sampler.sample(job(host))
+
+    def fail(step):
+        host.shared.state.interrupted = isinstance(event, Interrupted)
+        raise event
+
+    made = host.sd_samplers.create_sampler
+    monkeypatch.setattr(
+        host.sd_samplers, "create_sampler", lambda *a: MapSampler(host, host.script_callbacks, event=fail)
+    )
+    p = job(host)
+    out, pictures = gallery(script, p)
+    assert same(out, plain) and not pictures
+    assert any("map" in text for text in p.comments)
+    host.shared.state.interrupted = False
+    monkeypatch.setattr(host.sd_samplers, "create_sampler", made)
+    assert len(gallery(script, job(host))[1]) == 1, "the next job draws a map again"
+
+
+@pytest.mark.parametrize(
+    "tensors, file, why",
+    [(None, "nothing", "there is none of this name"), ({"out.2.weight": torch.zeros(2, 2)}, "relief", "has shape")],
+)
+def test_a_file_that_does_not_fit_is_told(host, script, model, tmp_path, tensors, file, why):
+    if tensors:
+        write(tmp_path, model.unet, tensors)
+    plain = job(host).sampler.sample(job(host))
+    p = job(host)
+    out, pictures = gallery(script, p, {"depth_guide": {**ON["depth_guide"], "file": file}})
+    assert same(out, plain) and not pictures and not MapSampler.made
+    assert any(why in text for text in p.comments)
+
+
+def test_off_no_map_is_drawn(host, script):
+    plain = job(host).sampler.sample(job(host))
+    assert same(run(script, job(host), {"depth_guide": {"file": "relief"}}), plain) and not MapSampler.made
+
+
+class Option(Enum):
+    BOTH, LOW_RES_ONLY, HIGH_RES_ONLY = "Both", "Low res only", "High res only"
+
+
+class Unit(SimpleNamespace):
+    """``ControlNetUnit``, as far as it is used."""
+
+    def __init__(self, **fields):
+        super().__init__(**{"enabled": False, "hr_option": Option.BOTH, "image": None, "model": "None", **fields})
+
+
+class ControlNet:
+    """``external_code`` of Mikubill/sd-webui-controlnet, and the script that has read its units."""
+
+    ControlNetUnit = Unit
+
+    def __init__(self, units, models=("control_v11f1p_sd15_depth [cfd03158]",)):
+        self.units, self.models, self.latest_network = units, list(models), None
+        self.starts = []
+
+    def find_cn_script(self, runner):
+        return self
+
+    def get_all_units_in_processing(self, p):
+        return list(self.units)
+
+    def get_models(self, update=False):
+        return self.models
+
+    def update_cn_script_in_processing(self, p, units):
+        assert len(units) == len(self.units)
+        self.units = units
+
+    def process(self):
+        """What the extension does in its own ``process``."""
+        params = [
+            SimpleNamespace(
+                start_guidance_percent=u.guidance_start, stop_guidance_percent=u.guidance_end, weight=u.weight,
+                hint_cond=torch.from_numpy(u.image).permute(2, 0, 1)[None] / 255, hr_hint_cond=None,
+            )
+            for u in self.units if u.enabled
+        ]  # fmt: skip
+        self.latest_network = SimpleNamespace(control_params=params)
+        return params
+
+
+USED = {
+    "enabled": True,
+    "image": np.zeros((128, 128, 3), np.uint8),
+    "guidance_start": 0.1,
+    "guidance_end": 1.0,
+    "weight": 1.0,
+}
+
+
+@pytest.fixture
+def controlnet(host, monkeypatch):
+    def install(*units, **options):
+        there = ControlNet([Unit(**u) for u in units], **options)
+        monkeypatch.setattr(host.extensions, "active", lambda: [SimpleNamespace(name="sd-webui-controlnet")])
+        monkeypatch.setitem(sys.modules, "extensions.sd-webui-controlnet.scripts.external_code", there)
+        monkeypatch.setattr(importlib, "import_module", _import_fake(importlib.import_module))
+        return there
+
+    return install
+
+
+def _import_fake(real):
+    return lambda name, *a: sys.modules[name] if name.startswith("extensions.") else real(name, *a)
+
+
+def with_controlnet(script, p, there, args):
+    """A job in which ControlNet reads its units before the map is drawn."""
+    processed = SimpleNamespace(images=[], infotexts=[], info="")
+    script.before_process(p, args)
+    params = there.process() if there else []
+    script.process(p, args)
+    script.process_before_every_sampling(p, args, c="c", uc="uc")
+    out = p.sampler.sample(p)
+    script.postprocess_batch(p, args, batch_number=0)
+    script.postprocess(p, processed, args)
+    return out, processed.images, params
+
+
+TO_CONTROLNET = {
+    "depth_guide": {**ON["depth_guide"], "guide": "ControlNet", "strength": 1.2, "until": 0.5, "hires": "off"}
+}
+
+
+def test_controlnet_gets_the_map_and_rests_while_it_is_drawn(host, script, controlnet):
+    there = controlnet(USED, {}, {})
+    p = job(host)
+    p.scripts, p.batch_size, plain = None, 1, job(host).sampler.sample(job(host))
+    seen = []
+    made = host.sd_samplers.create_sampler
+    host.sd_samplers.create_sampler = lambda *a: (
+        seen.append([one.start_guidance_percent for one in there.latest_network.control_params]) or made(*a)
+    )
+    out, pictures, (other, ours) = with_controlnet(script, p, there, TO_CONTROLNET)
+    host.sd_samplers.create_sampler = made
+    assert [u.enabled for u in there.units] == [True, True, False]
+    unit = there.units[1]
+    assert unit.model.startswith("control_v11f1p_sd15_depth") and unit.weight == 1.2 and unit.module == "none"
+    assert unit.hr_option is Option.LOW_RES_ONLY and unit.image.shape == (128, 128, 3)
+    assert seen == [[2.0, 2.0]] and (other.start_guidance_percent, ours.start_guidance_percent) == (0.1, 0.0)
+    expected = torch.nn.functional.interpolate(
+        torch.from_numpy(np.asarray(pictures[0])).permute(2, 0, 1)[None] / 255, (128, 128), mode="bilinear"
+    )
+    torch.testing.assert_close(ours.hint_cond, expected)
+    assert other.hint_cond.abs().max() == 0 and same(out, plain) and not p.comments
+
+
+@pytest.mark.parametrize(
+    "units, models, why",
+    [((USED,), ("depth",), "no free unit"), (({},), ("canny",), "no depth model"), (None, (), "not installed")],
+)
+def test_without_a_place_in_controlnet_it_says_so(host, script, controlnet, units, models, why):
+    there = controlnet(*units, models=models) if units else None
+    p = job(host)
+    p.scripts, p.batch_size, plain = None, 1, job(host).sampler.sample(job(host))
+    out, pictures, _ = with_controlnet(script, p, there, TO_CONTROLNET)
+    assert same(out, plain) and len(pictures) == 1 and any(why in text for text in p.comments)
