@@ -324,7 +324,7 @@ def test_rows_apart_as_together_and_each_image_alone(unet, files, values, keep):
     "layout",
     [
         {"num_heads": -1, "num_head_channels": 8},
-        {"transformer_depth": 2, "attention_resolutions": [4, 2], "channel_mult": [1, 2, 4]},
+        {"transformer_depth": 2, "context_dim": [16, 16], "attention_resolutions": [4, 2], "channel_mult": [1, 2, 4]},
     ],
     ids=["SD 2", "SDXL"],
 )
