@@ -29,6 +29,7 @@ from lib_attn.techniques.base import Context
 from lib_attn.techniques.facts import chosen_by
 from lib_attn.unet.layers import Layer, layer_keys, parse_selector
 
+LICENCE = "as the checkpoint's"
 UNFINISHED = "unfinished run"  # kind of file that a run goes on from
 MEMORY = MAX_BYTES - (64 << 20)  # for what was seen, so that it can be kept in a file
 AT_MOST = 0.1  # share of the time that may go into keeping what was seen
@@ -151,7 +152,13 @@ class Run:
         tensors, about = self._learner.learn(self.capture, self.plan.options, layers)
         pictures = self.plan.pictures.to_dict() | {"prompts": len(self.plan.prompts)}
         learned = {"pictures": pictures, "options": self.plan.options.to_dict(), "seconds": round(self.seconds, 1)}
-        told = {**self._model(), "checkpoint": list(self.plan.checkpoint), "learned": learned, **about}
+        told = {
+            **self._model(),
+            "checkpoint": list(self.plan.checkpoint),
+            "learned": learned,
+            "licence": LICENCE,
+            **about,
+        }
         save(path, self.plan.kind, tensors, told)
         self._unfinished.unlink(missing_ok=True)
         return load(path.stem, self.plan.kind, Folders([path.parent]))

@@ -38,7 +38,7 @@ def load(name: str) -> type[Runtime]:
 
 
 def first_pass_of(name: str) -> Callable[..., Any]:
-    """``underdraw`` of the technique's ``underdraw.py``: what it has drawn before the picture (`Technique.draws_first`)."""
+    """``underdraw`` of the technique's ``underdraw.py``, which has something drawn before the picture."""
     return import_module(f"{__name__}.{name}.underdraw").underdraw
 
 

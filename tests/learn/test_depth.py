@@ -38,7 +38,7 @@ def test_the_file_holds_the_out_blocks_and_what_they_are(work):
     file = read(work)
     blocks = {name for name in file.tensors if not name.startswith("head.")}
     assert blocks and all(name.startswith(("output_blocks.", "out.")) for name in blocks)
-    assert {name for name in file.tensors} - blocks, "the network that reads maps"
+    assert set(file.tensors) - blocks, "the network that reads maps"
     assert file.about["map"] == "depth" and "near is white" in file.about["values"]
     assert file.about["checkpoint"].startswith(EMBEDDED.stem) and file.about["recipe"]["steps"] == 4
     from lib_attn.lab.drawing.checkpoint import load as load_checkpoint

@@ -320,6 +320,24 @@ def test_rows_apart_as_together_and_each_image_alone(unet, files, values, keep):
     torch.testing.assert_close(alone[:, 1], together[:, 3], atol=2e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize(
+    "layout",
+    [
+        {"num_heads": -1, "num_head_channels": 8},
+        {"transformer_depth": 2, "context_dim": [16, 16], "attention_resolutions": [4, 2], "channel_mult": [1, 2, 4]},
+    ],
+    ids=["SD 2", "SDXL"],
+)
+def test_other_layouts(layout, tmp_path):
+    """Heads of one width at every level; several layers in a block, and none on the finest level."""
+    unet = tiny_unet(**layout)
+    files = written(tmp_path, unet)
+    plain = draw(unet, [])
+    for values in EACH:
+        out = draw(unet, changed(**values, blocks="all"), files=files)
+        assert not torch.equal(out, plain) and out.isfinite().all() and not draw.attachment.failed
+
+
 @pytest.mark.parametrize("mode", ["live", "global"])
 def test_as_many_atoms_as_points_are_full_attention_on_a_unet(unet, mode):
     plain = draw(unet, [], size=(16, 8))

@@ -59,7 +59,11 @@ class MapSampler(Sampler):
 class MapJob(Job):
     def __init__(self, sampler, **fields):
         super().__init__(sampler, **fields)
-        self.prompts, self.negative_prompts, self.subseeds = ["a cube"] * len(self.seeds), [""] * len(self.seeds), self.seeds
+        self.prompts, self.negative_prompts, self.subseeds = (
+            ["a cube"] * len(self.seeds),
+            [""] * len(self.seeds),
+            self.seeds,
+        )
         self.subseed_strength, self.seed_resize_from_h, self.seed_resize_from_w = 0.0, 0, 0
         self.width = self.height = 128
         self.sampler_name, self.steps, self.cfg_scale, self.sd_model = "Euler", 2, 5.0, None
@@ -261,7 +265,13 @@ class ControlNet:
         return params
 
 
-USED = {"enabled": True, "image": np.zeros((128, 128, 3), np.uint8), "guidance_start": 0.1, "guidance_end": 1.0, "weight": 1.0}
+USED = {
+    "enabled": True,
+    "image": np.zeros((128, 128, 3), np.uint8),
+    "guidance_start": 0.1,
+    "guidance_end": 1.0,
+    "weight": 1.0,
+}
 
 
 @pytest.fixture
@@ -293,7 +303,9 @@ def with_controlnet(script, p, there, args):
     return out, processed.images, params
 
 
-TO_CONTROLNET = {"depth_guide": {**ON["depth_guide"], "guide": "ControlNet", "strength": 1.2, "until": 0.5, "hires": "off"}}
+TO_CONTROLNET = {
+    "depth_guide": {**ON["depth_guide"], "guide": "ControlNet", "strength": 1.2, "until": 0.5, "hires": "off"}
+}
 
 
 def test_controlnet_gets_the_map_and_rests_while_it_is_drawn(host, script, controlnet):
@@ -302,9 +314,9 @@ def test_controlnet_gets_the_map_and_rests_while_it_is_drawn(host, script, contr
     p.scripts, p.batch_size, plain = None, 1, job(host).sampler.sample(job(host))
     seen = []
     made = host.sd_samplers.create_sampler
-    host.sd_samplers.create_sampler = lambda *a: seen.append(
-        [one.start_guidance_percent for one in there.latest_network.control_params]
-    ) or made(*a)
+    host.sd_samplers.create_sampler = lambda *a: (
+        seen.append([one.start_guidance_percent for one in there.latest_network.control_params]) or made(*a)
+    )
     out, pictures, (other, ours) = with_controlnet(script, p, there, TO_CONTROLNET)
     host.sd_samplers.create_sampler = made
     assert [u.enabled for u in there.units] == [True, True, False]

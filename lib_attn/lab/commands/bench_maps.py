@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     """Measure, print the figures, write the result file."""
     check_size(args.size, args.size)
     if min(args.singles, args.pairs) < 0 or args.singles + args.pairs < 3 or args.batch < 2:
-        raise LabError("There have to be three prompts and batches of two: a map is held against that of another prompt.")
+        raise LabError("There have to be three prompts, in batches of two: maps are held against other maps.")
     spec = MapsSpec(args.singles, args.pairs, args.size, args.steps, seed=args.seed, batch=args.batch)
     variant = preset(args.preset)
     first = next((g.name for g in variant.settings.active() if g.draws_first), None)
@@ -50,8 +50,9 @@ def run(args: argparse.Namespace) -> int:
     model = chosen.load()
     with progress_bar(3 * len(spec.requests())) as step:
         result = measure(model, judge, spec, variant, step)
-    result = {"kind": "maps", "command": command_line(), "checkpoint": model.name, "sha256": file_hash(chosen.file),
-              "machine": machine(chosen.device), "settings": variant.changed, "spec": asdict(spec), **result}  # fmt: skip
+    told = {"kind": "maps", "command": command_line(), "checkpoint": model.name, "sha256": file_hash(chosen.file)}
+    told |= {"machine": machine(chosen.device), "settings": variant.changed, "spec": asdict(spec)}
+    result = told | result
     write_json(args.out, result)
     print(json.dumps({name: result[name] for name in ("maps", "pictures", "cost")}, indent=1))
     return 0

@@ -140,7 +140,9 @@ def sample(
 
 def _underdrawn(model: LabModel, request: Request, variant: Variant, say, store: Store | None) -> Store | None:
     """`store`, or one, with the maps that a technique of `variant` has drawn before the picture."""
-    groups = [group for group in variant.settings.for_pass(hires=False) if group.draws_first] if variant.settings else []
+    groups = (
+        [group for group in variant.settings.for_pass(hires=False) if group.draws_first] if variant.settings else []
+    )
     for group in groups:
         store = store or Store()
         asked = replace(

@@ -46,9 +46,7 @@ class MapsSpec:
         ]  # fmt: skip
 
 
-def measure(
-    model: LabModel, judge: Judge, spec: MapsSpec, variant: Variant, progress: Progress = silent
-) -> dict:
+def measure(model: LabModel, judge: Judge, spec: MapsSpec, variant: Variant, progress: Progress = silent) -> dict:
     """Figures on the maps that `variant` draws first, on the pictures of the same seeds without a map, with it and with
     the map of another prompt, and on the time. Every mean comes with its standard error."""
     drawn: dict[str, list[np.ndarray]] = {"unguided": [], "guided": [], "shuffled": []}
@@ -128,4 +126,3 @@ def cost(model: LabModel, request: Request, variant: Variant) -> dict[str, float
         times.append(time.process_time() - begin)
     plain, both, kept = times
     return {"picture": plain, "map": both - kept, "following": kept - plain, "share": (both - kept) / plain}
-

@@ -6,13 +6,12 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from lib_attn.unet.replace import DOWN, UP
-
 #: What is trained: the Out blocks and `out` (In and Middle are left as they are); what HyperHuman (2310.08579) gives
 #: each kind of picture of its own, the way in, the first In block, the last Out block and the way out; low-rank deltas
 #: of the transformers' linear layers; everything; everything, from random weights.
 CHOICES = ("out", "experts", "lora", "full", "scratch")
-_ORIGINAL, _DELTA = ".parametrizations.weight.original", ".parametrizations.weight.0."
+#: In torch's names of what is parametrized, in front of ``up`` and ``down``.
+_DELTA = ".parametrizations.weight.0."
 
 
 class LowRank(nn.Module):
@@ -55,7 +54,6 @@ def prepare(unet: nn.Module, choice: str, rank: int = 16, seed: int = 0) -> None
 
 
 def written(unet: nn.Module, weights: dict[str, torch.Tensor], dtype=torch.float16) -> dict[str, torch.Tensor]:
-    """The tensors of a blocks file: what `unet` learned, out of `weights` by its names, as `replace.put_on` reads it."""
+    """What `unet` learned, out of `weights` by its names, as `lib_attn.unet.replace.replaced` takes it."""
     learned = [name for name, parameter in unet.named_parameters() if parameter.requires_grad]
-    names = {name: name.replace(_DELTA + "up", UP).replace(_DELTA + "down", DOWN) for name in learned}
-    return {names[name]: weights[name].to(dtype).contiguous() for name in learned}
+    return {name.replace(_DELTA, ".weight."): weights[name].to(dtype).contiguous() for name in learned}

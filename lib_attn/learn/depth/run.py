@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
+import json
 from pathlib import Path
 
 import numpy as np
@@ -151,6 +152,13 @@ class Run:
         head = {name: tensor.half() for name, tensor in self.head().items()}
         return save(path, KIND, choices.written(self.base.model.unet, loop.ema.shadow) | head, about)
 
+    def _source(self) -> str:
+        """What the scenes are made of; primitives are "procedural"."""
+        try:
+            return json.loads((self.scenes / "set.json").read_text())["source"]
+        except (OSError, ValueError, KeyError):
+            return ""
+
     def about(self, loop: Loop) -> dict:
         """What the blocks file says of itself."""
         return {
@@ -165,7 +173,7 @@ class Run:
                 "size": self.recipe.size,
             },
             "recipe": dataclasses.asdict(self.recipe),
-            "licence": "CC0-1.0" if not self.own else "",
+            "licence": "CC0-1.0" if self._source() == "procedural" else "",
         }
 
 

@@ -15,8 +15,8 @@ from torch import nn
 #: In front of the names of the network's tensors in a learned file.
 PREFIX = "head."
 WIDTH = 32
-#: Steps of one correction.
-ROUNDS = 4
+#: Steps of one correction, and how far all of them go at strength 1, in spreads of the latents.
+ROUNDS, REACH = 4, 6.0
 
 
 class Head(nn.Module):
@@ -47,7 +47,8 @@ def read_head(tensors: Mapping[str, torch.Tensor]) -> Head | None:
     first = own.get("fine.weight")
     if first is None or first.ndim != 4:
         raise ValueError("the network that reads maps is not complete")
-    # A host may sample in inference mode, whose tensors no gradient passes. Initial weights come of the global generator.
+    # No gradient passes tensors of inference mode, in which a host may sample; and layers draw their first weights from
+    # the global generator.
     with torch.inference_mode(False), torch.random.fork_rng(devices=[]):
         head = Head(first.shape[1], first.shape[0])
         try:
@@ -82,7 +83,7 @@ def towards(latents: torch.Tensor, wanted: torch.Tensor, head: Head, amount: flo
     """What to add to predicted latents ``[B, C, h, w]`` for their map to be nearer to `wanted` ``[B, h, w]``.
 
     Each round goes along the gradient, scaled so that its largest places move by the latents' own spread times
-    `amount` / `rounds`.
+    `REACH` * `amount` / `rounds`.
     """
     with torch.inference_mode(False), torch.enable_grad():
         start = latents.detach().clone().float()
@@ -92,5 +93,5 @@ def towards(latents: torch.Tensor, wanted: torch.Tensor, head: Head, amount: flo
             x = moved.detach().requires_grad_(True)
             (slope,) = torch.autograd.grad(error(head(x), goal).sum(), x)
             size = slope.abs().flatten(1).quantile(0.99, dim=1)[:, None, None, None].clamp_min(1e-12)
-            moved = x.detach() - (amount / rounds) * spread * (slope / size).clamp(-1, 1)
+            moved = x.detach() - (REACH * amount / rounds) * spread * (slope / size).clamp(-1, 1)
         return (moved - start).to(latents.dtype)
