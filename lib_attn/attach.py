@@ -104,6 +104,7 @@ class Attachment:
         self._said: set[str] = set()
         self._say_to = say
         self._names: dict[int, str] = {}
+        self._labels: dict[int, str] = {}
         # Once: the model may look different while it samples, when others wrap or exchange blocks of it.
         self.layers, self._blocks = tuple(self._family.layers(self._unet)), tuple(self._family.blocks(self._unet))
         self._hooks = HostHooks(hypernetwork, upcast)
@@ -172,7 +173,7 @@ class Attachment:
             self._tell(text)
 
         runtime = load(group.name)(group, replace(self._context, say=say))
-        self._names[id(runtime)] = group.name
+        self._names[id(runtime)], self._labels[id(runtime)] = group.name, group.label
         return runtime
 
     def say(self, text: str) -> None:
@@ -227,7 +228,13 @@ class Attachment:
     def why_idle(self, name: str) -> str | None:
         """What the technique `name` itself says on why it did nothing, as the end of a sentence."""
         runtime = next((r for r in self._runtimes if self._names.get(id(r)) == name), None)
-        return None if runtime is None else self._ask(runtime.why_idle, None)
+        if runtime is None:
+            return None
+        own, adding = self._ask(runtime.why_idle, None), self._self_attention.kept_out.get(runtime)
+        if own is None and adding is not None:
+            who = self._labels[id(adding)]
+            return f"{who} adds keys to self-attention, which is computed in full then"
+        return own
 
     def pictures(self) -> list[tuple[int, Any]]:
         """(image, map ``[h, w]`` with values 0 … 1) that the techniques have to show so far."""

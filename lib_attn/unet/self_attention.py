@@ -117,6 +117,9 @@ class SelfAttentionHook:
         hooks: see `HostHooks`. inert: ``inert(module) -> bool``: whether an instance ``forward`` that was there before
             may be passed by. flight: the U-Net call in flight.
         note: ``note(runtime, changed)``, called for every call put to one of them. say: takes a sentence for the user.
+
+    Attributes:
+        kept_out: runtimes that a call was not put to, and the one that added keys there.
     """
 
     def __init__(
@@ -127,6 +130,7 @@ class SelfAttentionHook:
         self._flight, self._note, self._say = flight, note, say
         self._editors = [r for r in runtimes if r.has("edits")]
         self._attenders = [r for r in runtimes if r.has("attend")]
+        self.kept_out: dict[Any, Any] = {}
         self.on = False
 
     def install(self, layers: Sequence[Layer]) -> tuple[list[Any], list[Any]]:
@@ -161,13 +165,19 @@ class SelfAttentionHook:
             self._note(runtime, runtime in editors)
         if editors:
             call = Call(layer, x, grid, self._flight.rows, self._flight.moment, exact, self._hooks, editors)
+        # Fast paths work on as many keys as tokens; where an edit adds keys, full attention it is.
+        adding = next((r for r in editors if r.extends), None)
         for runtime in self._attenders:
-            # Fast paths work on as many keys as tokens; where an edit adds keys, full attention it is.
-            if runtime.wants_self(layer) and not any(e.extends for e in editors):
-                out = runtime.attend(call)
-                self._note(runtime, out is not None)
-                if out is not None:
-                    return out
+            if not runtime.wants_self(layer):
+                continue
+            if adding is not None:
+                self.kept_out[runtime] = adding
+                self._note(runtime, False)
+                continue
+            out = runtime.attend(call)
+            self._note(runtime, out is not None)
+            if out is not None:
+                return out
         return call.exact()
 
     def _replaced(self) -> str:
