@@ -12,6 +12,7 @@ VALUES = {
     ),
     "contrast": ({"feature": 0.5, "keys": 0.5, "orthogonal": 0.3, "map_strength": 0.5, "show_map": True},),
     "key_mix": ({"source": "blurred", "features": "follow"}, {"source": "previous step", "operator": "concatenate"}),
+    "thin_qk": ({"choose": "fixed", "channels": 4, "round_to": 1, "when": "always"},),
     "step_skip": ({"key_every": 2.0, "early": 0.0},),
 }
 
@@ -22,6 +23,7 @@ EXACT = {
     "negative_skip": {"key_every": 1, "penalty": "off"},
     "contrast": {"feature": 0.0, "show_map": True},
     "key_mix": {"amount": 0.0, "record": True},
+    "thin_qk": {"choose": "fixed", "channels": 256, "when": "always"},
     "step_skip": {"key_every": 1.0},
 }
 

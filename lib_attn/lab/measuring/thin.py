@@ -242,7 +242,6 @@ def time_cases() -> list[Variant]:
     thin_on = "thin_qk.when=always; thin_qk.choose=budget; thin_qk.budget=0.8"
     texts = {
         "thin QK, 80 % of the work": thin_on,
-        "the same, values whole": f"{thin_on}; thin_qk.values=false",
         "near-sighted": "tile=16",
         "near-sighted and thin QK": f"tile=16; {thin_on}; thin_qk.blocks=d0",
     }

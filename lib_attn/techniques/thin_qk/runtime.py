@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 
 from lib_attn.learned.files import LearnedFile
 from lib_attn.learned.header import Refused
@@ -26,8 +27,13 @@ NEGLIGIBLE = 0.002  # share of the energy below which it does not matter how muc
 
 @dataclass(frozen=True)
 class Thinned:
-    """Maps ``[H, d, r]`` of a layer on its device."""
+    """Maps ``[H, d, r]`` of a layer on its device; those of queries and keys may have columns of zeros beyond r.
 
+    scale: by which that of the queries is multiplied.
+    """
+
+    rank: int
+    scale: float
     q: torch.Tensor
     k: torch.Tensor
     v: torch.Tensor | None
@@ -102,9 +108,12 @@ class ThinQkRuntime(Runtime):
         q, k, v, out = (m[..., :rank].to(one.device, one.dtype) for m in (maps.q, maps.k, maps.v, maps.out))
         if self._file is not None and not all(torch.isfinite(m).all() for m in (q, k, v, out)):
             return self._stand_back(Refused(self._file.name, "its numbers are out of range"))
-        if call.scale is None:
-            q = q * (rank / width) ** 0.5  # whoever attends divides by the root of the width that he sees
-        return Thinned(q, k, v if s.values else None, out.mT if s.values else None)
+        if not s.values and one.device.type == "cpu":
+            # Unequal widths would make torch hold all similarities at once there.
+            q, k = (F.pad(m, (0, width - rank)) for m in (q, k))
+        # Where a code base names no scale, whoever attends divides by the root of the width that he sees.
+        scale = 1.0 if call.scale is not None else (q.shape[-1] / width) ** 0.5
+        return Thinned(rank, scale, scale * q, k, v if s.values else None, out.mT if s.values else None)
 
     def _stand_back(self, refused: Refused) -> None:
         """Do without the file, and so nothing, from now on."""
@@ -135,7 +144,7 @@ class ThinQkRuntime(Runtime):
         """Thin q, k and, if wanted, v ``[B, N, H, r]``."""
         maps = self._plans[call.layer.index, call.x.shape[1]]
         if self._file is not None and not self._compared:
-            self._compare(call.layer, q, k, maps.q.shape[-1])
+            self._compare(call.layer, q, k, maps)
         return thin(q, maps.q), thin(k, maps.k), v if maps.v is None else thin(v, maps.v), None
 
     def result(self, call, out):
@@ -143,14 +152,14 @@ class ThinQkRuntime(Runtime):
         maps = self._plans[call.layer.index, call.x.shape[1]]
         return out if maps.out is None else thin(out, maps.out)
 
-    def _compare(self, layer, q, k, rank: int) -> None:
+    def _compare(self, layer, q, k, maps: Thinned) -> None:
         """Hold what the layers lose in their first calls against what the file says, when the second calls begin."""
         if layer.index not in self._losses:
-            maps, curve = self._curves[self._keys[layer.index]]
+            _, curve = self._curves[self._keys[layer.index]]
             few = slice(None, None, max(1, q.shape[1] // SAMPLE))
             with torch.autocast(q.device.type, enabled=False):
-                measured = lost((maps.q[..., :rank], maps.k[..., :rank]), q[:, few].float(), k[:, few].float())
-            self._losses[layer.index] = measured, 1.0 - curve.mean[rank - 1]
+                measured = lost((maps.q.float() / maps.scale, maps.k.float()), q[:, few].float(), k[:, few].float())
+            self._losses[layer.index] = measured, 1.0 - curve.mean[maps.rank - 1]
             return
         self._compared = True
         pairs = list(self._losses.values())
