@@ -260,12 +260,14 @@ def _why_idle(attachment: Any, group: Group) -> str | None:
     placed = group.name in attachment.placed
     if not placed and not selector.auto and not any(selector.matches(layer) for layer in attachment.layers):
         return f"this model has no attention in the blocks {group.blocks}"
-    if placed and group.name not in attachment.offered:
-        before = attachment.passed.get(group.name)
-        return None if before is None else f"{LABELS[before]} comes before it in the same blocks"
-    own = attachment.why_idle(group.name)
+    offered, before = not placed or group.name in attachment.offered, attachment.passed.get(group.name)
+    own = attachment.why_idle(group.name) if offered else None
     if own is not None:
         return own
+    if before is not None:
+        return f"{LABELS[before]} comes before it in the same blocks"
+    if not offered:
+        return None
     if not group.by_size:
         return "with these values and this prompt there was nothing to do"
     if selector.auto:
