@@ -61,10 +61,10 @@ def learn(asked: Any) -> list[str]:
     count = pictures.count
     shared.state.job_count, shared.state.job_no = count, run.done
     for prompt, seed in run.pictures():
-        done = run.done
-        shared.state.textinfo = f"Picture {done + 1} of {count}"
+        shared.state.textinfo = f"Picture {run.done + 1} of {count}"
         if not _draw(run, prompt, seed):
-            return [*told, f"Interrupted after {done} of {count} pictures. The same again goes on from there."]
+            kept = run.kept
+            return [*told, f"Interrupted: {kept} of {count} pictures are kept. The same again goes on from there."]
         _keep(run.drawn)
     shared.state.textinfo = "Learning from what was seen"
     _keep(run.finish, _file(name))

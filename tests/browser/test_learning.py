@@ -39,7 +39,7 @@ def test_a_run_is_interrupted_and_gone_on_with(learn, keep, tmp_path):
     page.wait_for_function(f"() => (document.querySelector('{BAR}') || {{}}).textContent?.includes('Picture 2 of 3')")
     keep(page, "learn-running")
     learn.find("stop").click()
-    wait_said(learn, "Interrupted after 1 of 3 pictures")
+    wait_said(learn, "Interrupted: 1 of 3 pictures")
     learn.find("start").click()
     wait_said(learn, "by hand is learned, from 3 pictures")
     page.locator(BAR).wait_for(state="detached")

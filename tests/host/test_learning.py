@@ -57,7 +57,7 @@ def test_interrupted_and_gone_on_with_is_the_same_file(webui, kind):
     run.second_picture()
     webui.call("/sdapi/v1/interrupt", {})
     run.join(600)
-    assert run.answer["info"].startswith("Interrupted after ")
+    assert run.answer["info"].startswith("Interrupted: ")
     assert not (folder(webui) / f"{kind} broken.safetensors").exists()
     for name in ("broken", "whole"):
         info = webui.call(ROUTE, asked(kind, f"{kind} {name}"))["info"]

@@ -260,7 +260,7 @@ def files(unet, tmp_path):
     return written(tmp_path, unet)
 
 
-def draw(unet, techniques, images=2, weights=None, chunks=None, steps=2, size=(16, 16), rows=None, **options):
+def draw(unet, techniques, images=2, weights=None, chunks=None, steps=2, size=(16, 16), rows=None, deep=1, **options):
     """Predictions ``[steps, rows, 4, h, w]``."""
     rows = rows or plan_rows(weights or [[1.0]] * images)
     n = len(rows)
@@ -273,7 +273,14 @@ def draw(unet, techniques, images=2, weights=None, chunks=None, steps=2, size=(1
             attachment.begin_step(rows, step, steps, cfg=5.0)
             parts = zip(x.split(chunks or n), context.split(chunks or n), strict=True)
             t = 900.0 - 250 * step
-            outs.append(torch.cat([unet(a + 0.1 * step, torch.full((len(a),), t), context=c) for a, c in parts]))
+            outs.append(
+                torch.cat(
+                    [
+                        unet(a + 0.1 * step, torch.full((len(a),), t), context=[c] * deep if deep > 1 else c)
+                        for a, c in parts
+                    ]
+                )
+            )
             attachment.end_step()
         draw.why_idle = attachment.why_idle("dictionary")
     draw.attachment = attachment
@@ -332,9 +339,10 @@ def test_other_layouts(layout, tmp_path):
     """Heads of one width at every level; several layers in a block, and none on the finest level."""
     unet = tiny_unet(**layout)
     files = written(tmp_path, unet)
-    plain = draw(unet, [])
+    deep = layout.get("transformer_depth", 1)
+    plain = draw(unet, [], deep=deep)
     for values in EACH:
-        out = draw(unet, changed(**values, blocks="all"), files=files)
+        out = draw(unet, changed(**values, blocks="all"), deep=deep, files=files)
         assert not torch.equal(out, plain) and out.isfinite().all() and not draw.attachment.failed
 
 

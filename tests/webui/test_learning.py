@@ -122,7 +122,7 @@ def test_an_interrupted_run_goes_on_without_loss(learning, host, button):
     learning.learn(ASKED | {"name": "whole"})
     learning.drawing.passes = 0
     learning.drawing.event = lambda number: setattr(host.shared.state, button, number == 2)
-    assert learning.learn(ASKED) == ["Interrupted after 1 of 3 pictures. The same again goes on from there."]
+    assert learning.learn(ASKED) == ["Interrupted: 1 of 3 pictures are kept. The same again goes on from there."]
     assert not os.path.exists(os.path.join(host.paths.models_path, "attention-lab", "mine.safetensors"))
     learning.drawing.event, learning.drawing.drawn = lambda number: None, []
     host.shared.state.begin()
@@ -137,7 +137,7 @@ def test_an_interrupted_run_goes_on_without_loss(learning, host, button):
 
 def test_stopping_after_the_present_picture_keeps_it(learning, host):
     learning.drawing.event = lambda number: setattr(host.shared.state, "stopping_generation", True)
-    assert learning.learn(ASKED)[0].startswith("Interrupted after 1 of 3")
+    assert learning.learn(ASKED)[0].startswith("Interrupted: 1 of 3")
     host.shared.state.begin()
     learning.drawing.event, learning.drawing.drawn = lambda number: None, []
     learning.learn(ASKED)
