@@ -71,6 +71,7 @@ class Attachment:
         placed, offered, acted, spoke: names of the techniques that sit on some part of the model, of those that a call
             was put to so far, of those that answered one, and of those that told the user something. The saving at
             scale 1 is no technique and in none of them.
+        passed: names of techniques that were not asked in some layer, each with that of the one before it there.
         layers: the model's layers with attention, `lib_attn.unet.layers.Layer`.
         failed_with_fewer: whether a U-Net call raised an error with rows left out; none are left out since.
         failed: whether something of ours raised an error; nothing is done since.
@@ -101,10 +102,10 @@ class Attachment:
         self.offered: set[str] = set()
         self.acted: set[str] = set()
         self.spoke: set[str] = set()
+        self.passed: dict[str, str] = {}
         self._said: set[str] = set()
         self._say_to = say
         self._names: dict[int, str] = {}
-        self._labels: dict[int, str] = {}
         # Once: the model may look different while it samples, when others wrap or exchange blocks of it.
         self.layers, self._blocks = tuple(self._family.layers(self._unet)), tuple(self._family.blocks(self._unet))
         self._hooks = HostHooks(hypernetwork, upcast)
@@ -123,7 +124,7 @@ class Attachment:
         self._boundary = Boundary(self._runtimes, self._note)
         self._guard = Guard(self._boundary, self._flight, whole, self.say)
         self._self_attention = SelfAttentionHook(
-            self.layers, self._runtimes, self._hooks, inert or _no, self._flight, self._note, self.say
+            self.layers, self._runtimes, self._hooks, inert or _no, self._flight, self._note, self.say, self._pass
         )
         self._neighbours = Neighbours(self.layers, self._blocks, harmless or _no)
         self._steps, self._timestep = steps, None
@@ -173,7 +174,7 @@ class Attachment:
             self._tell(text)
 
         runtime = load(group.name)(group, replace(self._context, say=say))
-        self._names[id(runtime)], self._labels[id(runtime)] = group.name, group.label
+        self._names[id(runtime)] = group.name
         return runtime
 
     def say(self, text: str) -> None:
@@ -228,13 +229,7 @@ class Attachment:
     def why_idle(self, name: str) -> str | None:
         """What the technique `name` itself says on why it did nothing, as the end of a sentence."""
         runtime = next((r for r in self._runtimes if self._names.get(id(r)) == name), None)
-        if runtime is None:
-            return None
-        own, adding = self._ask(runtime.why_idle, None), self._self_attention.kept_out.get(runtime)
-        if own is None and adding is not None:
-            who = self._labels[id(adding)]
-            return f"{who} adds keys to self-attention, which is computed in full then"
-        return own
+        return None if runtime is None else self._ask(runtime.why_idle, None)
 
     def pictures(self) -> list[tuple[int, Any]]:
         """(image, map ``[h, w]`` with values 0 … 1) that the techniques have to show so far."""
@@ -307,6 +302,10 @@ class Attachment:
         self._mark(self.offered, runtime)
         if changed:
             self._mark(self.acted, runtime)
+
+    def _pass(self, runtime: Any, other: Any) -> None:
+        """`runtime` was not asked, because `other` comes before it."""
+        self.passed[self._names[id(runtime)]] = self._names[id(other)]
 
     def _mark(self, names: set[str], *runtimes: Any) -> None:
         names.update(self._names[id(r)] for r in runtimes if id(r) in self._names)

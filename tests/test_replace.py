@@ -104,7 +104,7 @@ def test_a_method_put_on_a_module_computes_with_the_other_weights(unet):
 @pytest.mark.parametrize(
     "tensors, why",
     [
-        ({"time_embed.0.weight": torch.zeros(1)}, "in no block"),
+        ({"first_stage.0.weight": torch.zeros(1)}, "in no block"),
         ({"output_blocks.99.0.weight": torch.zeros(1)}, "has no output_blocks.99"),
         ({"out.2.weight": torch.zeros(3, 3)}, "has shape"),
         ({"out.2.nothing": torch.zeros(1)}, "has no out.2.nothing"),

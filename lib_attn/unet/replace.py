@@ -20,7 +20,7 @@ UP, DOWN = ".up", ".down"
 #: By these stable-diffusion-webui's LoRA finds a module and what to do with it; a stand-in is none of its modules. The
 #: backup is the weight without LoRA.
 LORA = ("network_layer_name", "network_current_names", "network_weights_backup", "network_bias_backup")
-_SECTIONS = ("input_blocks", "middle_block", "output_blocks", "out")
+_SECTIONS = ("time_embed", "label_emb", "input_blocks", "middle_block", "output_blocks", "out")
 
 
 class Unfitting(ValueError):

@@ -117,20 +117,17 @@ class SelfAttentionHook:
         hooks: see `HostHooks`. inert: ``inert(module) -> bool``: whether an instance ``forward`` that was there before
             may be passed by. flight: the U-Net call in flight.
         note: ``note(runtime, changed)``, called for every call put to one of them. say: takes a sentence for the user.
-
-    Attributes:
-        kept_out: runtimes that a call was not put to, and the one that added keys there.
+        passed: ``passed(runtime, other)``, called where the other one comes before it, so that it is not asked.
     """
 
     def __init__(
         self, layers: Sequence[Layer], runtimes: Sequence[Any], hooks: HostHooks, inert: Callable, flight: Flight,
-        note: Callable, say: Callable,
+        note: Callable, say: Callable, passed: Callable,
     ):  # fmt: skip
         self._layers, self._runtimes, self._hooks, self._inert = tuple(layers), tuple(runtimes), hooks, inert
-        self._flight, self._note, self._say = flight, note, say
+        self._flight, self._note, self._say, self._passed = flight, note, say, passed
         self._editors = [r for r in runtimes if r.has("edits")]
         self._attenders = [r for r in runtimes if r.has("attend")]
-        self.kept_out: dict[Any, Any] = {}
         self.on = False
 
     def install(self, layers: Sequence[Layer]) -> tuple[list[Any], list[Any]]:
@@ -166,19 +163,17 @@ class SelfAttentionHook:
         if editors:
             call = Call(layer, x, grid, self._flight.rows, self._flight.moment, exact, self._hooks, editors)
         # Fast paths work on as many keys as tokens; where an edit adds keys, full attention it is.
-        adding = next((r for r in editors if r.extends), None)
+        first, out = next((e for e in editors if e.extends), None), None
         for runtime in self._attenders:
             if not runtime.wants_self(layer):
                 continue
-            if adding is not None:
-                self.kept_out[runtime] = adding
-                self._note(runtime, False)
+            if first is not None:
+                self._passed(runtime, first)
                 continue
             out = runtime.attend(call)
             self._note(runtime, out is not None)
-            if out is not None:
-                return out
-        return call.exact()
+            first = None if out is None else runtime
+        return call.exact() if out is None else out
 
     def _replaced(self) -> str:
         """A sentence on the layers whose self-attention somebody else has replaced."""

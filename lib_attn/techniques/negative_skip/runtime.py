@@ -327,7 +327,7 @@ class NegativeSkipRuntime(Runtime):
         s = self._settings
         if self._evaluations == 1 and s.key_every != 1 and s.keep_first < 1:
             return "one step is always computed in full"
-        if self.reads_text and self._unscaled:
+        if self.reads_text and self._unscaled and s.key_every == 1 and s.until == 1:
             return "its penalty acts only where CFG scale times the prompt's weight is 1 (Penalty when)"
         return None
 

@@ -51,7 +51,7 @@ class ThinQkRuntime(Runtime):
         self._keys = dict(zip((x.index for x in context.layers), layer_keys(context.layers), strict=True))
         self._maps = self._kept_maps()
         self._curves: dict[str, tuple[LayerMaps, Curve]] = {}
-        self._budget: dict[str, int] | None = None
+        self._budgets: dict[int, dict[str, int]] = {}
         self._plans: dict[tuple, Thinned | None] = {}
         self._losses: dict[int, tuple[float, float]] = {}
         self._why = "at this size no layer is worth it"
@@ -76,8 +76,7 @@ class ThinQkRuntime(Runtime):
     def edits(self, call) -> bool:
         """Whether the layer is thinned; decided at its first call, when the host has put its LoRA into the weights."""
         s, points = self._settings, call.x.shape[1]
-        small = self._selector.auto and points < LEAST_POINTS
-        if self._off or small or not call.moment.within(s.start, s.end):
+        if self._off or self._small(points) or not call.moment.within(s.start, s.end):
             return False
         place = call.layer.index, points
         if place not in self._plans:
@@ -89,7 +88,7 @@ class ThinQkRuntime(Runtime):
         heads, width = one.shape[2:]
         step = ROUND if one.device.type == "cpu" else ROUND_GPU
         try:
-            rank = self._rank(call.layer, step)
+            rank = self._rank(call.layer, points, step)
             maps, _ = self._curve(call.layer)
         except LookupError:
             return self._stand_back(Refused(self._file.name, "layers are missing in it"))
@@ -120,25 +119,32 @@ class ThinQkRuntime(Runtime):
         self._off = True
         self._say(str(refused))
 
-    def _rank(self, layer, step: int) -> int:
+    def _rank(self, layer, points: int, step: int) -> int:
         s, key = self._settings, self._keys[layer.index]
         if s.choose != "budget":
             return ranks(s, {key: self._curve(layer)[1]}, {key: layer.depth}, step)[key]
-        if self._budget is None:
+        size = points << 2 * layer.depth  # of the finest level
+        if size not in self._budgets:
             # Of all layers at once; where weights are not final yet, only the shares depend on it.
-            layers = {self._keys[x.index]: x for x in self._context.layers if self.wants_self(x)}
-            curves = {k: self._maps.get(k, self._moments(x), s.maps)[1] for k, x in layers.items()}
-            self._budget = ranks(s, curves, {k: x.depth for k, x in layers.items()}, step)
-        return self._budget[key]
+            layers = [x for x in self._context.layers if self.wants_self(x) and not self._small(size >> 2 * x.depth)]
+            curves = {self._keys[x.index]: self._curve_of(x)[1] for x in layers}
+            self._budgets[size] = ranks(s, curves, {self._keys[x.index]: x.depth for x in layers}, step)
+        return self._budgets[size][key]
+
+    def _small(self, points: int) -> bool:
+        """Whether a layer is not worth a thought."""
+        return self._selector.auto and points < LEAST_POINTS
 
     def _curve(self, layer) -> tuple[LayerMaps, Curve]:
+        """Maps and curve of a layer by its final weights."""
         key = self._keys[layer.index]
         if key not in self._curves:
-            self._curves[key] = self._maps.get(key, self._moments(layer), self._settings.maps)
+            self._curves[key] = self._curve_of(layer)
         return self._curves[key]
 
-    def _moments(self, layer) -> dict[str, torch.Tensor]:
-        return moments_of(layer, self._file and self._file.tensors, self._keys[layer.index])
+    def _curve_of(self, layer) -> tuple[LayerMaps, Curve]:
+        key = self._keys[layer.index]
+        return self._maps.get(key, moments_of(layer, self._file and self._file.tensors, key), self._settings.maps)
 
     def edit(self, call, q, k, v):
         """Thin q, k and, if wanted, v ``[B, N, H, r]``."""

@@ -1,0 +1,167 @@
+"""The picture moved towards its map: the arithmetic on one image, and what a real U-Net's rows make of it."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("ldm", reason="the tiny U-Nets are ldm's")
+
+from lib_attn.attach import attach
+from lib_attn.learned.files import Loader, save
+from lib_attn.learned.folders import Folders
+from lib_attn.store import Store
+from lib_attn.techniques.depth_guide.head import PREFIX, Head, error, read_head, towards
+from lib_attn.techniques.depth_guide.maps import LIMIT, PLACE, Map, Maps, levelled
+from lib_attn.techniques.depth_guide.settings import DepthGuide
+from lib_attn.unet.families import find_layers
+from lib_attn.unet.flight import sigma_of
+from lib_attn.unet.layers import layer_keys
+from lib_attn.unet.rows import plan_rows
+from tests.unets import tiny_unet, unet_input
+
+CFG, TIME = 5.0, 700.0
+
+
+def head(seed=0):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return Head()
+
+
+def a_map(seed=0, size=128):
+    picture = np.zeros((size, size, 3), np.uint8)
+    picture[size // 4 : size // 2, size // 8 * (1 + seed) : size // 2] = 200
+    return Map(picture, torch.randn(4, size // 8, size // 8, generator=torch.Generator().manual_seed(seed)))
+
+
+@pytest.fixture
+def files(tmp_path):
+    layers = find_layers(tiny_unet())
+    widths = dict(zip(layer_keys(layers), (layer.attn1.to_q.in_features for layer in layers), strict=True))
+    tensors = {PREFIX + k: v for k, v in head().state_dict().items()}
+    save(tmp_path / "relief.safetensors", "depth", tensors, {"family": "other", "layers": widths})
+    return Loader(lambda: Folders([tmp_path]))
+
+
+def predict(settings, maps, files, images=1, cfg=CFG, chunks=None, prediction="epsilon", said=None, share=0.0):
+    """What the sampler makes of one evaluation of `images` pictures, and of its predicted latents."""
+    unet, store = tiny_unet(), Store()
+    kept = Maps()
+    kept.current = maps
+    store.keep(PLACE, kept)
+    x, context = unet_input(images, 16, 16)
+    rows = plan_rows([[1.0]] * images, negatives=cfg != 1)
+    x, context = (torch.cat([t, t]) if cfg != 1 else t for t in (x, context))
+    context = context.clone()
+    context[images:] *= 0.5
+    groups = [settings] if settings else []
+    say = said.append if said is not None else None
+    with (
+        torch.inference_mode(),
+        attach(unet, groups, store=store, files=files, prediction=prediction, say=say) as attached,
+    ):
+        attached.begin_step(rows, round(10 * share), 10, cfg=cfg)
+        size = chunks or len(x)
+        pieces = zip(x.split(size), context.split(size), strict=True)
+        out = torch.cat([unet(a, torch.full((len(a),), TIME), context=c) for a, c in pieces])
+    if cfg == 1:
+        guided = out
+    else:
+        guided = out[images:] + cfg * (out[:images] - out[images:])
+    sigma = sigma_of(TIME)
+    signal = 1 / math.sqrt(1 + sigma**2)
+    if prediction == "v":
+        return out, signal * x[:images] - sigma * signal * guided
+    return out, x[:images] / signal - sigma * guided
+
+
+ON = DepthGuide(enabled=True, file="relief")
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v"])
+@pytest.mark.parametrize("cfg, chunks", [(CFG, None), (CFG, 1), (1.0, None)])
+def test_the_predicted_latents_move_by_what_towards_says(files, prediction, cfg, chunks):
+    drawn = a_map()
+    _, plain = predict(None, (drawn,), files, cfg=cfg, chunks=chunks, prediction=prediction)
+    _, moved = predict(ON, (drawn,), files, cfg=cfg, chunks=chunks, prediction=prediction)
+    wanted = plain + towards(plain, drawn.wanted((16, 16))[None], head(), 1.0)
+    torch.testing.assert_close(moved, wanted, atol=2e-3, rtol=2e-3)
+    assert (moved - plain).abs().max() > 0.1
+
+
+def test_towards_makes_the_map_nearer_and_strength_0_is_nothing():
+    latents, wanted = torch.randn(2, 4, 17, 23), torch.rand(2, 17, 23).round()
+    before = error(head()(latents), wanted)
+    after = error(head()(latents + towards(latents, wanted, head(), 0.3)), wanted)
+    assert (after < before).all()
+    assert towards(latents, wanted, head(), 0.0).abs().max() == 0
+
+
+def test_each_image_follows_its_own_map_and_one_without_stays(files):
+    maps = (a_map(0), None, a_map(1))
+    _, plain = predict(None, (), files, images=3)
+    _, moved = predict(ON, maps, files, images=3)
+    assert torch.equal(moved[1], plain[1])
+    for i in (0, 2):
+        wanted = plain[i : i + 1] + towards(plain[i : i + 1], maps[i].wanted((16, 16))[None], head(), 1.0)
+        torch.testing.assert_close(moved[i : i + 1], wanted, atol=2e-3, rtol=2e-3)
+
+
+def test_first_steps_mixes_in_the_map_s_latents(files):
+    drawn = a_map()
+    settings = DepthGuide(enabled=True, guide="first steps", strength=0.25)
+    _, plain = predict(None, (), files)
+    _, moved = predict(settings, (drawn,), files)
+    torch.testing.assert_close(moved[0], 0.75 * plain[0] + 0.25 * drawn.latent, atol=2e-3, rtol=2e-3)
+
+
+@pytest.mark.parametrize(
+    "changes, maps, share",
+    [
+        ({"strength": 0.0}, (a_map(),), 0.0),
+        ({"until": 0.5}, (a_map(),), 0.6),
+        ({"start": 0.5}, (a_map(),), 0.0),
+        ({"guide": "ControlNet"}, (a_map(),), 0.0),
+        ({}, (), 0.0),
+        ({}, (None,), 0.0),
+        ({"file": "none of this name"}, (a_map(),), 0.0),
+    ],
+)
+def test_nothing_to_do_is_bit_identical(files, changes, maps, share):
+    plain, _ = predict(None, (), files, share=share)
+    out, _ = predict(DepthGuide(**{"enabled": True, "file": "relief", **changes}), maps, files, share=share)
+    assert torch.equal(out, plain)
+
+
+def test_what_stands_in_the_way_is_said(files):
+    said = []
+    predict(DepthGuide(enabled=True, file="gone"), (a_map(),), files, said=said)
+    assert any("none of this name" in text for text in said)
+
+
+def test_a_file_with_half_a_network_is_refused():
+    tensors = {PREFIX + k: v for k, v in head().state_dict().items()}
+    assert read_head({"out.2.weight": torch.zeros(1)}) is None
+    for name in (PREFIX + "fine.weight", PREFIX + "out.bias"):
+        with pytest.raises(ValueError, match="not complete"):
+            read_head({k: v for k, v in tensors.items() if k != name})
+
+
+def test_reading_the_network_leaves_the_global_generator_alone():
+    before = torch.random.get_rng_state()
+    read_head({PREFIX + k: v for k, v in head().state_dict().items()})
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_maps_are_levelled_and_few_are_kept():
+    picture = np.full((64, 64, 3), 40, np.uint8)
+    picture[16:48, 16:48] = 160
+    levels = levelled(picture)
+    assert levels.min() == 0 and levels.max() == 255 and levels.shape == picture.shape
+    maps = Maps()
+    for i in range(LIMIT + 3):
+        maps.keep(i, a_map())
+    assert maps.get(2) is None and maps.get(LIMIT + 2) is not None
+    assert maps.bytes == LIMIT * (128 * 128 * 3 + 4 * 16 * 16 * 4)
