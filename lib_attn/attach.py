@@ -71,6 +71,7 @@ class Attachment:
         placed, offered, acted, spoke: names of the techniques that sit on some part of the model, of those that a call
             was put to so far, of those that answered one, and of those that told the user something. The saving at
             scale 1 is no technique and in none of them.
+        passed: names of techniques that were not asked in some layer, each with that of the one before it there.
         layers: the model's layers with attention, `lib_attn.unet.layers.Layer`.
         failed_with_fewer: whether a U-Net call raised an error with rows left out; none are left out since.
         failed: whether something of ours raised an error; nothing is done since.
@@ -101,6 +102,7 @@ class Attachment:
         self.offered: set[str] = set()
         self.acted: set[str] = set()
         self.spoke: set[str] = set()
+        self.passed: dict[str, str] = {}
         self._said: set[str] = set()
         self._say_to = say
         self._names: dict[int, str] = {}
@@ -122,7 +124,7 @@ class Attachment:
         self._boundary = Boundary(self._runtimes, self._note)
         self._guard = Guard(self._boundary, self._flight, whole, self.say)
         self._self_attention = SelfAttentionHook(
-            self.layers, self._runtimes, self._hooks, inert or _no, self._flight, self._note, self.say
+            self.layers, self._runtimes, self._hooks, inert or _no, self._flight, self._note, self.say, self._pass
         )
         self._neighbours = Neighbours(self.layers, self._blocks, harmless or _no)
         self._steps, self._timestep = steps, None
@@ -300,6 +302,10 @@ class Attachment:
         self._mark(self.offered, runtime)
         if changed:
             self._mark(self.acted, runtime)
+
+    def _pass(self, runtime: Any, other: Any) -> None:
+        """`runtime` was not asked, because `other` comes before it."""
+        self.passed[self._names[id(runtime)]] = self._names[id(other)]
 
     def _mark(self, names: set[str], *runtimes: Any) -> None:
         names.update(self._names[id(r)] for r in runtimes if id(r) in self._names)

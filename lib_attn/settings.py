@@ -177,21 +177,24 @@ def unit_key(group: Group | type[Group]) -> str:
 
 def write_unit(group: Group) -> str:
     """A technique's values that are not at their defaults, ``tile: 8, blocks: d0;out6``; ``on`` without any."""
-    changed = {p.name: getattr(group, p.name) for p in group.params()
-               if p.name != "enabled" and getattr(group, p.name) != p.default}  # fmt: skip
-    parts = [f"{name.replace('_', ' ')}: {_guard(show(value))}" for name, value in changed.items()]
+    changed = [p for p in group.params() if p.name != "enabled" and getattr(group, p.name) != p.default]
+    parts = []
+    for p in changed:
+        value = show(getattr(group, p.name))
+        # Block selectors take semicolons as well, and are easier to read with them.
+        parts.append(f"{p.name.replace('_', ' ')}: {_guard(value.replace(',', ';') if p.kind == 'blocks' else value)}")
     return ", ".join([*parts, *([f"needs: {_guard(group.note)}"] if group.note else [])]) or "on"
 
 
 def _guard(text: str) -> str:
-    """`text` without the commas and colons that hold a unit together. Block selectors take semicolons as well."""
-    return text.replace("%", "%25").replace(",", ";").replace(":", "%3A")
+    """`text` without the commas and colons that hold a unit together."""
+    return text.replace("%", "%25").replace(",", "%2C").replace(":", "%3A")
 
 
 @lru_cache(maxsize=64)
 def _read_unit(text: str) -> dict[str, str]:
     parts = (part.partition(":") for part in text.split(","))
-    return {name.strip().replace(" ", "_"): value.strip().replace("%3A", ":").replace("%25", "%")
+    return {name.strip().replace(" ", "_"): value.strip().replace("%2C", ",").replace("%3A", ":").replace("%25", "%")
             for name, colon, value in parts if colon}  # fmt: skip
 
 

@@ -29,6 +29,7 @@ from lib_attn.techniques.base import Context
 from lib_attn.techniques.facts import chosen_by
 from lib_attn.unet.layers import Layer, layer_keys, parse_selector
 
+LICENCE = "as the checkpoint's"
 UNFINISHED = "unfinished run"  # kind of file that a run goes on from
 MEMORY = MAX_BYTES - (64 << 20)  # for what was seen, so that it can be kept in a file
 AT_MOST = 0.1  # share of the time that may go into keeping what was seen
@@ -84,7 +85,8 @@ class Run:
         plan: what is learned. layers: of the model, all of them. unfinished: file to keep what was seen in.
 
     Attributes:
-        capture: what was seen. done: pictures drawn so far. dropped: an unfinished run of another plan was in the file.
+        capture: what was seen. done: pictures drawn so far. kept: those that a run to come need not draw again.
+        dropped: an unfinished run of another plan was in the file.
 
     Raises:
         ValueError: with one sentence, when the plan fits neither the model nor the memory.
@@ -98,7 +100,7 @@ class Run:
         self.capture = Capture(layers, blocks=chosen.matches, **wants)
         if not self.capture.shapes:
             raise ValueError(f"This model has no attention in the layers {chosen.text}")
-        self.done, self.dropped = 0, False
+        self.done, self.kept, self.dropped = 0, 0, False
         self._seconds, self._kept_at, self._cost = 0.0, float("-inf"), 0.0
         self._go_on()
         self._since = time.monotonic()
@@ -109,6 +111,7 @@ class Run:
             if kept.about.get("plan") == self.plan.text:
                 self.capture.load_state(kept.tensors)
                 self.done, self._seconds = int(kept.about["done"]), float(kept.about["seconds"])
+                self.kept = self.done
             else:
                 self.dropped = True
         except (Refused, ValueError, KeyError, TypeError):
@@ -135,6 +138,7 @@ class Run:
     def _keep(self) -> None:
         told = {"plan": self.plan.text, "done": self.done, "seconds": self.seconds, **self._model()}
         save(self._unfinished, UNFINISHED, self.capture.state(), told)
+        self.kept = self.done
 
     @property
     def seconds(self) -> float:
@@ -151,7 +155,13 @@ class Run:
         tensors, about = self._learner.learn(self.capture, self.plan.options, layers)
         pictures = self.plan.pictures.to_dict() | {"prompts": len(self.plan.prompts)}
         learned = {"pictures": pictures, "options": self.plan.options.to_dict(), "seconds": round(self.seconds, 1)}
-        told = {**self._model(), "checkpoint": list(self.plan.checkpoint), "learned": learned, **about}
+        told = {
+            **self._model(),
+            "checkpoint": list(self.plan.checkpoint),
+            "learned": learned,
+            "licence": LICENCE,
+            **about,
+        }
         save(path, self.plan.kind, tensors, told)
         self._unfinished.unlink(missing_ok=True)
         return load(path.stem, self.plan.kind, Folders([path.parent]))

@@ -49,11 +49,10 @@ class Entry:
 
 @dataclass(frozen=True)
 class Header:
-    """tensors: by name. metadata: texts by name. size: bytes before the tensors."""
+    """Tensors and texts by name."""
 
     tensors: dict[str, Entry]
     metadata: dict[str, str]
-    size: int
 
 
 def shown(name: str) -> str:
@@ -103,7 +102,7 @@ def read_header(start: bytes, size: int) -> Header:
     total = size - LENGTH - length
     if end != total:
         raise Damaged("it is cut off" if end > total else "there is more in it than its header says")
-    return Header(tensors, metadata, LENGTH + length)
+    return Header(tensors, metadata)
 
 
 def read_json(data: bytes | str) -> Any:

@@ -117,14 +117,15 @@ class SelfAttentionHook:
         hooks: see `HostHooks`. inert: ``inert(module) -> bool``: whether an instance ``forward`` that was there before
             may be passed by. flight: the U-Net call in flight.
         note: ``note(runtime, changed)``, called for every call put to one of them. say: takes a sentence for the user.
+        passed: ``passed(runtime, other)``, called where the other one comes before it, so that it is not asked.
     """
 
     def __init__(
         self, layers: Sequence[Layer], runtimes: Sequence[Any], hooks: HostHooks, inert: Callable, flight: Flight,
-        note: Callable, say: Callable,
+        note: Callable, say: Callable, passed: Callable,
     ):  # fmt: skip
         self._layers, self._runtimes, self._hooks, self._inert = tuple(layers), tuple(runtimes), hooks, inert
-        self._flight, self._note, self._say = flight, note, say
+        self._flight, self._note, self._say, self._passed = flight, note, say, passed
         self._editors = [r for r in runtimes if r.has("edits")]
         self._attenders = [r for r in runtimes if r.has("attend")]
         self.on = False
@@ -161,14 +162,18 @@ class SelfAttentionHook:
             self._note(runtime, runtime in editors)
         if editors:
             call = Call(layer, x, grid, self._flight.rows, self._flight.moment, exact, self._hooks, editors)
+        # Fast paths work on as many keys as tokens; where an edit adds keys, full attention it is.
+        first, out = next((e for e in editors if e.extends), None), None
         for runtime in self._attenders:
-            # Fast paths work on as many keys as tokens; where an edit adds keys, full attention it is.
-            if runtime.wants_self(layer) and not any(e.extends for e in editors):
-                out = runtime.attend(call)
-                self._note(runtime, out is not None)
-                if out is not None:
-                    return out
-        return call.exact()
+            if not runtime.wants_self(layer):
+                continue
+            if first is not None:
+                self._passed(runtime, first)
+                continue
+            out = runtime.attend(call)
+            self._note(runtime, out is not None)
+            first = None if out is None else runtime
+        return call.exact() if out is None else out
 
     def _replaced(self) -> str:
         """A sentence on the layers whose self-attention somebody else has replaced."""

@@ -13,13 +13,14 @@ from typing import Any
 from lib_attn.attach import attach
 from lib_attn.settings import Group, Settings
 from lib_attn.store import Kept, Store
-from lib_attn.techniques import ORDER
+from lib_attn.techniques import ORDER, TECHNIQUES
 from lib_attn.unet.families import UnsupportedModel
 from lib_attn.unet.layers import parse_selector
 from lib_attn.unet.rows import Row
 from lib_attn.webui import api, controlnet, grid, host, infotext, negatives, options, underdrawing, xyz
 
 ATTRIBUTE = "attention_lab"
+LABELS = {technique.name: technique.label for technique in TECHNIQUES}
 RESERVED = "attention_lab_reserved"
 OBSERVERS = "attention_lab_observers"
 """Attribute of a job with functions that make the observers of each pass, see `lib_attn.attach.Attachment`."""
@@ -259,11 +260,14 @@ def _why_idle(attachment: Any, group: Group) -> str | None:
     placed = group.name in attachment.placed
     if not placed and not selector.auto and not any(selector.matches(layer) for layer in attachment.layers):
         return f"this model has no attention in the blocks {group.blocks}"
-    if placed and group.name not in attachment.offered:
-        return None
-    own = attachment.why_idle(group.name)
+    offered, before = not placed or group.name in attachment.offered, attachment.passed.get(group.name)
+    own = attachment.why_idle(group.name) if offered else None
     if own is not None:
         return own
+    if before is not None:
+        return f"{LABELS[before]} comes before it in the same blocks"
+    if not offered:
+        return None
     if not group.by_size:
         return "with these values and this prompt there was nothing to do"
     if selector.auto:

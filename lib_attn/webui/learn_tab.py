@@ -79,7 +79,7 @@ def _lay_out(known: Mapping[str, Learner], page: panel.Page) -> None:
         asked = {"kind": labels.get(label), "name": name, "prompts": prompts, "replace": replace}
         asked |= {"pictures": read[Pictures.name], "options": read.get(labels.get(label))}
         try:
-            return [sentences([learning.learn(asked)])]
+            return [sentences(learning.learn(asked))]
         except ValueError as error:
             return [sentences([error])]
 

@@ -32,7 +32,7 @@ MAX_PROMPTS, MAX_PROMPT = 1000, 2000
 UNFINISHED = os.path.join(paths.data_path, "attention_lab", "unfinished")
 
 
-def learn(asked: Any) -> str:
+def learn(asked: Any) -> list[str]:
     """Learn a file; the host's queue is held, and its state begun, by whoever calls.
 
     Args:
@@ -41,7 +41,7 @@ def learn(asked: Any) -> str:
             file of this name already.
 
     Returns:
-        one sentence on the file, or on how far it came.
+        sentences on the file, or on how far it came.
 
     Raises:
         ValueError: with one sentence, when something in `asked` is not understood or cannot be done.
@@ -57,18 +57,23 @@ def learn(asked: Any) -> str:
         raise ValueError(f"Nothing can be learned: {error}") from None
     plan = Plan(kind, pictures, options, prompts, host.checkpoint(model))
     run = Run(plan, layers, Path(UNFINISHED, name + SUFFIX))
+    told = ["An unfinished run of this name had other values: it was begun anew."] if run.dropped else []
     count = pictures.count
     shared.state.job_count, shared.state.job_no = count, run.done
     for prompt, seed in run.pictures():
-        done = run.done
-        shared.state.textinfo = f"Picture {done + 1} of {count}"
+        shared.state.textinfo = f"Picture {run.done + 1} of {count}"
         if not _draw(run, prompt, seed):
-            return f"Interrupted after {done} of {count} pictures. The same again goes on from there."
+            kept = run.kept
+            return [*told, f"Interrupted: {kept} of {count} pictures are kept. The same again goes on from there."]
         _keep(run.drawn)
     shared.state.textinfo = "Learning from what was seen"
-    _keep(run.finish, Path(host.own_folder(), name + SUFFIX))
+    _keep(run.finish, _file(name))
     seconds = round(run.seconds)
-    return f"{name} is learned, from {count} pictures in {seconds} s."
+    return [*told, f"{name} is learned, from {count} pictures in {seconds} s."]
+
+
+def _file(name: str) -> Path:
+    return Path(host.own_folder(), name + SUFFIX)
 
 
 def _keep(act: Any, *args: Any) -> Any:
@@ -94,7 +99,7 @@ def _read(asked: Any) -> tuple[str, str, tuple[str, ...], Pictures, Any]:
     if not isinstance(name, str) or not is_learned(name.strip()):
         raise ValueError("The name of the file to make may have 60 letters, digits, spaces and . _ - + ' ( )")
     name = name.strip()
-    if name in host.files.folders().names(kind) and asked.get("replace") is not True:
+    if _file(name).exists() and asked.get("replace") is not True:
         raise ValueError(f"There is a learned file {name} already: choose another name, or Replace")
     return (
         kind,
@@ -170,7 +175,7 @@ def answer(asked: dict = Body(...)) -> dict[str, str]:  # noqa: B008
         shared.state.begin(job=task)
         progress.start_task(task)
         try:
-            return {"info": learn(asked)}
+            return {"info": " ".join(learn(asked))}
         except ValueError as error:
             raise HTTPException(status_code=422, detail=f"{error}.") from None
         finally:

@@ -44,6 +44,7 @@ def _map_job(p: Any, group: Group) -> Any:
     asked.steps, asked.cfg_scale, asked.is_hr_pass = group.map_steps, group.map_cfg, False
     asked.extra_generation_params = dict(p.extra_generation_params)
     asked.refiner_checkpoint_info = None
+    asked.mask = asked.nmask = None  # an inpainting job keeps what its mask leaves out; the map is drawn whole
     asked.attention_lab = None  # what it samples is no part of our job on `p`
     seeds = [seed + group.map_seed for seed in p.seeds]
     asked.rng = rng.ImageRNG(

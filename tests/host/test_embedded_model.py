@@ -11,7 +11,7 @@ from lib_attn.lab.drawing import checkpoint
 from lib_attn.lab.drawing.embedded import EMBEDDED
 from lib_attn.lab.drawing.sampling import Request, decode, sample
 from lib_attn.lab.judging.judge import JUDGE, Judge
-from tests.host.server import Webui, with_embedded_model
+from tests.host.server import ROOT, Webui, with_embedded_model
 
 PROMPT = "a red sphere, grey background"
 ALLOWED = 2.0  # mean difference out of 255
@@ -26,7 +26,7 @@ def folder(webui_folder, tmp_path_factory):
 @pytest.fixture(scope="module")
 def own_webui(folder, webui_python, tmp_path_factory):
     webui = Webui(folder, webui_python, tmp_path_factory.mktemp("data") / "data", folder / "models/Stable-diffusion",
-                  {}, ui=False)  # fmt: skip
+                  {"attention-lab": ROOT}, ui=False)  # fmt: skip
     yield webui
     webui.stop()
 
@@ -47,3 +47,19 @@ def test_same_picture_as_in_the_lab(own_webui, model, sampler):
     assert abs(theirs.astype(float) - mine).mean() < ALLOWED
     seen = Judge.load(JUDGE).look(theirs[None])[0][0]
     assert len(seen.objects) == 1 and seen.background == "grey"
+
+
+@pytest.mark.parametrize(
+    "changes", [{"file": "embedded-thin"}, {"choose": "fixed", "channels": 16}], ids=["file", "weights"]
+)
+def test_thin_queries_and_keys(own_webui, changes):
+    """One job with it and one without, which is as before; the text under the picture brings it back."""
+    asked = {"prompt": PROMPT, "negative_prompt": "", "steps": 4, "width": 256, "height": 256, "seed": 7}
+    fields = {"enabled": True, "when": "always", "blocks": "all", "energy": 0.9, **changes}
+    before = own_webui.picture(**asked)
+    thin = own_webui.picture({"thin_qk": fields}, **asked)
+    assert thin.pixels != before.pixels == own_webui.picture(**asked).pixels
+    text = thin.parameters["Attn thin-qk"]
+    assert ("file: embedded-thin#" in text) == ("file" in changes)
+    assert "Attention Lab" not in before.parameters and "is not used" not in thin.texts[0]
+    assert own_webui.picture(infotext=thin.texts[0], **asked).pixels == thin.pixels

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lib_attn.techniques import TECHNIQUES
-from tests.acting import acting
+from tests.acting import TECHNIQUES, acting
 from tests.host.negatives import FIELDS, arrays, spread
 from tests.host.server import Refused
 

@@ -20,6 +20,7 @@ from lib_attn.lab.measuring.showcase import shows
 from lib_attn.lab.reports import figures, parameters
 from lib_attn.lab.shared.errors import LabError
 from lib_attn.lab.shared.results import command_line
+from lib_attn.learned.files import save
 from lib_attn.settings import TECHNIQUES, Settings, all_params, positional_params
 from tests.conftest import ROOT
 
@@ -29,10 +30,18 @@ def parse(*words):
 
 
 def test_every_parameter_is_an_option():
-    for p in all_params():
-        word = {"bool": "on", "choice": (p.choices or [""])[0], "blocks": "d0"}.get(p.kind, str(p.default))
-        settings = options.settings_of(parse(f"--{p.key}", word))
-        assert getattr(settings[p.technique], p.name) == p.read(word)
+    kinds = {"bool": lambda p: "on", "choice": lambda p: p.choices[0], "blocks": lambda p: "d0"}
+    words = {p: kinds.get(p.kind, lambda p: str(p.default))(p) for p in all_params()}
+    settings = options.settings_of(parse(*(text for p, word in words.items() for text in (f"--{p.key}", word))))
+    for p, word in words.items():
+        assert getattr(settings[p.technique], p.name) == p.read(word), p.key
+
+
+def test_a_folder_of_learned_files(tiny, tmp_path):
+    save(tmp_path / "of mine.safetensors", "some kind", {}, {"family": "other", "layers": {}})
+    for words, names in (("--learned", str(tmp_path)), ["of mine"]), ((), []):
+        model = options.model_of(parse("--checkpoint", str(tiny), *words)).load()
+        assert model.files.folders().names("some kind") == names
 
 
 def test_an_option_switches_its_technique_on():

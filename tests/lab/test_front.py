@@ -24,6 +24,7 @@ from lib_attn.lab.measuring.steps import StepCase, thinned
 from lib_attn.lab.reports.front import between, front_table, join, plot
 from lib_attn.lab.shared.errors import LabError
 from lib_attn.unet.families import find_layers
+from tests.unets import probe
 
 SKIP = setting("skip", "step_skip.key_every=2; step_skip.early=0")
 NEGATIVE = setting("negative", "negative_skip.key_every=2; negative_skip.early=0; negative_skip.penalty=off")
@@ -50,7 +51,7 @@ def test_kinds_are_what_is_computed(bench):
 def test_each_kind_is_carried_out_once_and_the_others_are_passed(bench):
     """Evaluations that are not timed go on without arithmetic, so that the techniques come to those that are."""
     computed, module = [], bench.unet.middle_block
-    handle = module.register_forward_hook(lambda m, a, out: computed.append(bool(out.any())))
+    handle = module.register_forward_hook(probe(lambda m, a, out: computed.append(bool(out.any()))))
     try:
         case = StepCase("", SKIP)
         plan = kinds(bench, case, 6, 7.0)
@@ -88,7 +89,7 @@ def test_a_batch_has_as_many_rows(bench):
     four = Bench(bench.unet, TOY, precision="fp32", rows=8)
     assert [kind[:2] for kind in kinds(four, StepCase("", NEGATIVE), 2, 7.0)] == [(8, 8), (4, 4)]
     shapes = []
-    handle = bench.unet.register_forward_pre_hook(lambda m, args: shapes.append(args[0].shape))
+    handle = bench.unet.register_forward_pre_hook(probe(lambda m, args: shapes.append(args[0].shape)))
     next(evaluations(four, StepCase(""), 64, 96, 2, 7.0))()
     handle.remove()
     assert shapes == [torch.Size((8, 4, 8, 12))]

@@ -59,7 +59,7 @@ def test_prompts_of_a_file(tiny, tmp_path, monkeypatch):  # noqa: F811
     "more, reason",
     [
         (["--steps", "many"], "pictures.steps is a number"),
-        (["--blocks", "d9"], "no attention in the layers d9"),
+        (["--layers", "d9"], "no attention in the layers d9"),
         (["--prompts", "nowhere.txt"], "no file with prompts"),
         (["--width", "100"], "no size"),
     ],

@@ -260,7 +260,7 @@ def files(unet, tmp_path):
     return written(tmp_path, unet)
 
 
-def draw(unet, techniques, images=2, weights=None, chunks=None, steps=2, size=(16, 16), rows=None, **options):
+def draw(unet, techniques, images=2, weights=None, chunks=None, steps=2, size=(16, 16), rows=None, deep=1, **options):
     """Predictions ``[steps, rows, 4, h, w]``."""
     rows = rows or plan_rows(weights or [[1.0]] * images)
     n = len(rows)
@@ -273,7 +273,14 @@ def draw(unet, techniques, images=2, weights=None, chunks=None, steps=2, size=(1
             attachment.begin_step(rows, step, steps, cfg=5.0)
             parts = zip(x.split(chunks or n), context.split(chunks or n), strict=True)
             t = 900.0 - 250 * step
-            outs.append(torch.cat([unet(a + 0.1 * step, torch.full((len(a),), t), context=c) for a, c in parts]))
+            outs.append(
+                torch.cat(
+                    [
+                        unet(a + 0.1 * step, torch.full((len(a),), t), context=[c] * deep if deep > 1 else c)
+                        for a, c in parts
+                    ]
+                )
+            )
             attachment.end_step()
         draw.why_idle = attachment.why_idle("dictionary")
     draw.attachment = attachment
@@ -318,6 +325,25 @@ def test_rows_apart_as_together_and_each_image_alone(unet, files, values, keep):
     alone = draw(unet, settings, images=1, files=files)
     torch.testing.assert_close(alone[:, 0], together[:, 0], atol=2e-5, rtol=1e-4)
     torch.testing.assert_close(alone[:, 1], together[:, 3], atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        {"num_heads": -1, "num_head_channels": 8},
+        {"transformer_depth": 2, "context_dim": [16, 16], "attention_resolutions": [4, 2], "channel_mult": [1, 2, 4]},
+    ],
+    ids=["SD 2", "SDXL"],
+)
+def test_other_layouts(layout, tmp_path):
+    """Heads of one width at every level; several layers in a block, and none on the finest level."""
+    unet = tiny_unet(**layout)
+    files = written(tmp_path, unet)
+    deep = layout.get("transformer_depth", 1)
+    plain = draw(unet, [], deep=deep)
+    for values in EACH:
+        out = draw(unet, changed(**values, blocks="all"), deep=deep, files=files)
+        assert not torch.equal(out, plain) and out.isfinite().all() and not draw.attachment.failed
 
 
 @pytest.mark.parametrize("mode", ["live", "global"])

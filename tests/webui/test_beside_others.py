@@ -493,3 +493,15 @@ def test_messages_are_in_the_pictures_text(host, script):
     assert infotext.READERS["near_sighted.tile"](pairs) == 256
     run(script, p, False)
     assert MESSAGES not in p.extra_generation_params
+
+
+@pytest.mark.parametrize("kept_out", [
+    {"near_sighted": {"enabled": True, "tile": 8, "blocks": "all"}},
+    {"dictionary": {"enabled": True, "blocks": "all", "atoms": 16}},
+])  # fmt: skip
+def test_who_is_kept_out_by_added_keys_is_told(host, script, kept_out):
+    mix = {"key_mix": {"enabled": True, "operator": "concatenate", "blocks": "all"}}
+    fields = {"weights": ((1.0,), (1.0,)), "size": (32, 32)}
+    p = job(host, **fields)
+    assert same(run(script, p, mix | kept_out), run(script, job(host, **fields), mix))
+    assert told(p, "changed nothing: Key mix comes before it in the same blocks", "needs its batch")

@@ -1,6 +1,7 @@
 """Learning in the host: a job that draws pictures and makes a file of them, by the page and by the API."""
 
 import os
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -92,7 +93,7 @@ def made(host):
 
 
 def test_a_file_is_learned_with_the_hosts_own_drawing(learning, host):
-    said = learning.learn(ASKED)
+    (said,) = learning.learn(ASKED)
     assert said.startswith("mine is learned, from 3 pictures in ") and said.endswith(" s.")
     assert learning.drawing.drawn == [("a cat", 1), ("a dog", 2), ("a cat", 3)]
     file = made(host)
@@ -121,11 +122,11 @@ def test_an_interrupted_run_goes_on_without_loss(learning, host, button):
     learning.learn(ASKED | {"name": "whole"})
     learning.drawing.passes = 0
     learning.drawing.event = lambda number: setattr(host.shared.state, button, number == 2)
-    assert learning.learn(ASKED) == "Interrupted after 1 of 3 pictures. The same again goes on from there."
+    assert learning.learn(ASKED) == ["Interrupted: 1 of 3 pictures are kept. The same again goes on from there."]
     assert not os.path.exists(os.path.join(host.paths.models_path, "attention-lab", "mine.safetensors"))
     learning.drawing.event, learning.drawing.drawn = lambda number: None, []
     host.shared.state.begin()
-    assert learning.learn(ASKED).startswith("mine is learned")
+    assert learning.learn(ASKED)[0].startswith("mine is learned")
     assert learning.drawing.drawn == [("a dog", 2), ("a cat", 3)]
     from lib_attn.webui.host import files
 
@@ -136,7 +137,7 @@ def test_an_interrupted_run_goes_on_without_loss(learning, host, button):
 
 def test_stopping_after_the_present_picture_keeps_it(learning, host):
     learning.drawing.event = lambda number: setattr(host.shared.state, "stopping_generation", True)
-    assert learning.learn(ASKED).startswith("Interrupted after 1 of 3")
+    assert learning.learn(ASKED)[0].startswith("Interrupted: 1 of 3")
     host.shared.state.begin()
     learning.drawing.event, learning.drawing.drawn = lambda number: None, []
     learning.learn(ASKED)
@@ -185,6 +186,39 @@ def test_a_file_is_replaced_only_where_that_is_wanted(learning, host):
     first = made(host)
     learning.learn(ASKED | {"options": {"factor": 3}, "replace": True})
     assert made(host).hash != first.hash
+
+
+def test_a_file_of_another_kind_is_not_replaced_either(learning, host):
+    from lib_attn.learned.files import save
+    from lib_attn.webui.host import own_folder
+
+    save(Path(own_folder(), "mine.safetensors"), "other", {}, {"family": "other", "layers": {}})
+    with pytest.raises(ValueError, match="There is a learned file mine already"):
+        learning.learn(ASKED)
+
+
+def test_an_unfinished_run_of_other_values_is_begun_anew(learning, host):
+    learning.drawing.event = lambda number: setattr(host.shared.state, "interrupted", number == 2)
+    learning.learn(ASKED)
+    host.shared.state.begin()
+    learning.drawing.event, learning.drawing.drawn = lambda number: None, []
+    anew, learned = learning.learn(ASKED | {"options": {"factor": 7}})
+    assert anew.endswith("it was begun anew.") and "from 3 pictures" in learned and len(learning.drawing.drawn) == 3
+
+
+def test_folders_of_learned_files(learning, host, tmp_path, monkeypatch):
+    """The host's own, then the one that the user has set."""
+    from lib_attn.learned.files import save
+    from lib_attn.webui.host import files, own_folder
+
+    for folder, names in ((own_folder(), ("a", "b")), (tmp_path / "mine", ("b", "c"))):
+        for number, name in enumerate(names):
+            about = {"family": "other", "layers": {f"IN{number:02d}.0": 1}}
+            save(Path(folder, f"{name}.safetensors"), "means", {}, about)
+    assert files.folders().names("means") == ["a", "b"]
+    monkeypatch.setattr(host.shared.opts, "attention_lab_files", f" {tmp_path / 'mine'} ", raising=False)
+    assert files.folders().names("means") == ["a", "b", "c"]
+    assert files.load("means", "b").layers == {"IN01.0": 1}, "not the first folder's"
 
 
 def test_our_own_prompts_where_there_are_none(learning):

@@ -7,8 +7,8 @@ import torch
 
 pytest.importorskip("ldm", reason="the tiny U-Nets are ldm's")
 
-from lib_attn.techniques import ORDER, TECHNIQUES, load
-from tests.acting import EXACT, acting, everywhere
+from lib_attn.techniques import ORDER, load
+from tests.acting import EXACT, TECHNIQUES, acting, everywhere
 from tests.webui.jobs import FLAT, Belongings, Edited, Interrupted, Model, draw, same
 
 PAIRS = list(itertools.combinations(TECHNIQUES, 2))
@@ -43,10 +43,12 @@ def test_a_pair_acts_and_leaves_nothing(host, script, pair):
     plain, before = draw(script, Edited(host), {})[0], Belongings(host)
     out, p = draw(script, Edited(host), on(*pair))
     assert all(step.isfinite().all() for step in out) and not same(out, plain)
-    for technique in pair:
-        said = any(technique.label in comment for comment in p.comments)
-        assert technique.name in job_of(p).changed or said, technique.name
-        assert not same(out, draw(script, Edited(host), on(technique))[0]), "the other one changes the picture too"
+    for technique, other in (pair, pair[::-1]):
+        if technique.name in job_of(p).changed:
+            alone = draw(script, Edited(host), on(other))[0]
+            assert not same(out, alone), f"{technique.name} changes the picture too"
+        else:
+            assert any(technique.label in comment for comment in p.comments), technique.name
     assert same(draw(script, Edited(host), dict(reversed(on(*pair).items())))[0], out), "their order is not the user's"
     for fault in (Interrupted, RuntimeError):
         assert draw(script, Edited(host, _late(fault)), on(*pair))[0] is None or fault is RuntimeError
@@ -141,7 +143,8 @@ def test_the_order_of_the_seams(host, script, trace, layers):
     assert any(name in forecasting for call in trace for hook, name in call if hook == "fill")
     assert any(name in leaving_out for call in trace for hook, name in call if hook == "fill")
     for layer, found in layers.items():
-        assert found == [name for name in ORDER if name in found], layer
+        order = sorted(found, key=lambda name: (load(name).narrows, ORDER.index(name)))
+        assert found == order, layer
     assert max(len(found) for found in layers.values()) > 1
 
 

@@ -50,8 +50,9 @@ def run(args: argparse.Namespace) -> int:
     model = chosen.load()
     with progress_bar(3 * len(spec.requests())) as step:
         result = measure(model, judge, spec, variant, step)
-    result |= {"kind": "maps", "command": command_line(), "checkpoint": model.name, "sha256": file_hash(chosen.file),
-               "machine": machine(chosen.device), "settings": variant.changed, "spec": asdict(spec)}  # fmt: skip
+    told = {"kind": "maps", "command": command_line(), "checkpoint": model.name, "sha256": file_hash(chosen.file)}
+    told |= {"machine": machine(chosen.device), "settings": variant.changed, "spec": asdict(spec)}
+    result = told | result
     write_json(args.out, result)
     print(json.dumps({name: result[name] for name in ("maps", "pictures", "cost")}, indent=1))
     return 0

@@ -198,25 +198,31 @@ def measure_time(
             known = common.setdefault(inside(case.variant), {}) if share else {}
             found[case.name].append(time_kinds(bench, case, plans[case.name], known, *schedule))
             known.update(found[case.name][-1])
-    rows = [_time_row(case, plans, found, bench.rows // 2, height, width, cases[0].name) for case in cases]
-    return [replace(row, whole=bench.timed(lambda row=row: _run(bench, cases, row, schedule))) if row.name in whole
-            else row for row in rows]  # fmt: skip
+    rows, base = [], _sums(plans[cases[0].name], found[cases[0].name])
+    for case in cases:
+        row = _time_row(case.name, plans[case.name], found[case.name], base, (height, width, bench.rows // 2))
+        took = bench.timed(lambda case=case: _run(bench, case, schedule)) if case.name in whole else None
+        rows.append(replace(row, whole=took))
+    return rows
 
 
-def _run(bench: Bench, cases: Sequence[StepCase], row: TimeRow, schedule: tuple) -> None:
-    case = next(case for case in cases if case.name == row.name)
+def _run(bench: Bench, case: StepCase, schedule: tuple) -> None:
     for evaluate in evaluations(bench, case, *schedule):
         evaluate()
 
 
-def _time_row(case: StepCase, plans: dict, found: dict, images: int, height: int, width: int, first: str) -> TimeRow:
-    plan, own = plans[case.name], found[case.name]
-    sums = [sum(times[kind] for kind in plan) for times in own]
-    base = [sum(times[kind] for kind in plans[first]) for times in found[first]]
-    ratios = [b / s for b, s in zip(base, sums, strict=True)]
-    parts = [[plan.count(kind), statistics.median(t[kind] for t in own)] for kind in sorted(set(plan), reverse=True)]
-    return TimeRow(case.name, height, width, images, len(plan), sum(kind[0] > 0 for kind in plan),
-                   statistics.median(sums), statistics.median(ratios), min(ratios), max(ratios), parts)  # fmt: skip
+def _sums(plan: Sequence[Kind], repeats: Sequence[dict[Kind, float]]) -> list[float]:
+    """Seconds of a picture in every repeat."""
+    return [sum(seconds[kind] for kind in plan) for seconds in repeats]
+
+
+def _time_row(name: str, plan: Sequence[Kind], repeats: list, base: Sequence[float], size: tuple) -> TimeRow:
+    own = _sums(plan, repeats)
+    ratios = [b / s for b, s in zip(base, own, strict=True)]
+    found = sorted(set(plan), reverse=True)
+    parts = [[plan.count(kind), statistics.median(seconds[kind] for seconds in repeats)] for kind in found]
+    return TimeRow(name, *size, len(plan), sum(kind[0] > 0 for kind in plan), statistics.median(own),
+                   statistics.median(ratios), min(ratios), max(ratios), parts)  # fmt: skip
 
 
 def measure_quality(

@@ -242,8 +242,7 @@ def time_cases() -> list[Variant]:
     thin_on = "thin_qk.when=always; thin_qk.choose=budget; thin_qk.budget=0.8"
     texts = {
         "thin QK, 80 % of the work": thin_on,
-        "the same, values whole": f"{thin_on}; thin_qk.values=false",
-        "near-sighted": "near_sighted.enabled=true",
-        "near-sighted and thin QK": f"near_sighted.enabled=true; {thin_on}; thin_qk.blocks=d0",
+        "near-sighted": "tile=16",
+        "near-sighted and thin QK": f"tile=16; {thin_on}; thin_qk.blocks=d0",
     }
     return [replace(setting("", text), name=name, label=name) for name, text in texts.items()]

@@ -15,7 +15,6 @@ class Dictionary(Technique):
     name: ClassVar[str] = "dictionary"
     label: ClassVar[str] = "Dictionary"
     blocks_help: ClassVar[str] = "Where self-attention is computed against atoms: auto (each level where it saves time at this size), all, in, mid, out, in4, out6-11, d0, d1-2, !mid; separated by commas."
-    hires_in_sight: ClassVar[bool] = True
     by_size: ClassVar[bool] = True
     release: ClassVar[int] = 6
     about: ClassVar[str] = (

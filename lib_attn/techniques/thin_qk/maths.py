@@ -81,5 +81,6 @@ def head_moments(weight: torch.Tensor, heads: int) -> torch.Tensor:
 
 
 def thin(x: torch.Tensor, maps: torch.Tensor) -> torch.Tensor:
-    """``[B, N, H, d]`` -> ``[B, N, H, r]`` by maps ``[H, d, r]``."""
-    return torch.einsum("bnhd,hdr->bnhr", x, maps)
+    """``[B, N, H, d]`` -> ``[B, N, H, r]`` by maps ``[H, d, r]`` of the same type, in which it stays."""
+    with torch.autocast(x.device.type, enabled=False):
+        return torch.einsum("bnhd,hdr->bnhr", x, maps)

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 
 from lib_attn.learned.files import LearnedFile
 from lib_attn.learned.header import Refused
@@ -26,8 +27,13 @@ NEGLIGIBLE = 0.002  # share of the energy below which it does not matter how muc
 
 @dataclass(frozen=True)
 class Thinned:
-    """Maps ``[H, d, r]`` of a layer on its device."""
+    """Maps ``[H, d, r]`` of a layer on its device; those of queries and keys may have columns of zeros beyond r.
 
+    scale: by which that of the queries is multiplied.
+    """
+
+    rank: int
+    scale: float
     q: torch.Tensor
     k: torch.Tensor
     v: torch.Tensor | None
@@ -45,7 +51,7 @@ class ThinQkRuntime(Runtime):
         self._keys = dict(zip((x.index for x in context.layers), layer_keys(context.layers), strict=True))
         self._maps = self._kept_maps()
         self._curves: dict[str, tuple[LayerMaps, Curve]] = {}
-        self._budget: dict[str, int] | None = None
+        self._budgets: dict[int, dict[str, int]] = {}
         self._plans: dict[tuple, Thinned | None] = {}
         self._losses: dict[int, tuple[float, float]] = {}
         self._why = "at this size no layer is worth it"
@@ -70,8 +76,7 @@ class ThinQkRuntime(Runtime):
     def edits(self, call) -> bool:
         """Whether the layer is thinned; decided at its first call, when the host has put its LoRA into the weights."""
         s, points = self._settings, call.x.shape[1]
-        small = self._selector.auto and points < LEAST_POINTS
-        if self._off or small or not call.moment.within(s.start, s.end):
+        if self._off or self._small(points) or not call.moment.within(s.start, s.end):
             return False
         place = call.layer.index, points
         if place not in self._plans:
@@ -83,7 +88,7 @@ class ThinQkRuntime(Runtime):
         heads, width = one.shape[2:]
         step = ROUND if one.device.type == "cpu" else ROUND_GPU
         try:
-            rank = self._rank(call.layer, step)
+            rank = self._rank(call.layer, points, step)
             maps, _ = self._curve(call.layer)
         except LookupError:
             return self._stand_back(Refused(self._file.name, "layers are missing in it"))
@@ -102,40 +107,50 @@ class ThinQkRuntime(Runtime):
         q, k, v, out = (m[..., :rank].to(one.device, one.dtype) for m in (maps.q, maps.k, maps.v, maps.out))
         if self._file is not None and not all(torch.isfinite(m).all() for m in (q, k, v, out)):
             return self._stand_back(Refused(self._file.name, "its numbers are out of range"))
-        if call.scale is None:
-            q = q * (rank / width) ** 0.5  # whoever attends divides by the root of the width that he sees
-        return Thinned(q, k, v if s.values else None, out.mT if s.values else None)
+        if not s.values and one.device.type == "cpu":
+            # Unequal widths would make torch hold all similarities at once there.
+            q, k = (F.pad(m, (0, width - rank)) for m in (q, k))
+        # Where a code base names no scale, whoever attends divides by the root of the width that he sees.
+        scale = 1.0 if call.scale is not None else (q.shape[-1] / width) ** 0.5
+        return Thinned(rank, scale, scale * q, k, v if s.values else None, out.mT if s.values else None)
 
     def _stand_back(self, refused: Refused) -> None:
         """Do without the file, and so nothing, from now on."""
         self._off = True
         self._say(str(refused))
 
-    def _rank(self, layer, step: int) -> int:
+    def _rank(self, layer, points: int, step: int) -> int:
         s, key = self._settings, self._keys[layer.index]
         if s.choose != "budget":
             return ranks(s, {key: self._curve(layer)[1]}, {key: layer.depth}, step)[key]
-        if self._budget is None:
+        size = points << 2 * layer.depth  # of the finest level
+        if size not in self._budgets:
             # Of all layers at once; where weights are not final yet, only the shares depend on it.
-            layers = {self._keys[x.index]: x for x in self._context.layers if self.wants_self(x)}
-            curves = {k: self._maps.get(k, self._moments(x), s.maps)[1] for k, x in layers.items()}
-            self._budget = ranks(s, curves, {k: x.depth for k, x in layers.items()}, step)
-        return self._budget[key]
+            layers = [x for x in self._context.layers if self.wants_self(x) and not self._small(size >> 2 * x.depth)]
+            curves = {self._keys[x.index]: self._curve_of(x)[1] for x in layers}
+            self._budgets[size] = ranks(s, curves, {self._keys[x.index]: x.depth for x in layers}, step)
+        return self._budgets[size][key]
+
+    def _small(self, points: int) -> bool:
+        """Whether a layer is not worth a thought."""
+        return self._selector.auto and points < LEAST_POINTS
 
     def _curve(self, layer) -> tuple[LayerMaps, Curve]:
+        """Maps and curve of a layer by its final weights."""
         key = self._keys[layer.index]
         if key not in self._curves:
-            self._curves[key] = self._maps.get(key, self._moments(layer), self._settings.maps)
+            self._curves[key] = self._curve_of(layer)
         return self._curves[key]
 
-    def _moments(self, layer) -> dict[str, torch.Tensor]:
-        return moments_of(layer, self._file and self._file.tensors, self._keys[layer.index])
+    def _curve_of(self, layer) -> tuple[LayerMaps, Curve]:
+        key = self._keys[layer.index]
+        return self._maps.get(key, moments_of(layer, self._file and self._file.tensors, key), self._settings.maps)
 
     def edit(self, call, q, k, v):
         """Thin q, k and, if wanted, v ``[B, N, H, r]``."""
         maps = self._plans[call.layer.index, call.x.shape[1]]
         if self._file is not None and not self._compared:
-            self._compare(call.layer, q, k, maps.q.shape[-1])
+            self._compare(call.layer, q, k, maps)
         return thin(q, maps.q), thin(k, maps.k), v if maps.v is None else thin(v, maps.v), None
 
     def result(self, call, out):
@@ -143,14 +158,14 @@ class ThinQkRuntime(Runtime):
         maps = self._plans[call.layer.index, call.x.shape[1]]
         return out if maps.out is None else thin(out, maps.out)
 
-    def _compare(self, layer, q, k, rank: int) -> None:
+    def _compare(self, layer, q, k, maps: Thinned) -> None:
         """Hold what the layers lose in their first calls against what the file says, when the second calls begin."""
         if layer.index not in self._losses:
-            maps, curve = self._curves[self._keys[layer.index]]
+            _, curve = self._curves[self._keys[layer.index]]
             few = slice(None, None, max(1, q.shape[1] // SAMPLE))
             with torch.autocast(q.device.type, enabled=False):
-                measured = lost((maps.q[..., :rank], maps.k[..., :rank]), q[:, few].float(), k[:, few].float())
-            self._losses[layer.index] = measured, 1.0 - curve.mean[rank - 1]
+                measured = lost((maps.q.float() / maps.scale, maps.k.float()), q[:, few].float(), k[:, few].float())
+            self._losses[layer.index] = measured, 1.0 - curve.mean[maps.rank - 1]
             return
         self._compared = True
         pairs = list(self._losses.values())

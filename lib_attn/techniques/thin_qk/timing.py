@@ -25,6 +25,8 @@ def pays(device: torch.device, dtype: torch.dtype, points: int, heads: int, widt
     random. Kept for the life of the process, so that all pictures of it are computed alike.
     """
     gpu = device.type != "cpu"
+    if not gpu and values > rank:
+        return False  # torch's fast kernel for a CPU takes one width only
     queries, heads = min(points, QUERIES_GPU if gpu else QUERIES), heads if gpu else 1
     q, k = (torch.full((1, n, heads, width), 0.5, device=device, dtype=dtype) for n in (queries, points))
     maps = torch.full((heads, width, rank), 0.5, device=device, dtype=dtype)

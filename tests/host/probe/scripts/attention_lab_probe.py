@@ -117,6 +117,8 @@ def repaint(p, picture, runner):
 
 
 def on_cfg_denoiser(params):
+    if "before" not in seen:  # the job runs without this script
+        return
     if unet() is not seen["before"][0]:  # the refiner
         count_rows(unet())
     if not is_inner(params.denoiser.p):
