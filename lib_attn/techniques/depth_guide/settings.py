@@ -32,7 +32,7 @@ class DepthGuide(Technique):
     guide: str = param("predicted picture", "Guided by", "Predicted picture: in each step the picture that the model is heading for is moved towards the map, by a small network that reads maps. First steps: it is mixed with the map itself, whose greys stay visible. ControlNet: a free unit of that extension gets the map.", choices=("predicted picture", "first steps", "ControlNet"))
     until: float = param(0.8, "Guided until", "When in the course of the steps the picture is left to itself.", 0.0, 1.0, 0.01, unit="share of the steps", reads=OF_STEPS)
     map_prompt: str = param("", "Map prompt", "What the map is drawn from. Empty: the picture's prompt.", advanced=True)
-    map_steps: int = param(8, "Map steps", "Steps of the map; a map has no fine detail to wait for.", 1, 150, unit="steps", reads=(1.0, "steps"), advanced=True)
+    map_steps: int = param(5, "Map steps", "Steps of the map; a map has no fine detail to wait for.", 1, 150, unit="steps", reads=(1.0, "steps"), advanced=True)
     map_cfg: float = param(4.0, "Map CFG scale", "How closely the map follows its prompt.", 1.0, 30.0, 0.5, advanced=True)
     map_seed: int = param(0, "New map", "Added to the seed of the map alone: another number draws another map.", 0, 9999, advanced=True)
     show: bool = param(True, "Show the map", "Put the maps into the gallery, behind the pictures.")
