@@ -2,6 +2,7 @@
 
 import collections
 import gc
+import logging
 import tracemalloc
 
 import pytest
@@ -24,8 +25,9 @@ def count():
     return sum(n for kind, n in kinds.items() if issubclass(kind, torch.Tensor)), sum(kinds.values())
 
 
-def test_two_hundred_jobs_in_a_row(host, script_module):
+def test_two_hundred_jobs_in_a_row(host, script_module, monkeypatch):
     """Every technique in each of its ways, all of them together, a recording that takes an earlier one's place."""
+    monkeypatch.setattr(logging.getLogger("attention_lab"), "disabled", True)  # pytest keeps what is logged
     host.shared.sd_model = Model(**FLAT)
     script = script_module.AttentionLab()
     jobs = [{technique.name: values} for technique, values in WAYS]
