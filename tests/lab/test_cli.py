@@ -20,8 +20,8 @@ from lib_attn.lab.measuring.showcase import shows
 from lib_attn.lab.reports import figures, parameters
 from lib_attn.lab.shared.errors import LabError
 from lib_attn.lab.shared.results import command_line
-from lib_attn.learned.folders import SHIPPED
 from lib_attn.learned.files import save
+from lib_attn.learned.folders import SHIPPED
 from lib_attn.settings import TECHNIQUES, Settings, all_params, positional_params
 from tests.conftest import ROOT
 
