@@ -35,5 +35,5 @@ class DepthGuide(Technique):
     map_steps: int = param(5, "Map steps", "Steps of the map; a map has no fine detail to wait for.", 1, 150, unit="steps", reads=(1.0, "steps"), advanced=True)
     map_cfg: float = param(4.0, "Map CFG scale", "How closely the map follows its prompt.", 1.0, 30.0, 0.5, advanced=True)
     map_seed: int = param(0, "New map", "Added to the seed of the map alone: another number draws another map.", 0, 9999, advanced=True)
-    show: bool = param(True, "Show the map", "Put the maps into the gallery, behind the pictures.")
+    show: bool = param(True, "Show the map", "Put the maps into the gallery, behind the pictures.", advanced=True)
     save: bool = param(False, "Save the map", "Write the maps beside the pictures, where the pictures are saved.", advanced=True)
