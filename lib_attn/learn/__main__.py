@@ -1,5 +1,7 @@
 """Make a learned file from pictures that a checkpoint draws: python -m lib_attn.learn KIND FILE.
 
+Blocks that draw depth maps are trained on renders: python -m lib_attn.learn depth WORK.
+
 Ctrl-C stops it; the same command goes on from the last picture that was drawn whole.
 """
 
@@ -23,6 +25,7 @@ from lib_attn.lab.shared.errors import LabError
 from lib_attn.lab.shared.results import file_hash
 from lib_attn.lab.shared.sizes import check_size
 from lib_attn.learn import shown
+from lib_attn.learn.depth import __main__ as depth
 from lib_attn.learn.learners import learners
 from lib_attn.learn.run import PROMPTS, Pictures, Plan, Run
 from lib_attn.learned.files import LearnedFile
@@ -161,6 +164,9 @@ def show_files(run: Run, model: LabModel, args: argparse.Namespace) -> Iterator[
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    if arguments[:1] == ["depth"]:  # trained on renders, not learned from pictures
+        return depth.main(arguments[1:])
     try:
         args = build_parser().parse_args(arguments)
         plan = plan_of(args)

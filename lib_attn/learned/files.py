@@ -99,7 +99,11 @@ def _parse(name: str, kind: str, data: bytes) -> LearnedFile:
     """
     if len(data) > MAX_BYTES:
         raise Damaged(TOO_LARGE)
-    about = {key: read_json(text) for key, text in read_header(data, len(data)).metadata.items()}
+    metadata = read_header(data, len(data)).metadata
+    try:
+        about = {key: read_json(text) for key, text in metadata.items()}
+    except Damaged:
+        raise Damaged("it is no learned file of Attention Lab") from None
     found, version = about.pop("kind", None), about.pop("version", None)
     if not isinstance(found, str) or type(version) is not int:
         raise Damaged("it is no learned file of Attention Lab")

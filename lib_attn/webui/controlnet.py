@@ -45,21 +45,19 @@ class Reserved:
         return list(getattr(network, "control_params", None) or ())
 
     def draw(self, p: Any, draw: Callable[[], Sequence[Any]]) -> Sequence[Any]:
-        """Draw maps by `draw` while ControlNet rests, then hand over the first of them."""
-        params = self.params(p)
+        """Draw maps by `draw` while ControlNet rests, and hand over the first; without one our unit rests on."""
+        params, maps = self.params(p), ()
         before = [one.start_guidance_percent for one in params]
         for one in params:
             one.start_guidance_percent = NEVER
         try:
             maps = draw()
         finally:
-            for one, start in zip(params, before, strict=True):
-                one.start_guidance_percent = start
-        if self.number < len(params):
-            if maps:
-                self._hand_over(params[self.number], maps[0].picture)
-            else:
-                params[self.number].start_guidance_percent = NEVER
+            for number, one in enumerate(params):
+                if number != self.number or maps:
+                    one.start_guidance_percent = before[number]
+        if maps and self.number < len(params):
+            self._hand_over(params[self.number], maps[0].picture)
         return maps
 
     @staticmethod

@@ -103,12 +103,14 @@ class Job:
     def draw_first(self, p: Any, conds: tuple[Any, Any]) -> None:
         """Have what a technique wants drawn before the picture of `p` drawn, and show it."""
         for group in self.settings.active():
-            if not group.draws_first or host.refusal() is not None:
+            if not group.draws_first:
                 continue
             reserved, self.reserved = self.reserved, None
             try:
 
                 def draw(group=group):
+                    if host.refusal() is not None:
+                        return ()
                     return underdrawing.draw(p, group, conds, _store, self.say)
 
                 maps = reserved.draw(p, draw) if reserved else draw()
@@ -334,8 +336,9 @@ def reserve(p: Any, args: Sequence[Any]) -> None:
     """Before anybody reads the arguments of job `p`: reserve what the map, which is drawn later, is handed to."""
     setattr(p, RESERVED, (None, []))
     settings, _ = xyz.overridden(api.read_args(args)[0], dict(getattr(p, xyz.ATTRIBUTE, None) or {}))
+    inner = host.is_inner_pass(p) and not settings.general.inner_passes
     for group in settings.active():
-        if group.draws_first and group.guide == "ControlNet":
+        if group.draws_first and group.guide == "ControlNet" and not inner:
             said: list[str] = []
             say, reserved = said.append, None
             try:

@@ -376,8 +376,9 @@ def test_clusters_are_kept_and_follow(unet, monkeypatch):
 def test_another_size_within_a_pass_starts_anew(unet):
     x, context = unet_input(1, 16, 16)
     y, _ = unet_input(1, 24, 8)
-    with attach(unet, changed(keep=10), steps=4):
+    with attach(unet, changed(keep=10), steps=4) as attachment:
         outs = [unet(z, torch.tensor([t]), context=context) for z, t in ((x, 900.0), (y, 800.0), (x, 700.0))]
+        assert not attachment.failed and attachment.acted == {"dictionary"}
     assert all(out.isfinite().all() for out in outs)
 
 

@@ -341,3 +341,12 @@ def test_without_a_place_in_controlnet_it_says_so(host, script, controlnet, unit
     p.scripts, p.batch_size, plain = None, 1, job(host).sampler.sample(job(host))
     out, pictures, _ = with_controlnet(script, p, there, TO_CONTROLNET)
     assert same(out, plain) and len(pictures) == 1 and any(why in text for text in p.comments)
+
+
+def test_a_unit_without_a_map_rests(host, script, controlnet):
+    there = controlnet(USED, {})
+    p = job(host)
+    p.scripts, p.batch_size = None, 1
+    args = {"depth_guide": {**TO_CONTROLNET["depth_guide"], "file": "nothing"}}
+    _, pictures, (other, ours) = with_controlnet(script, p, there, args)
+    assert (other.start_guidance_percent, ours.start_guidance_percent) == (0.1, 2.0) and not pictures

@@ -9,6 +9,7 @@ from typing import Any
 from lib_attn.lab.commands.options import add_model_options, model_of
 from lib_attn.lab.drawing.embedded import PROMPTS
 from lib_attn.lab.drawing.sampling import Request
+from lib_attn.lab.drawing.variants import Variant
 from lib_attn.lab.judging.judge import JUDGE, Judge
 from lib_attn.lab.measuring.speed import MODELS, BenchSpec, SpeedSpec, measure_sizes
 from lib_attn.lab.measuring.thin import measure_errors, measure_pictures, picture_cases, scenes_of, time_cases
@@ -32,6 +33,8 @@ def add_commands(inner) -> None:
     )
     for name, value in (("images", 8), ("size", 512), ("steps", 10), ("seed", 1), ("repeats", 1)):
         options.add_argument(f"--{name}", type=int, default=value, help=f"(default {value})")
+    options.add_argument("--rows", type=int, default=2, help="of the U-Net batch whose time is taken (default 2)")
+    options.add_argument("--only", default="", metavar="'NAME;NAME'", help="settings by name (default: all)")
     options.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="cpu: this process's time")
     options.add_argument("--model", choices=tuple(MODELS), default="sd15", help="whose time is taken (default sd15)")
     add_model_options(options)
@@ -59,6 +62,11 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _chosen(args: argparse.Namespace, cases: list[Variant]) -> list[Variant]:
+    wanted = [name.strip() for name in args.only.split(";") if name.strip()]
+    return [case for case in cases if not wanted or case.name in wanted]
+
+
 def _errors(args: argparse.Namespace, keep: Any) -> list[Any]:
     """Learned from as many other prompts and seeds as are compared."""
     first, prompts = args.seed, len(PROMPTS)
@@ -72,7 +80,7 @@ def _errors(args: argparse.Namespace, keep: Any) -> list[Any]:
 
 
 def _pictures(args: argparse.Namespace, keep: Any) -> list[Any]:
-    cases, scenes = picture_cases(args.file), scenes_of(args.images)
+    cases, scenes = _chosen(args, picture_cases(args.file)), scenes_of(args.images)
     request = Request(("",), (args.seed,), "", args.size, args.size, args.steps, "DDIM", 5.0)
     judge, model = Judge.load(JUDGE), model_of(args).load()
     with progress_bar((len(cases) + 1) * len(scenes)) as progress:
@@ -80,7 +88,7 @@ def _pictures(args: argparse.Namespace, keep: Any) -> list[Any]:
 
 
 def _time(args: argparse.Namespace, keep: Any) -> list[Any]:
-    bench = BenchSpec(args.model, pick_device(args.device), args.precision, clock=args.clock)
-    spec = SpeedSpec(bench, tuple(time_cases()), ((args.size, args.size),), args.repeats)
+    bench = BenchSpec(args.model, pick_device(args.device), args.precision, args.rows, args.clock)
+    spec = SpeedSpec(bench, tuple(_chosen(args, time_cases())), ((args.size, args.size),), args.repeats)
     with progress_bar((len(spec.variants) + 1) * args.repeats) as progress:
         return measure_sizes(spec, progress, keep)

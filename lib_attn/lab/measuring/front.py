@@ -17,7 +17,7 @@ import torch
 
 from lib_attn.lab.drawing.checkpoint import LabModel
 from lib_attn.lab.drawing.unet import TOY, random_unet
-from lib_attn.lab.drawing.variants import SamplingPass, Variant, load_presets, ours, setting
+from lib_attn.lab.drawing.variants import SamplingPass, Variant, load_presets, ours, preset, setting
 from lib_attn.lab.judging.judge import Judge
 from lib_attn.lab.measuring.cost import Arithmetic
 from lib_attn.lab.measuring.negative.cases import every
@@ -90,11 +90,11 @@ def front_cases(
     cases += [StepCase(f"{k} steps", steps=k) for k in sorted({max(1, round(steps * s)) for s in FEWER})]
     cases += [StepCase(FREE.label, FREE)]
     alone = {
-        "near-sighted": "near_sighted.enabled=true",
-        "negative every 3rd": every(3),
-        "step skip 2": "step_skip.key_every=2",
+        "near-sighted": preset("Faster large pictures"),
+        "negative every 3rd": setting("", every(3)),
+        "step skip 2": preset("Every 2nd step"),
     }
-    cases += [StepCase(name, setting("", text)) for name, text in alone.items()]
+    cases += [StepCase(name, variant) for name, variant in alone.items()]
     cases += [StepCase(v.label, v) for v in peers]
     cases += [StepCase(f"DeepCache {n} (our formula)", thinned(n, deep=True)) for n in (3, 5)]
     cases += [StepCase("T-GATE 50 % (our formula)", setting("", every(1, "until=0.5; stopped=T-GATE"))),

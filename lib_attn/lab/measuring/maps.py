@@ -122,7 +122,7 @@ def cost(model: LabModel, request: Request, variant: Variant) -> dict[str, float
     times = []
     for way in (FULL, variant, variant):  # the second time the map is there
         begin = time.process_time()
-        sample(model, one, way, store=store)
+        decode(model, sample(model, one, way, store=store))
         times.append(time.process_time() - begin)
     plain, both, kept = times
     return {"picture": plain, "map": both - kept, "following": kept - plain, "share": (both - kept) / plain}

@@ -46,6 +46,12 @@ class Show:
         """Whose it is."""
         return type(next(iter(self.variant.settings.active())))
 
+    @property
+    def file(self) -> str:
+        """The learned file that it looks up, empty when there is none."""
+        group = next(iter(self.variant.settings.active()))
+        return next((getattr(group, p.name) for p in group.params() if p.file), "")
+
     def request(self, side: int) -> Request:
         """The pictures, on a model trained at `side` pixels."""
         seeds = tuple(self.seed + i for i in range(self.batch))
@@ -80,6 +86,13 @@ def shows() -> tuple[Show, ...]:
              "a green cone, white background"),
         Show("weak-guidance", "A negative prompt that acts more at a low CFG scale",
              preset("Negative acts more (Contrast)"), "a torus, black background", "pink", cfg=1.5, seed=2),
+        Show("same-look", "New pictures with the look of some that were learned from",
+             preset("Same look as a dictionary", **{"dictionary.file": "embedded-warm"}), "a cone, grey background"),
+        Show("underdrawing", "A picture that follows a depth map drawn first", preset("Underdrawing"),
+             "a red sphere, grey background"),
+        Show("fewer-channels", "The same pictures, attention with fewer channels",
+             preset("Fewer channels", **{"thin_qk.when": "always", "thin_qk.blocks": "all"}),
+             "a blue cube, white background"),
     )  # fmt: skip
 
 

@@ -28,7 +28,7 @@ RESULTS = ROOT / "docs" / "results"
 
 BLOCKS: dict[str, Callable[[Mapping], str]] = {
     "steps": steps_block,
-    "dictionary": shortcut_block,
+    "atoms": shortcut_block,
     "look": look_block,
     "thin": thin_block,
     "maps": maps_block,

@@ -141,7 +141,10 @@ class DictionaryRuntime(Runtime):
     def _clusters(self, call, k: torch.Tensor, atoms: int) -> torch.Tensor:
         """Cluster of each key of ``[B, N, H, d]``: ``[B, H, N]``, decided anew where what is kept is too old."""
         s, step, layer = self._settings, call.moment.step, call.layer.index
-        kept = [self._labels.get((layer, row), (step - s.keep, None)) for row in call.rows]
+        none = step - s.keep, None
+        kept = [self._labels.get((layer, row), none) for row in call.rows]
+        # Another extension may change the picture's size on the way.
+        kept = [none if own is None or own.shape[-1] != k.shape[1] else (since, own) for since, own in kept]
         due = [i for i, (since, _) in enumerate(kept) if step - since >= s.keep]
         if due:
             keys = k[due].transpose(1, 2)
@@ -156,7 +159,7 @@ class DictionaryRuntime(Runtime):
         """Centres ``[1, H, M, d]``: the clusters as they were, else the file's atoms, else tokens of the map."""
         learned = self._content.atoms.get(self._keys[call.layer.index])
         if labels is not None:
-            # What came later in the map stands in for clusters that have lost all members.
+            # A cluster that has lost all members starts anew from a token of the map.
             total, number = sums(keys, labels[None], atoms)
             return torch.where(number[..., None] > 0, means(total, number).to(keys.dtype), strided(keys, atoms))
         if learned is None:

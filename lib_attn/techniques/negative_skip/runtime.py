@@ -28,7 +28,7 @@ import torch
 from lib_attn.techniques.base import Context, Runtime
 from lib_attn.techniques.negative_skip.gate import Gate
 from lib_attn.techniques.negative_skip.penalty import NegativeText, penalise
-from lib_attn.techniques.spacing import RISE, is_due, key_interval
+from lib_attn.techniques.spacing import ENOUGH_STEPS, RISE, is_due, key_interval
 from lib_attn.unet.batch import has_mean, weighted_mean
 from lib_attn.unet.layers import parse_selector
 from lib_attn.unet.rows import NEGATIVE, POSITIVE
@@ -154,7 +154,7 @@ class NegativeSkipRuntime(Runtime):
         self._evaluation = None
         self._skipped: frozenset[int] = frozenset()
         self._evaluations = 0
-        self._wordless = self._unscaled = False
+        self._wordless = self._unscaled = self._few = False
         self._stopped, self._step = False, None
         self._gate = Gate() if settings.until < 1 and settings.stopped == "T-GATE" else None
         self.through = settings.through
@@ -187,6 +187,7 @@ class NegativeSkipRuntime(Runtime):
         if evaluation is not self._evaluation:
             self._evaluation = evaluation
             self._evaluations += 1
+            self._few = (call.moment.steps or ENOUGH_STEPS) < ENOUGH_STEPS
             self._stopped = has_stopped(s, call.moment.share)
             self._count_forecast(call.moment.step)
             self._skipped = self._plan(call)
@@ -327,7 +328,9 @@ class NegativeSkipRuntime(Runtime):
         s = self._settings
         if self._evaluations == 1 and s.key_every != 1 and s.keep_first < 1:
             return "one step is always computed in full"
-        if self.reads_text and self._unscaled:
+        if s.early > 0 and s.key_every != 1 and self._few:
+            return "with so few steps all of them are computed in full (Full steps early)"
+        if self.reads_text and self._unscaled and s.key_every == 1 and s.until == 1:
             return "its penalty acts only where CFG scale times the prompt's weight is 1 (Penalty when)"
         return None
 
