@@ -15,7 +15,7 @@ from lib_attn.techniques.thin_qk.maps import KeptMaps, LayerMaps, moments_of
 from lib_attn.techniques.thin_qk.maths import lost, thin
 from lib_attn.techniques.thin_qk.ranks import LEAST_POINTS, ROUND, Curve, ranks
 from lib_attn.techniques.thin_qk.timing import pays
-from lib_attn.unet.layers import layer_keys, parse_selector
+from lib_attn.unet.layers import Layer, layer_keys, parse_selector
 
 ROUND_GPU = 32  # fast kernels there work in buckets of 32 or 64 channels
 SAMPLE = 1024  # points whose queries and keys are held against what the file says
@@ -86,8 +86,9 @@ class ThinQkRuntime(Runtime):
         s, one = self._settings, call.project_input(call.x[:1, :1])[0]
         heads, width = one.shape[2:]
         step = ROUND if one.device.type == "cpu" else ROUND_GPU
+        call_projections(call.layer, call.x)
         try:
-            rank = self._rank(call.layer, points, step)
+            rank = self._rank(call.layer, points, step, call.x)
             maps, _ = self._curve(call.layer)
         except LookupError:
             return self._stand_back(Refused(self._file.name, "layers are missing in it"))
@@ -118,14 +119,15 @@ class ThinQkRuntime(Runtime):
         self._off = True
         self._say(str(refused))
 
-    def _rank(self, layer, points: int, step: int) -> int:
+    def _rank(self, layer, points: int, step: int, like: torch.Tensor) -> int:
         s, key = self._settings, self._keys[layer.index]
         if s.choose != "budget":
             return ranks(s, {key: self._curve(layer)[1]}, {key: layer.depth}, step)[key]
         size = points << 2 * layer.depth  # of the finest level
         if size not in self._budgets:
-            # Of all layers at once; where weights are not final yet, only the shares depend on it.
             layers = [x for x in self._context.layers if self.wants_self(x) and not self._small(size >> 2 * x.depth)]
+            for other in layers:
+                call_projections(other, like)
             curves = {self._keys[x.index]: self._curve_of(x)[1] for x in layers}
             self._budgets[size] = ranks(s, curves, {self._keys[x.index]: x.depth for x in layers}, step)
         return self._budgets[size][key]
@@ -181,6 +183,18 @@ class ThinQkRuntime(Runtime):
     def why_idle(self):
         """Why nothing was thinned."""
         return self._why
+
+
+def call_projections(layer: Layer, like: torch.Tensor) -> None:
+    """Call the projections of a layer on a row of zeros: a host puts its LoRA into their weights when they are called.
+
+    Args:
+        like: of the type and on the device that they take.
+    """
+    *inner, to_out = layer.family.projections(layer.attn1)
+    for module in inner:
+        module(like.new_zeros(1, 1, module.in_features))
+    to_out(like.new_zeros(1, 1, inner[0].out_features))
 
 
 RUNTIME = ThinQkRuntime
