@@ -13,10 +13,13 @@ var attentionLab = (function() {
         return document.querySelector("#" + CSS.escape(id) + (inner ? " " + inner : ""));
     }
 
+    function localized(text) {
+        return (typeof localization == "object" && localization && localization[text]) || text;
+    }
+
     function translated(text, values) {
-        var known = typeof localization == "object" && localization ? localization[text] : null;
-        return (known || text).replace(/\{(\w+)\}/g, function(all, name) {
-            return values && name in values ? String(values[name]) : all;
+        return localized(text).replace(/\{(\w+)\}/g, function(all, name) {
+            return values && name in values ? localized(String(values[name])) : all;
         });
     }
 
@@ -42,7 +45,7 @@ var attentionLab = (function() {
             if (!match) continue;
             var values = {};
             template.names.forEach(function(name, i) {
-                values[name] = localization[match[i + 1]] || match[i + 1];
+                values[name] = match[i + 1];
             });
             return translated(template.text, values);
         }
@@ -151,17 +154,23 @@ var attentionLab = (function() {
             sentences.forEach(function(sentence) {
                 var p = document.createElement("p");
                 p.className = "attention-lab-" + kind;
+                // A sentence with places for values is no message that has them already.
+                var whole = Object.keys(sentence.values || {}).length ? null : translatedMessage(sentence.text);
                 p.textContent = (sentence.before ? translated(sentence.before) + ": " : "") +
-                    (translatedMessage(sentence.text) || translated(sentence.text, sentence.values));
+                    (whole || translated(sentence.text, sentence.values));
                 box.appendChild(p);
             });
         });
     }
 
-    // All that is on, in one place: it is to be seen when the techniques are folded.
-    function together(answer) {
+    function isOpen(prefix, name) {
+        return Boolean(find(prefix + name, ".label-wrap.open"));
+    }
+
+    // What is on and folded, in one place; open techniques show their own.
+    function together(prefix, answer) {
         var all = {lines: answer.general.lines.slice(), warnings: answer.general.warnings.slice()};
-        answer.active.forEach(function([name, label]) {
+        answer.active.filter(([name]) => !isOpen(prefix, name)).forEach(function([name, label]) {
             ["lines", "warnings"].forEach(function(kind) {
                 answer.techniques[name][kind].forEach(function(sentence) {
                     all[kind].push({before: label, text: sentence.text, values: sentence.values});
@@ -179,7 +188,8 @@ var attentionLab = (function() {
             return [];
         }
         if (!panel) return [];
-        write(find(prefix + "general_live", ".attention-lab-live"), together(answer));
+        panel.answer = answer;
+        showTogether(prefix);
         for (var name in answer.techniques) {
             write(find(prefix + name + "_live", ".attention-lab-live"), answer.techniques[name]);
         }
@@ -195,6 +205,18 @@ var attentionLab = (function() {
             panel.names = names;
         }
         return [];
+    }
+
+    function showTogether(prefix) {
+        var answer = panels[prefix].answer;
+        if (!answer) return;
+        panels[prefix].folded = answer.active.map(([name]) => isOpen(prefix, name)).join();
+        write(find(prefix + "general_live", ".attention-lab-live"), together(prefix, answer));
+    }
+
+    // A technique was folded or opened since.
+    function isShown(panel) {
+        return !panel.answer || panel.folded === panel.answer.active.map(([name]) => isOpen(panel.prefix, name)).join();
     }
 
     function showRecorded(prefix, recorded) {
@@ -220,6 +242,11 @@ var attentionLab = (function() {
         if (out.textContent !== text) out.textContent = text;
     }
 
+    // Learned files may have come or gone since the page was made.
+    function lookForFiles(panel) {
+        panel.params.forEach((param) => press(param.id + "_look"));
+    }
+
     function setUp(element) {
         var schema = JSON.parse(element.dataset.schema), prefix = schema.prefix;
         var panel = panels[prefix];
@@ -237,6 +264,7 @@ var attentionLab = (function() {
             });
         });
         press(prefix + "start");
+        lookForFiles(panel);
         return panel;
     }
 
@@ -247,6 +275,7 @@ var attentionLab = (function() {
         document.querySelectorAll(".attention-lab-data").forEach(function(element) {
             var panel = setUp(element);
             panel.params.forEach(readOut);
+            if (!isShown(panel)) showTogether(panel.prefix);
             var now = facts(panel) + around;
             if (now === panel.seen) return;
             panel.seen = now;
@@ -281,7 +310,10 @@ var attentionLab = (function() {
     function learn() {
         var args = Array.from(arguments);
         args[0] = randomId();
-        requestProgress(args[0], find("attention_lab_learn_progress"), null, updateSoon);
+        requestProgress(args[0], find("attention_lab_learn_progress"), null, function() {
+            Object.values(panels).forEach(lookForFiles);
+            updateSoon();
+        });
         return args;
     }
 
@@ -302,6 +334,7 @@ var attentionLab = (function() {
 if (typeof document !== "undefined") {
     document.addEventListener("input", attentionLab.updateSoon);
     document.addEventListener("change", attentionLab.updateSoon);
+    document.addEventListener("click", attentionLab.updateSoon);
     document.addEventListener("visibilitychange", () => document.hidden || attentionLab.lookAgain());
     window.addEventListener("focus", attentionLab.lookAgain);
     if (typeof onAfterUiUpdate === "function") {

@@ -225,7 +225,7 @@ def install_fake_host(data_path):
 
     callbacks = sys.modules["modules.script_callbacks"] = Callbacks()
     opts = SimpleNamespace(upcast_attn=False, use_old_scheduling=False)
-    opts.added = {}
+    opts.added, opts.data = {}, {}
     opts.add_option = lambda key, option: opts.added.update({key: option})
     shared = _module(
         "modules.shared", sd_model=None, loaded_hypernetworks=[], opts=opts, OptionInfo=FakeOption, state=FakeState()
@@ -246,7 +246,7 @@ def install_fake_host(data_path):
         sd_unet=_module("modules.sd_unet", current_unet=None),
         sd_models=_module("modules.sd_models", model_data=SimpleNamespace(sd_model=None)),
         images=_module("modules.images", get_font=font),
-        devices=_module("modules.devices", cpu="cpu"),
+        devices=_module("modules.devices", cpu="cpu", device=torch.device("cpu")),
         extensions=_module("modules.extensions", active=lambda: []),
         rng=_module("modules.rng"),
         sd_samplers=_module("modules.sd_samplers"),

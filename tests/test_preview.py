@@ -40,6 +40,12 @@ def test_the_estimate_meets_what_was_measured(size, values, measured):
     assert estimate(size, size, NearSighted(enabled=True, **values), SD1).speed == pytest.approx(measured, rel=0.1)
 
 
+@pytest.mark.parametrize("side, blocks, idle", [(256, "auto", True), (512, "auto", False), (256, "all", False)])
+def test_thin_qk_says_before_that_a_picture_is_small(side, blocks, idle):
+    lines, warnings, found = said({"thin_qk": {"enabled": True, "blocks": blocks}}, Pass(side, side, 20, 7.0))
+    assert found is idle and any("nothing is left to gain" in text for text in warnings) is idle
+
+
 def test_an_estimate_of_nothing_is_one():
     for values in ({"tile": 256}, {"pool": 1}, {"start": 0.5, "end": 0.5}, {"blocks": "!all"}):
         found = estimate(512, 512, NearSighted(enabled=True, **values), SD1)

@@ -59,7 +59,7 @@ class Job:
         self._idle: dict[Group, str | None] = {}
         self._words = negatives.Words()
         self._failed_with_fewer = self._failed = False
-        self.asked = False
+        self.asked = self.drawn_first = False
         self.reserved: controlnet.Reserved | None = None
         self.pictures: list[Any] = []
 
@@ -387,7 +387,9 @@ def before_sampling(p: Any, conds: tuple[Any, Any] = (None, None)) -> None:
     job = job_of(p)
     if job is not None:
         hires, cfg = bool(getattr(p, "is_hr_pass", False)), getattr(p, "cfg_scale", None)
-        if not hires:
+        # The host may begin with the hires pass, of a picture that is there already.
+        if not hires or not job.drawn_first:
+            job.drawn_first = True
             job.draw_first(p, conds)
         job.prepare(p.sampler, getattr(p, "seeds", None) or [], hires, cfg)
 
@@ -397,6 +399,8 @@ def after_batch(p: Any) -> None:
     job, kept = job_of(p), _kept()
     if kept is not None and not kept.about:
         kept.about = {name: getattr(p, name, "") for name in ("prompt", "width", "height")}
+    if job is not None:
+        job.drawn_first = False
     if job is not None and not job.asked and any(job.settings.active()):
         job.say("Attention Lab did nothing: a script samples in a way of its own.")
     elif job is not None:

@@ -26,6 +26,7 @@ __all__ = ["Panel", "PresetActions", "build", "info", "label", "plain_switch", "
 
 SHARED = ("blocks", "start", "end", "hires")  # fields that every technique has, and so would every label
 ADVANCED = "Advanced"
+FOLD = ["attention-lab-fold"]  # accordions of the panel, which are low while they are folded
 TEXTS = {
     "preset": "Preset",
     "about": "Choosing one applies it to the techniques it names; others stay as they are.",
@@ -104,7 +105,7 @@ def build(
         page.live(General.name)
         for group in TECHNIQUES:
             _technique(panel, group, page)
-        with gr.Accordion(TEXTS["general"], open=False, elem_id=elem_id("general_advanced")):
+        with gr.Accordion(TEXTS["general"], open=False, elem_id=elem_id("general_advanced"), elem_classes=FOLD):
             _row(panel, General, general, page)
         wish = next(p for p in General.all_params() if p.transient)
         panel.controls[wish.key] = _transient(
@@ -168,7 +169,7 @@ def _technique(panel: Panel, group: type[Group], page: Page) -> None:
             elem_id=control_id(enabled, page.id),
             elem_classes=["attention-lab-switch"],
         )
-        with gr.Accordion(group.label, open=False, elem_id=page.id(group.name)):
+        with gr.Accordion(group.label, open=False, elem_id=page.id(group.name), elem_classes=FOLD):
             gr.HTML(_about(group, page), elem_id=page.id(f"{group.name}_about"))
             basic = [p for p in params if not p.advanced]
             first = next(p for p in basic if p.kind in ("int", "float"))
@@ -180,7 +181,7 @@ def _technique(panel: Panel, group: type[Group], page: Page) -> None:
             _row(panel, group, [p for p in basic if p is not first], page)
             if any(p.name == "record" for p in basic):
                 _recorded(page, group)
-            with gr.Accordion(ADVANCED, open=False, elem_id=page.id(f"{group.name}_advanced")):
+            with gr.Accordion(ADVANCED, open=False, elem_id=page.id(f"{group.name}_advanced"), elem_classes=FOLD):
                 advanced = [p for p in params if p.advanced]
                 for pair in (advanced[i : i + 2] for i in range(0, len(advanced), 2)):
                     _row(panel, group, pair, page)
@@ -270,7 +271,7 @@ def _presets_head(page: Page, presets: Presets, compare: bool) -> _Chosen:
             all_off = gr.Button(TEXTS["all_off"], size="sm", elem_id=page.id("all_off"))
             versus = gr.Button(TEXTS["compare"], size="sm", elem_id=page.id("compare_run")) if compare else None
     about = gr.HTML(sentences([TEXTS["about"]]), elem_id=page.id("preset_about"))
-    with gr.Accordion(TEXTS["own"], open=False, elem_id=page.id("own_presets")):
+    with gr.Accordion(TEXTS["own"], open=False, elem_id=page.id("own_presets"), elem_classes=FOLD):
         with gr.Row(elem_classes=["attention-lab-presets"]):
             own = gr.Textbox(label=TEXTS["name"], max_lines=1, elem_id=page.id("preset_name"), scale=3)
             with gr.Row(elem_classes=["attention-lab-buttons"]):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Hashable, Iterator
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,8 @@ from lib_attn.store import Store
 from lib_attn.techniques import first_pass_of
 from lib_attn.webui import host
 
+SAMPLING = ("eta", "s_churn", "s_tmin", "s_tmax", "s_noise", "s_min_uncond")
+
 
 def draw(p: Any, group: Group, conds: tuple[Any, Any], store: Store, say: Callable[[str], None]) -> tuple[Any, ...]:
     """Draw a map for each picture of the batch that `p` is about to sample, or take those that were kept.
@@ -23,19 +26,55 @@ def draw(p: Any, group: Group, conds: tuple[Any, Any], store: Store, say: Callab
     Args:
         conds: what the host made of the prompts and the negative prompts.
     """
-    model = host.current_model()
-    prompts = [group.map_prompt or prompt for prompt in p.prompts]
-    common = host.model_state(model), p.sampler_name, getattr(p, "scheduler", None), p.width, p.height
-    common += group.map_steps, group.map_cfg, group.map_seed, repr(getattr(p, "extra_network_data", None))
-    own = zip(prompts, p.negative_prompts, p.seeds, p.subseeds, strict=True)
-    keys = [(common, p.subseed_strength, *each) for each in own]
-    asked = _map_job(p, group)
-    if group.map_prompt:
-        asked.prompts, asked.cached_c, asked.cached_uc = prompts, [None, None], [None, None]
-        asked.setup_conds()
-        conds = asked.c, asked.uc
-    first_pass = first_pass_of(group.name)
-    return first_pass(group, model, keys, lambda: _sampled(asked, *conds), files=host.files, store=store, say=say)
+    model, asked = host.current_model(), _map_job(p, group)
+    # The noise of a map is drawn from the global generator too, where the host finds noise for the picture later.
+    with torch.random.fork_rng(devices=[devices.device] if devices.device.type == "cuda" else []):
+        noise = asked.rng.next()
+        if group.map_prompt:
+            asked.prompts = [group.map_prompt] * len(p.prompts)
+        if group.map_prompt or any(len(schedule) > 1 for schedule in _schedules(conds)):
+            # Prompt editing goes by the map's own steps.
+            asked.cached_c, asked.cached_uc = [None, None], [None, None]
+            asked.setup_conds()
+            conds = asked.c, asked.uc
+
+        def pictures() -> list[Hashable]:
+            return [_depends_on(asked, group, conds, noise, image) for image in range(len(p.prompts))]
+
+        return first_pass_of(group.name)(
+            group, model, pictures, lambda: _sampled(asked, noise, *conds), files=host.files, store=store, say=say
+        )
+
+
+def _schedules(conds: tuple[Any, Any]) -> Iterator[Any]:
+    """Of every prompt the conditions over the steps, as the host keeps them."""
+    positive, negative = conds
+    for parts in positive.batch:
+        yield from (part.schedules for part in parts)
+    yield from negative
+
+
+def _depends_on(p: Any, group: Group, conds: tuple[Any, Any], noise: torch.Tensor, image: int) -> Hashable:
+    """Everything that the map of an image of job `p` depends on.
+
+    What the host makes of seeds and of prompts stands for them; of its settings any may matter.
+    """
+    positive, negative = conds
+    digest = hashlib.sha256(_bytes(noise[image]))
+    weights = [part.weight for part in positive.batch[image]]
+    for schedule in (*(part.schedules for part in positive.batch[image]), negative[image]):
+        for entry in schedule:
+            values = entry.cond.values() if isinstance(entry.cond, dict) else [entry.cond]
+            digest.update(repr(entry.end_at_step).encode() + b"".join(map(_bytes, values)))
+    told = [getattr(p, name, None) for name in ("sampler_name", "scheduler", "width", "height", "tiling", *SAMPLING)]
+    told += [group.map_steps, group.map_cfg, weights, p.seeds[image] + group.map_seed, p.subseed_strength]
+    told += [p.subseeds[image] if p.subseed_strength else None, getattr(p, "extra_network_data", None)]
+    told += [sorted(shared.opts.data.items(), key=str)]
+    return host.model_state(host.current_model()), repr(told), digest.digest()
+
+
+def _bytes(tensor: torch.Tensor) -> bytes:
+    return tensor.detach().float().cpu().numpy().tobytes()
 
 
 def _map_job(p: Any, group: Group) -> Any:
@@ -43,7 +82,7 @@ def _map_job(p: Any, group: Group) -> Any:
     asked = copy.copy(p)
     asked.steps, asked.cfg_scale, asked.is_hr_pass = group.map_steps, group.map_cfg, False
     asked.extra_generation_params = dict(p.extra_generation_params)
-    asked.refiner_checkpoint_info = None
+    asked.refiner_checkpoint_info, asked.enable_hr = None, False
     asked.mask = asked.nmask = None  # an inpainting job keeps what its mask leaves out; the map is drawn whole
     asked.attention_lab = None  # what it samples is no part of our job on `p`
     seeds = [seed + group.map_seed for seed in p.seeds]
@@ -54,7 +93,9 @@ def _map_job(p: Any, group: Group) -> Any:
     return asked
 
 
-def _sampled(asked: Any, conditioning: Any, unconditional: Any) -> list[tuple[torch.Tensor, np.ndarray]] | None:
+def _sampled(
+    asked: Any, x: torch.Tensor, conditioning: Any, unconditional: Any
+) -> list[tuple[torch.Tensor, np.ndarray]] | None:
     """Latents and pictures of the maps; None when the user has stopped them."""
     state = shared.state
     state.job_count += 1
@@ -62,7 +103,6 @@ def _sampled(asked: Any, conditioning: Any, unconditional: Any) -> list[tuple[to
     state.textinfo = "Drawing the map"
     try:
         asked.sampler = sd_samplers.create_sampler(asked.sampler_name, asked.sd_model)
-        x = asked.rng.next()
         conditions = asked.txt2img_image_conditioning(x)
         latents = asked.sampler.sample(asked, x, conditioning, unconditional, image_conditioning=conditions)
     finally:

@@ -121,12 +121,18 @@ def job(host, **sampler):
     return MapJob(Sampler(host, host.script_callbacks, weights=host.weights, **sampler), seeds=[1] * len(host.weights))
 
 
+def conds(p):
+    """What the host made of the prompts."""
+    extra = p.sampler.sampler_extra_args
+    return {"c": extra["cond"], "uc": extra["uncond"]}
+
+
 def gallery(script, p, args=ON):
     """Run a job; returns (what the sampler gave, the gallery)."""
     processed = SimpleNamespace(images=[], infotexts=[], info="")
     script.before_process(p, args)
     script.process(p, args)
-    script.process_before_every_sampling(p, args, x=None, noise=None, c="c", uc="uc")
+    script.process_before_every_sampling(p, args, x=None, noise=None, **conds(p))
     out = p.sampler.sample(p)
     script.postprocess_batch(p, args, batch_number=0)
     script.postprocess(p, processed, args)
@@ -157,10 +163,63 @@ def test_the_map_is_kept_while_prompt_and_seed_stay(host, script):
     again, pictures = gallery(script, job(host))
     assert len(MapSampler.made) == 1 and len(pictures) == 1 and same(first, again)
     p = job(host)
-    p.prompts = ["a sphere"]
+    p.subseeds = [77]  # the host draws another one for each job, and does not use it at strength 0
+    gallery(script, p)
+    assert len(MapSampler.made) == 1
+    p = job(host)
+    (entry,) = conds(p)["c"].batch[0][0].schedules
+    entry.cond = entry.cond + 1.0
     gallery(script, p)
     gallery(script, job(host), {"depth_guide": {**ON["depth_guide"], "map_seed": 1}})
     assert len(MapSampler.made) == 3 and MapSampler.made[-1].asked.rng.seeds == [2]
+    host.shared.opts.data["CLIP_stop_at_last_layers"] = 2
+    gallery(script, job(host))
+    p = job(host)
+    p.eta = 0.5
+    gallery(script, p)
+    assert len(MapSampler.made) == 5
+
+
+def test_prompt_editing_goes_by_the_steps_of_the_map(host, script):
+    p, asked = job(host), []
+
+    def of_copy(copied):
+        asked.append((copied.steps, copied.cached_c, copied.cached_uc))
+        copied.c, copied.uc = conds(p)["c"], conds(p)["uc"]
+
+    MapJob.setup_conds = of_copy
+    try:
+        gallery(script, p)
+        assert asked == []
+        schedules = conds(p)["c"].batch[0][0].schedules
+        schedules += schedules
+        gallery(script, p)
+        assert asked == [(2, [None, None], [None, None])]
+    finally:
+        del MapJob.setup_conds
+
+
+def test_the_global_generator_stays(host, script, monkeypatch):
+    """The host seeds it for the noise of the map, and takes from it later what the hires pass is encoded with."""
+    monkeypatch.setattr(Rng, "next", lambda self: torch.manual_seed(9) and torch.randn(1, *self.shape))
+    before = torch.random.get_rng_state()
+    gallery(script, job(host))
+    assert torch.equal(torch.random.get_rng_state(), before) and len(MapSampler.made) == 1
+
+
+def test_a_job_that_begins_with_the_hires_pass_has_a_map_of_its_own(host, script):
+    gallery(script, job(host))
+    p = job(host)
+    p.is_hr_pass, p.seeds, p.rng = True, [5], Rng((4, 16, 16), [5])
+    _, pictures = gallery(script, p)
+    assert len(MapSampler.made) == 2 and len(pictures) == 1
+
+
+def test_a_mask_of_the_picture_is_none_of_the_map(host, script):
+    p = job(host)
+    p.mask = p.nmask = torch.ones(1)
+    gallery(script, p)
+    assert MapSampler.made[0].asked.mask is None and MapSampler.made[0].asked.nmask is None and p.mask is not None
 
 
 def test_strength_0_draws_the_map_and_leaves_the_picture(host, script):
@@ -296,7 +355,7 @@ def with_controlnet(script, p, there, args):
     script.before_process(p, args)
     params = there.process() if there else []
     script.process(p, args)
-    script.process_before_every_sampling(p, args, c="c", uc="uc")
+    script.process_before_every_sampling(p, args, **conds(p))
     out = p.sampler.sample(p)
     script.postprocess_batch(p, args, batch_number=0)
     script.postprocess(p, processed, args)

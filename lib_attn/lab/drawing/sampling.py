@@ -154,8 +154,10 @@ def _underdrawn(model: LabModel, request: Request, variant: Variant, say, store:
             latents = sample(model, asked)
             return list(zip(latents, map(np.asarray, decode(model, latents)), strict=True))
 
-        keys = [(model.name, asked.one(i)) for i in range(len(asked.seeds))]
-        first_pass_of(group.name)(group, model.unet, keys, draw, files=model.files, store=store, say=say or _nobody)
+        def pictures(asked=asked):
+            return [(model.name, asked.one(i)) for i in range(len(asked.seeds))]
+
+        first_pass_of(group.name)(group, model.unet, pictures, draw, files=model.files, store=store, say=say or _nobody)
     return store
 
 

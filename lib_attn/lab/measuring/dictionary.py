@@ -38,9 +38,11 @@ def shortcut_cases() -> list[Variant]:
     """Near-sighted attention as it is and with pooled keys alone, each mode at each number of atoms, and static."""
     plain = [setting("near-sighted", "pool=4"), setting("pooled keys", "tile=0; pool=2")]
     ours = [
-        setting(f"{mode} {n}", f"dictionary.mode={mode}; atoms={n}; depth_scaling=0") for n in COUNTS for mode in MODES
+        setting(f"{mode} {n}", f"dictionary.mode={mode}; atoms={n}; depth_scaling=0; full_first=0")
+        for n in COUNTS
+        for mode in MODES
     ]
-    static = setting("static", "dictionary.mode=static; dictionary.file=embedded-warm")
+    static = setting("static", "dictionary.mode=static; dictionary.file=embedded-warm; full_first=0")
     return [*plain, *ours, static]
 
 

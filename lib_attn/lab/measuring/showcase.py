@@ -13,7 +13,7 @@ from typing import Any
 
 from lib_attn.lab.drawing.checkpoint import LabModel
 from lib_attn.lab.drawing.sampling import Request
-from lib_attn.lab.drawing.variants import Variant, preset
+from lib_attn.lab.drawing.variants import Variant, load_presets, preset
 from lib_attn.lab.measuring.compare import Cell, compare_one
 from lib_attn.schema import Technique
 
@@ -87,13 +87,19 @@ def shows() -> tuple[Show, ...]:
         Show("weak-guidance", "A negative prompt that acts more at a low CFG scale",
              preset("Negative acts more (Contrast)"), "a torus, black background", "pink", cfg=1.5, seed=2),
         Show("same-look", "New pictures with the look of some that were learned from",
-             preset("Same look as a dictionary", **{"dictionary.file": "embedded-warm"}), "a cone, grey background"),
+             _moved("Same look as a dictionary", file="embedded-warm"), "a cone, grey background"),
         Show("underdrawing", "A picture that follows a depth map drawn first", preset("Underdrawing"),
              "a red sphere, grey background"),
         Show("fewer-channels", "The same pictures, attention with fewer channels",
-             preset("Fewer channels", **{"thin_qk.when": "always", "thin_qk.blocks": "all"}),
+             _moved("Fewer channels", when="always", blocks="all"),
              "a blue cube, white background"),
     )  # fmt: skip
+
+
+def _moved(name: str, **values) -> Variant:
+    """A shipped preset with other values of its first technique."""
+    first = next(iter(load_presets()[name].active())).name
+    return preset(name, **{f"{first}.{key}": value for key, value in values.items()})
 
 
 def draw_shows(

@@ -31,7 +31,8 @@ def shortcut_table(result: Mapping) -> str:
             ]
         )
     head = ["case", "output error (layers)", "prompts right", "agreement", *(f"steps at {size} px" for size in sizes)]
-    return markdown_table(head, lines)
+    measured = [i for i in range(len(head)) if any(line[i] != "-" for line in lines)]
+    return markdown_table([head[i] for i in measured], [[line[i] for i in measured] for line in lines])
 
 
 def shortcut_block(result: Mapping) -> str:

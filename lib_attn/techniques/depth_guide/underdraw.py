@@ -25,7 +25,7 @@ Drawn = Sequence[tuple[torch.Tensor, np.ndarray]]
 def underdraw(
     settings: DepthGuide,
     model: Any,
-    pictures: Sequence[Hashable],
+    pictures: Callable[[], Sequence[Hashable]],
     draw: Callable[[], Drawn | None],
     *,
     files: Loader,
@@ -35,29 +35,34 @@ def underdraw(
     """Lay the maps of the pass to come ready in `store`: those kept there, or new ones. Empty when there are none.
 
     Args:
-        pictures: for each picture everything its map depends on beside the file with the blocks.
+        pictures: gives for each picture everything its map depends on beside the file with the blocks.
         draw: draws all maps by `model`, which has the other blocks on while it runs.
     """
     kept = store.get(PLACE)
     maps = kept if isinstance(kept, Maps) else Maps()
     maps.current = ()
     store.keep(PLACE, maps)
+    if not settings.file:
+        say("The picture is drawn without a map: choose a file with map blocks.")
+        return ()
     try:
         file = Context(say=say, layers=tuple(find_layers(model)), files=files).learned(KIND, settings.file)
-        keys = [(file.hash, picture) for picture in pictures]
-        if any(maps.get(key) is None for key in keys):
+        keys = [(file.hash, picture) for picture in pictures()]
+        found = {key: maps.get(key) for key in keys}
+        if None in found.values():
             blocks = {name: tensor for name, tensor in file.tensors.items() if not name.startswith(PREFIX)}
             with replaced(find_unet(model), blocks):
                 drawn = draw()
             if drawn is None:
                 return ()
             for key, (latent, picture) in zip(keys, drawn, strict=True):
-                maps.keep(key, Map(picture if file.about.get("map") == "normal" else levelled(picture), latent))
+                found[key] = Map(picture if file.about.get("map") == "normal" else levelled(picture), latent)
+                maps.keep(key, found[key])
     except Refused as refused:
         say(str(refused))
         return ()
     except Unfitting as error:
         say(f"The picture is drawn without a map: {error}.")
         return ()
-    maps.current = tuple(maps.get(key) for key in keys)
+    maps.current = tuple(found[key] for key in keys)
     return maps.current

@@ -24,7 +24,7 @@ class Dictionary(Technique):
 
     enabled: bool = param(False, "Dictionary", "Switch the dictionary on.")
     file: str = param("", "Dictionary file", "A learned dictionary. None: atoms are found in the picture itself; the style bank needs a file.", file="dictionary")
-    mode: str = param("live", "Attention mode", "Live: every point sees atoms that stand for the whole picture. Global: its own tile in full, atoms for the rest. Static: atoms pass through self-attention once and points are rebuilt from the result, an effect more than a shortcut; needs a file. Full: full attention, for the style bank alone.", choices=("live", "global", "static", "full"))
+    mode: str = param("live", "Attention mode", "Live: atoms stand for the whole picture. Global: for all but a point's own tile. Static: points are rebuilt from atoms. Full: for the style bank alone.", choices=("live", "global", "static", "full"))
     atoms: int = param(256, "Atoms", "How many stand for the picture, on the finest level. More is closer to full attention and slower.", 4, 4096)
     strength: float = param(0.0, "Style strength", "How much the style bank of the file counts beside the picture: 1 is as much as the picture itself, 0 is none.", 0.0, 8.0, 0.05)
     tile: int = param(16, "Own tile", "Global: side of the tile that a point sees in full.", 8, 256, unit="8 px", reads=PIXELS, advanced=True)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from lib_attn.learned.header import Refused
 from lib_attn.techniques.facts import Facts, Pass, Said
-from lib_attn.techniques.thin_qk.ranks import Curve, curves_of, ranks
+from lib_attn.techniques.thin_qk.ranks import LEAST_POINTS, Curve, curves_of, ranks
 from lib_attn.techniques.thin_qk.settings import ThinQk
 from lib_attn.unet.layers import Layer, layer_keys, parse_selector
 
@@ -15,6 +16,9 @@ def tell(s: ThinQk, settings: Any, facts: Facts, passes: list[Pass], said: Said)
     """Lines and warnings on the passes in which it may act; see `lib_attn.preview`."""
     if (s.choose == "kept energy" and s.energy >= 1.0) or (s.choose == "budget" and s.budget >= 1.0):
         said.warn("Every channel is kept: nothing is changed.", idle=True)
+        return
+    if facts.profile is not None and _is_small(s, facts.profile.layers, passes):
+        said.warn("At this size nothing is left to gain: larger pictures or other values are needed.", idle=True)
         return
     if not s.values:
         said.line("With values as wide as before, most devices gain nothing.")
@@ -36,6 +40,13 @@ def tell(s: ThinQk, settings: Any, facts: Facts, passes: list[Pass], said: Said)
     }
     if s.maps == "pair" and acts:
         _tell_kept(s, acts, places, said)
+
+
+def _is_small(s: ThinQk, layers: Iterable[Layer], passes: list[Pass]) -> bool:
+    """Whether no layer of any pass has enough points where the choice of layers is left to us."""
+    finest = 8 << min((layer.depth for layer in layers), default=0)
+    points = max(-(-p.width // finest) * -(-p.height // finest) for p in passes)
+    return parse_selector(s.blocks).auto and points < LEAST_POINTS
 
 
 def _tell_kept(s: ThinQk, curves: dict[str, Curve], places: dict[str, Layer], said: Said) -> None:

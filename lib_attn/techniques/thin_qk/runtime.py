@@ -13,11 +13,10 @@ from lib_attn.learned.header import Refused
 from lib_attn.techniques.base import Context, Runtime
 from lib_attn.techniques.thin_qk.maps import KeptMaps, LayerMaps, moments_of
 from lib_attn.techniques.thin_qk.maths import lost, thin
-from lib_attn.techniques.thin_qk.ranks import ROUND, Curve, ranks
+from lib_attn.techniques.thin_qk.ranks import LEAST_POINTS, ROUND, Curve, ranks
 from lib_attn.techniques.thin_qk.timing import pays
 from lib_attn.unet.layers import layer_keys, parse_selector
 
-LEAST_POINTS = 2048  # of a layer that is worth a thought where the choice is left to us
 ROUND_GPU = 32  # fast kernels there work in buckets of 32 or 64 channels
 SAMPLE = 1024  # points whose queries and keys are held against what the file says
 STRANGE = 3.0  # times what the file says is lost, in the geometric mean of layers; the noisiest step alone makes it 2
