@@ -17,6 +17,8 @@ PREFIX = "head."
 WIDTH = 32
 #: Steps of one correction, and how far all of them go at strength 1, in spreads of the latents.
 ROUNDS, REACH = 4, 6.0
+#: Slopes below this are not stretched to full steps: where the map is right already, steps would only be grain.
+FLOOR = 3.0
 
 
 class Head(nn.Module):
@@ -91,7 +93,7 @@ def towards(latents: torch.Tensor, wanted: torch.Tensor, head: Head, amount: flo
         spread = start.std((1, 2, 3), keepdim=True)
         for _ in range(rounds):
             x = moved.detach().requires_grad_(True)
-            (slope,) = torch.autograd.grad(error(head(x), goal).sum(), x)
-            size = slope.abs().flatten(1).quantile(0.99, dim=1)[:, None, None, None].clamp_min(1e-12)
+            (slope,) = torch.autograd.grad(goal[0].numel() * error(head(x), goal).sum(), x)
+            size = slope.abs().flatten(1).quantile(0.99, dim=1)[:, None, None, None].clamp_min(FLOOR)
             moved = x.detach() - (REACH * amount / rounds) * spread * (slope / size).clamp(-1, 1)
         return (moved - start).to(latents.dtype)
