@@ -273,16 +273,18 @@ def test_from_the_weights_alone_against_the_plain_formula(unet, monkeypatch, val
             torch.testing.assert_close(out.double(), naive(attn, x, 4, values), rtol=2e-3, atol=2e-4, msg=key)
 
 
-def test_weights_that_change_with_the_first_call(unet):
+@pytest.mark.parametrize("name", ["to_q", "to_k", "to_v", "to_out"])
+def test_weights_that_change_with_the_first_call(unet, name):
     """As the webui does with LoRA: a projection's weight is another one once it has been called."""
-    layer = find_layers(unet)[0].attn1
-    before = layer.to_q.weight.clone()
+    changed = getattr(find_layers(unet)[0].attn1, name)
+    changed = changed[0] if name == "to_out" else changed
+    before = changed.weight.clone()
     delta = torch.randn(before.shape, generator=torch.Generator().manual_seed(4)) * before.std()
 
     def apply(module, args):
         module.weight.data.copy_(before + delta)
 
-    handle = layer.to_q.register_forward_pre_hook(apply)
+    handle = changed.register_forward_pre_hook(apply)
     try:
         with Layers(unet) as seen:
             draw(unet, THIN)
@@ -290,7 +292,7 @@ def test_weights_that_change_with_the_first_call(unet):
             torch.testing.assert_close(out.double(), naive(attn, x, 4, True), rtol=2e-3, atol=2e-4)
     finally:
         handle.remove()
-        layer.to_q.weight.data.copy_(before)
+        changed.weight.data.copy_(before)
 
 
 def test_maps_are_kept_while_the_weights_are_the_same(unet, monkeypatch):
