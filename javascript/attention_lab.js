@@ -264,7 +264,8 @@ var attentionLab = (function() {
             });
         });
         press(prefix + "start");
-        lookForFiles(panel);
+        // Not at once: what a fresh page begins with comes first.
+        setTimeout(() => lookForFiles(panel), 3000);
         return panel;
     }
 
