@@ -6,6 +6,7 @@ var attentionLab = (function() {
         changed: "changed",
         recorded: "Recorded: {prompt}, {width} × {height}, {mib} MiB.",
     };
+    var PATIENCE = 5000; // ms that an answer may take
     var panels = {};
     var waiting = false;
 
@@ -188,6 +189,8 @@ var attentionLab = (function() {
             return [];
         }
         if (!panel) return [];
+        panel.asked = 0;
+        updateSoon();
         panel.answer = answer;
         showTogether(prefix);
         for (var name in answer.techniques) {
@@ -251,7 +254,7 @@ var attentionLab = (function() {
         var schema = JSON.parse(element.dataset.schema), prefix = schema.prefix;
         var panel = panels[prefix];
         if (panel && panel.element === element) return panel;
-        panel = panels[prefix] = {prefix: prefix, params: schema.params, element: element, seen: null, names: null};
+        panel = panels[prefix] = {prefix: prefix, params: schema.params, element: element, seen: null, asked: 0, names: null};
         var clear = find(prefix + "recorded_clear");
         if (clear) clear.addEventListener("click", () => press(prefix + "clear"));
         schema.params.forEach(function(param) {
@@ -278,8 +281,9 @@ var attentionLab = (function() {
             panel.params.forEach(readOut);
             if (!isShown(panel)) showTogether(panel.prefix);
             var now = facts(panel) + around;
-            if (now === panel.seen) return;
-            panel.seen = now;
+            // One question at a time: answers that overtake one another would leave an old one standing.
+            if (now === panel.seen || Date.now() - panel.asked < PATIENCE) return;
+            [panel.seen, panel.asked] = [now, Date.now()];
             press(panel.prefix + "ask");
         });
     }

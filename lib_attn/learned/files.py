@@ -100,12 +100,11 @@ def _parse(name: str, kind: str, data: bytes) -> LearnedFile:
     if len(data) > MAX_BYTES:
         raise Damaged(TOO_LARGE)
     metadata = read_header(data, len(data)).metadata
-    try:
-        about = {key: read_json(text) for key, text in metadata.items()}
-    except Damaged:
-        raise Damaged("it is no learned file of Attention Lab") from None
-    found, version = about.pop("kind", None), about.pop("version", None)
-    if not isinstance(found, str) or type(version) is not int:
+    if not _is_text(metadata.get("kind", "")):
+        raise Damaged("it is no learned file of Attention Lab")
+    about = {key: read_json(text) for key, text in metadata.items()}
+    found, version = about.pop("kind"), about.pop("version", None)
+    if type(version) is not int:
         raise Damaged("it is no learned file of Attention Lab")
     if version != VERSION:
         raise Damaged("it was made by another release of Attention Lab")
@@ -115,6 +114,14 @@ def _parse(name: str, kind: str, data: bytes) -> LearnedFile:
     if about.get("family") not in FAMILIES or not isinstance(layers, dict) or not all(map(_is_width, layers.values())):
         raise Damaged("it does not say which model it was learned for")
     return LearnedFile(name, found, version, about["family"], _hash(data), about, _tensors(data))
+
+
+def _is_text(json: str) -> bool:
+    """Whether a value of the metadata is a text; other people's files have none that is JSON."""
+    try:
+        return isinstance(read_json(json), str)
+    except Damaged:
+        return False
 
 
 def _is_width(value: Any) -> bool:

@@ -45,8 +45,9 @@ def test_without_the_grid_script(xyz):
 
 def test_every_axis_sets_its_parameter(xyz, axes):
     for param, axis in zip(all_params(), axes.values(), strict=True):
-        number = max(0.5, param.low) if param.kind == "float" else None
-        value = {"int": 3, "float": number, "bool": "True", "blocks": "in4;out6-11", "file": ""}.get(param.kind)
+        low = param.low or 0
+        values = {"int": max(3, low), "float": max(0.5, low), "bool": "True", "blocks": "in4;out6-11", "file": ""}
+        value = values.get(param.kind, "some text")
         value = param.choices[-1] if param.kind == "choice" else value
         assert axis.type in (int, float, str)
         axis.confirm(None, [axis.type(value)])
