@@ -35,6 +35,7 @@ ROOMS = (
     "lib_attn.lab.measuring",
     "lib_attn.lab.reports",
     "lib_attn.lab.commands",
+    "lib_attn.learn.stopping",
     "lib_attn.learn.reference_model",
     "lib_attn.learn.depth",
 )

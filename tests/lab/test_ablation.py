@@ -15,10 +15,13 @@ from lib_attn.lab.drawing.variants import FULL, SamplingPass
 from lib_attn.lab.judging.judge import Judge, JudgeNet
 from lib_attn.lab.measuring import ablation
 from lib_attn.lab.measuring.ablation import MODES, AblationRow, AblationSpec, ablated
+from lib_attn.lab.measuring.prompted import Prompted
 from lib_attn.lab.reports.tables import ablation_table
 from lib_attn.unet.families import find_layers
 
-SPEC = AblationSpec(ModelSpec(Path("none"), "cpu", "fp32"), Path("none"), 1, 1, 4, ("average", "out"), True, 64, 2)
+SPEC = AblationSpec(
+    ModelSpec(Path("none"), "cpu", "fp32"), Path("none"), Prompted(1, 1, 4, size=64, steps=2), ("average", "out")
+)
 
 
 def outputs(unet, mode, level, size=16, seed=0):
@@ -136,8 +139,16 @@ def test_figures_are_those_of_the_pictures(model, monkeypatch):
 
 
 def test_table_says_every_error_it_knows():
-    row = AblationRow("average", "d0", 8, 0.5, 0.18, 0.25, None, 1, 0.8, 0.021)
-    table = ablation_table([AblationRow("full", "all", 8, 1.0, 0.0, 0.9, 0.05, 6, 0.0, 0.0), row])
+    row, full = (
+        AblationRow(
+            mode=mode, level=level, pictures=8, accuracy=accuracy, accuracy_error=accuracy_error, agreement=agreement,
+            agreement_error=agreement_error, agreement_pictures=count, l2=l2, l2_error=l2_error,
+        )
+        for mode, level, accuracy, accuracy_error, agreement, agreement_error, count, l2, l2_error in [
+            ("average", "d0", 0.5, 0.18, 0.25, None, 1, 0.8, 0.021), ("full", "all", 1.0, 0.0, 0.9, 0.05, 6, 0.0, 0.0)
+        ]
+    )  # fmt: skip
+    table = ablation_table([full, row])
     assert "| as it is | all | 1.00 ± 0.00 | 0.90 ± 0.05 | 0.00 ± 0.00 |" in table
     assert "| average of all tokens | d0 | 0.50 ± 0.18 | 0.25 | 0.80 ± 0.02 |" in table
 

@@ -21,6 +21,7 @@ from lib_attn.lab.measuring.front import (
 )  # fmt: skip
 from lib_attn.lab.measuring.speed import Bench
 from lib_attn.lab.measuring.steps import StepCase, thinned
+from lib_attn.lab.reports import figures
 from lib_attn.lab.reports.front import between, front_table, join, plot
 from lib_attn.lab.shared.errors import LabError
 from lib_attn.unet.families import find_layers
@@ -130,7 +131,10 @@ def time_row(name, seconds):
 
 
 def quality_row(name, l2):
-    return QualityRow(name, "DDIM", 64, 8, 0.5, 0.1, 0.75, None, 4, l2, 0.01)
+    return QualityRow(
+        name=name, sampler="DDIM", size=64, pictures=8, accuracy=0.5, accuracy_error=0.1, agreement=0.75,
+        agreement_error=None, agreement_pictures=4, l2=l2, l2_error=0.01,
+    )  # fmt: skip
 
 
 def test_fewer_steps_in_the_same_time():
@@ -151,18 +155,17 @@ def test_fewer_steps_in_the_same_time():
 
 
 def test_the_command(tiny, tmp_path, capsys):
-    page, out, picture = tmp_path / "page.md", tmp_path / "front.json", tmp_path / "front.png"
-    page.write_text("before <!-- front --> old <!-- /front --> after", encoding="utf-8")
+    out, picture = tmp_path / "front.json", tmp_path / "front.png"
     words = ["--checkpoint", str(tiny), "--model", "own", "--sizes", "64", "--batch", "1,2", "--repeats", "1"]
     words += ["--singles", "1", "--pairs", "0", "--agreements", "1", "--size", "64", "--steps", "4", "--cases"]
-    words += ["2 steps;step skip 2", "--out", str(out), "--docs", str(page), "--plot", str(picture)]
+    words += ["2 steps;step skip 2", "--out", str(out), "--plot", str(picture)]
     assert cli.main(["bench", "front", *words]) == 0
     result = json.loads(out.read_text(encoding="utf-8"))
     names = [FULL_CASE, "2 steps", "step skip 2"]
     assert [row["name"] for row in result["quality"]] == names
     assert [(row["images"], row["name"]) for row in result["time"]] == [(n, name) for n in (1, 2) for name in names]
-    text = page.read_text(encoding="utf-8")
-    assert text.startswith("before") and text.endswith("after") and "old" not in text and "2 pictures at once" in text
+    text = figures.filled("<!-- front.json -->\n<!-- /front.json -->", tmp_path)
+    assert "2 pictures at once" in text
     assert picture.read_bytes()[:4] == b"\x89PNG" and str(tmp_path) not in text
     again = ["--no-time", "--no-pictures", "--add", str(out), "--out", str(tmp_path / "both.json")]
     assert cli.main(["bench", "front", *again]) == 0

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import asdict
 from pathlib import Path
 
 from lib_attn.lab.commands.options import add_model_options, model_of
 from lib_attn.lab.judging.judge import JUDGE, Judge
 from lib_attn.lab.measuring.ablation import MODES, AblationSpec, measure, variants_of
+from lib_attn.lab.measuring.prompted import Prompted
 from lib_attn.lab.reports.tables import ablation_table
 from lib_attn.lab.shared.errors import LabError
 from lib_attn.lab.shared.machine import machine
@@ -46,9 +48,9 @@ def spec_of(args: argparse.Namespace) -> AblationSpec:
     for name in modes:
         if name not in MODES:
             raise LabError(f"There is no mode {name[:20]!r}: there are {', '.join(MODES)}.")
-    return AblationSpec(model_of(args), args.judge, args.singles, args.pairs, args.agreements, modes,
-                        not args.no_levels, args.size, args.steps, args.sampler, args.cfg, args.seed,
-                        args.batch)  # fmt: skip
+    pictures = Prompted(args.singles, args.pairs, args.agreements, args.size, args.steps, args.sampler, args.cfg,
+                        args.seed, args.batch)  # fmt: skip
+    return AblationSpec(model_of(args), args.judge, pictures, modes, not args.no_levels)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -57,8 +59,7 @@ def run(args: argparse.Namespace) -> int:
     judge, model = Judge.load(spec.judge), spec.model.load()
     result = {"kind": "ablation", "command": command_line(), "checkpoint": model.name}
     result |= {"sha256": file_hash(spec.model.file), "machine": machine(spec.model.device)}
-    result |= {name: getattr(spec, name) for name in ("singles", "pairs", "agreements", "size", "steps", "sampler",
-                                                      "cfg", "seed")}  # fmt: skip
+    result |= asdict(spec.pictures)
     result |= {"precision": spec.model.precision, "judge": dict(judge.accuracy)}
 
     def keep(rows):

@@ -16,8 +16,7 @@ from lib_attn.lab.measuring.front import QualityRow, TimeRow, front_cases, measu
 from lib_attn.lab.measuring.prompted import Prompted
 from lib_attn.lab.measuring.speed import MODELS, Bench, BenchSpec
 from lib_attn.lab.measuring.steps import StepCase
-from lib_attn.lab.reports.blocks import fill
-from lib_attn.lab.reports.front import body, plot
+from lib_attn.lab.reports.front import front_block, plot
 from lib_attn.lab.shared.errors import LabError
 from lib_attn.lab.shared.machine import machine, pick_device
 from lib_attn.lab.shared.progress import progress_bar
@@ -56,8 +55,6 @@ def add_commands(inner) -> None:
     options.add_argument("--cfg", type=float, default=7.0, help="(default 7)")
     options.add_argument("--add", type=Path, nargs="*", default=[], help="result files whose rows come first")
     options.add_argument("--out", type=Path, default=Path("out/front.json"), help="(default out/front.json)")
-    options.add_argument("--docs", type=Path, default=None, metavar="FILE", help="put the tables into this page")
-    options.add_argument("--block", default="front", help="name of the page's markers (default front)")
     options.add_argument("--plot", type=Path, default=None, metavar="FILE", help="draw the front as PNG")
     add_model_options(options)
     options.set_defaults(run=run)
@@ -142,11 +139,8 @@ def run(args: argparse.Namespace) -> int:
             measure_quality(drawer, judge, spec.cases, how, progress=progress,
                             keep=lambda rows, before=before: keep("quality", before, rows))  # fmt: skip
     write_json(args.out, result)
-    print(body(result))
+    print(front_block(result))
     print(f"Written: {args.out}")
-    if args.docs:
-        fill(args.docs, args.block, body(result))
-        print(f"Written: {args.docs}")
     if args.plot:
         plot(result, args.plot)
         print(f"Written: {args.plot}")

@@ -14,7 +14,7 @@ from lib_attn.lab.drawing.unet import attend, project_back
 from lib_attn.lab.drawing.variants import FULL, Variant
 from lib_attn.lab.judging.judge import Judge
 from lib_attn.lab.measuring.peers import forwards, watch_grids
-from lib_attn.lab.measuring.prompted import Prompted, draw, judge_drawn
+from lib_attn.lab.measuring.prompted import JudgedRow, Prompted, draw, judge_drawn
 from lib_attn.lab.shared.progress import Progress, silent
 from lib_attn.unet.families import find_layers
 from lib_attn.unet.layers import Layer
@@ -34,52 +34,25 @@ TILE = 16
 class AblationSpec:
     """What is drawn on which model, and the judge's file.
 
-    singles, pairs: prompts of held-out combinations that the judge answers; agreements: prompts that leave open what
-    has to agree. modes: of `MODES`. levels: whether every level is measured for itself as well. batch: pictures at
-    once.
+    modes: of `MODES`. levels: whether every level is measured for itself as well.
     """
 
     model: ModelSpec
     judge: Path
-    singles: int = 24
-    pairs: int = 24
-    agreements: int = 24
+    pictures: Prompted = Prompted()
     modes: tuple[str, ...] = tuple(MODES)
     levels: bool = True
-    size: int = 512
-    steps: int = 30
-    sampler: str = "DDIM"
-    cfg: float = 5.0
-    seed: int = 0
-    batch: int = 4
-
-    @property
-    def prompted(self) -> Prompted:
-        """The pictures."""
-        return Prompted(self.singles, self.pairs, self.agreements, self.size, self.steps, self.sampler, self.cfg,
-                        self.seed, self.batch)  # fmt: skip
 
 
-@dataclass(frozen=True)
-class AblationRow:
+@dataclass(frozen=True, kw_only=True)
+class AblationRow(JudgedRow):
     """Attention of one level put out of action in one way; mode "full" is the model as it is.
 
-    level: ``d0`` (the finest) and so on, or ``all``. accuracy: share of the pictures with every object's colour and
-    shape right. agreement: mean over the pictures that can say; parts: the same by what has to agree. l2: relative L2
-    of the final latents, mean over all pictures. Each with its standard error, None where one picture is all there is.
+    level: ``d0`` (the finest) and so on, or ``all``.
     """
 
     mode: str
     level: str
-    pictures: int
-    accuracy: float
-    accuracy_error: float | None
-    agreement: float
-    agreement_error: float | None
-    agreement_pictures: int
-    l2: float
-    l2_error: float | None
-    parts: dict[str, float] | None = None
 
 
 def ablated(mode: str, level: str = "all") -> Variant:
@@ -152,7 +125,7 @@ def measure(
     Args:
         keep: takes what there is after each variant, so that a long run that is stopped leaves something.
     """
-    how = spec.prompted
+    how = spec.pictures
     asked, open_ones = how.asked, how.open_ones
     rows: list[AblationRow] = []
     full = None
@@ -160,6 +133,6 @@ def measure(
         progress(variant.label)
         drawn = draw(model, how, [*asked, *open_ones], variant)
         full = full or drawn
-        rows.append(AblationRow(mode, level, **judge_drawn(judge, asked, open_ones, drawn, full)))
+        rows.append(AblationRow(mode=mode, level=level, **judge_drawn(judge, asked, open_ones, drawn, full)))
         keep(rows)
     return rows

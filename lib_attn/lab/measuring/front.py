@@ -22,7 +22,7 @@ from lib_attn.lab.judging.judge import Judge
 from lib_attn.lab.measuring.cost import Arithmetic
 from lib_attn.lab.measuring.negative.cases import every
 from lib_attn.lab.measuring.peers import FREE, peer_variants
-from lib_attn.lab.measuring.prompted import Drawn, Prompted, draw, judge_drawn
+from lib_attn.lab.measuring.prompted import Drawn, JudgedRow, Prompted, draw, judge_drawn
 from lib_attn.lab.measuring.speed import WARM_PIXELS, Bench
 from lib_attn.lab.measuring.steps import FORMULA, Passed, StepCase, thinned
 from lib_attn.lab.shared.progress import Progress, silent
@@ -57,22 +57,13 @@ class TimeRow:
     whole: float | None = None
 
 
-@dataclass(frozen=True)
-class QualityRow:
-    """One case with one sampler, see `lib_attn.lab.measuring.prompted.judge_drawn`; l2: to all steps."""
+@dataclass(frozen=True, kw_only=True)
+class QualityRow(JudgedRow):
+    """One case with one sampler; l2: to all steps."""
 
     name: str
     sampler: str
     size: int
-    pictures: int
-    accuracy: float
-    accuracy_error: float | None
-    agreement: float
-    agreement_error: float | None
-    agreement_pictures: int
-    l2: float
-    l2_error: float | None
-    parts: dict[str, float] | None = None
     settings: dict | None = None
 
 
@@ -247,6 +238,8 @@ def measure_quality(
         drawn = draw(model, own, [*asked, *open_ones], case.variant)
         full = full or drawn
         found = judge_drawn(judge, asked, open_ones, drawn, full)
-        rows.append(QualityRow(case.name, how.sampler, how.size, **found, settings=case.variant.changed))
+        rows.append(
+            QualityRow(name=case.name, sampler=how.sampler, size=how.size, **found, settings=case.variant.changed)
+        )
         keep(rows)
     return rows

@@ -48,6 +48,26 @@ class Prompted:
         return agreement_prompts(self.agreements, self.seed)
 
 
+@dataclass(frozen=True, kw_only=True)
+class JudgedRow:
+    """What a judge says of the pictures of one variant.
+
+    accuracy: share of the pictures with every object's colour and shape right. agreement: mean over the pictures that
+    can say; parts: the same by what has to agree. l2: relative L2 of the final latents to those undisturbed, mean over
+    all pictures. Each with its standard error, None where one picture is all there is.
+    """
+
+    pictures: int
+    accuracy: float
+    accuracy_error: float | None
+    agreement: float
+    agreement_error: float | None
+    agreement_pictures: int
+    l2: float
+    l2_error: float | None
+    parts: dict[str, float] | None = None
+
+
 @dataclass(frozen=True)
 class Drawn:
     """Pictures uint8 (N, H, W, 3) and final latents (N, 4, H/8, W/8) of one variant."""
@@ -72,7 +92,7 @@ def draw(model: LabModel, how: Prompted, scenes: Sequence[Scene], variant: Varia
 def judge_drawn(
     judge: Judge, asked: Sequence[Scene], open_ones: Sequence[Scene], drawn: Drawn, full: Drawn
 ) -> dict[str, object]:
-    """Fields of a row: accuracy, agreement and l2 with their errors, `agreement_pictures` and `parts`.
+    """Fields of a `JudgedRow`.
 
     Args:
         drawn: pictures of both kinds of scenes in that order. full: of the same, undisturbed.

@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from lib_attn.lab.reports.dictionary import look_block, shortcut_block
+from lib_attn.lab.reports.front import front_block
 from lib_attn.lab.reports.maps import maps_block
 from lib_attn.lab.reports.steps import steps_block
 from lib_attn.lab.reports.thin import thin_block
@@ -32,6 +33,7 @@ BLOCKS: dict[str, Callable[[Mapping], str]] = {
     "look": look_block,
     "thin": thin_block,
     "maps": maps_block,
+    "front": front_block,
 }
 """Kind of a result: what a page shows of it, in Markdown."""
 

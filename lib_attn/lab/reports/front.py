@@ -85,7 +85,7 @@ def time_table(rows: Sequence[TimeRow]) -> str:
     return markdown_table([*head, "really run"] if whole else head, lines)
 
 
-def body(result: dict) -> str:
+def front_block(result: dict) -> str:
     """All tables of a result, as they stand in a page."""
     times, quality = _rows(result)
     parts = ["\n".join(["```", *result["commands"], "```"])]

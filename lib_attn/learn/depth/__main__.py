@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import signal
 import sys
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import torch
 
 from lib_attn.lab.drawing.embedded import default_checkpoint
 from lib_attn.lab.shared.errors import LabError
+from lib_attn.learn.stopping import carried_out
 
 from ..reference_model.state import StateError
 from ..scenes.guides import PICTURES
@@ -74,10 +74,6 @@ def choose_recipe(args: argparse.Namespace, base: Base) -> Recipe:
     return recipe
 
 
-def _stop(*_) -> None:
-    raise KeyboardInterrupt
-
-
 def learn(args: argparse.Namespace) -> None:
     base = Base.load(args.checkpoint or default_checkpoint(), "cuda" if torch.cuda.is_available() else "cpu")
     run = Run(args.work, choose_recipe(args, base), base, args.scenes_from)
@@ -91,18 +87,8 @@ def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     if args.threads:
         torch.set_num_threads(args.threads)
-    before = signal.signal(signal.SIGTERM, _stop)
-    try:
-        learn(args)
-    except (LabError, StateError, ShardError, RenderError, FloatingPointError, ValueError) as error:
-        print(error, file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("Stopped; the same command goes on from the last save.", file=sys.stderr)
-        return 130
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    return 0
+    faults = (LabError, StateError, ShardError, RenderError, FloatingPointError, ValueError)
+    return carried_out(lambda: learn(args), faults)
 
 
 if __name__ == "__main__":

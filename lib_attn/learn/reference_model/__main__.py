@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import signal
 import sys
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import torch
 
 from ..scenes.render import RenderError
 from ..scenes.shards import ShardError
+from ..stopping import carried_out
 from . import stages, start
 from .recipe import Recipe
 from .state import StateError
@@ -54,10 +54,6 @@ def choose_recipe(args: argparse.Namespace) -> Recipe:
     return Recipe.small() if args.small else Recipe.large() if args.large else Recipe()
 
 
-def _stop(*_) -> None:
-    raise KeyboardInterrupt
-
-
 def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     if args.show_recipe:
@@ -65,26 +61,21 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     if args.threads:
         torch.set_num_threads(args.threads)
-    before = signal.signal(signal.SIGTERM, _stop)
-    try:
-        wanted = args.stages.split(",")
-        for stage in wanted:
-            if stage not in stages.STAGES:
-                raise ValueError(f"There is no stage '{stage}'; the stages are {', '.join(stages.STAGES)}.")
-        run = stages.Run(args.work, choose_recipe(args))
-        if args.start_from:
-            start.start_from(run, args.start_from)
-        for stage in wanted:
-            run.run(stage)
-    except (StateError, ShardError, RenderError, FileNotFoundError, FloatingPointError, ValueError) as error:
-        print(error, file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("Stopped; the same command goes on from the last save.", file=sys.stderr)
-        return 130
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    return 0
+    faults = (StateError, ShardError, RenderError, FileNotFoundError, FloatingPointError, ValueError)
+    return carried_out(lambda: train(args), faults)
+
+
+def train(args: argparse.Namespace) -> None:
+    """Run the stages that are asked for."""
+    wanted = args.stages.split(",")
+    for stage in wanted:
+        if stage not in stages.STAGES:
+            raise ValueError(f"There is no stage '{stage}'; the stages are {', '.join(stages.STAGES)}.")
+    run = stages.Run(args.work, choose_recipe(args))
+    if args.start_from:
+        start.start_from(run, args.start_from)
+    for stage in wanted:
+        run.run(stage)
 
 
 if __name__ == "__main__":
