@@ -8,7 +8,7 @@ from lib_attn.techniques.facts import Facts, Pass, Said
 from lib_attn.techniques.step_skip.runtime import Track, may_skip
 from lib_attn.techniques.step_skip.settings import StepSkip
 
-#: Fewer computed steps leave noise with DPM++ 2M: latents off by 0.4 at 6, by 0.13 at 8 (docs/step-skip.md).
+#: Fewer computed steps leave noise with DPM++ 2M, see docs/step-skip.md.
 ENOUGH_COMPUTED = 8
 
 
