@@ -102,11 +102,16 @@ def front_block(result: dict) -> str:
         batch = f"{images} pictures at once" if images > 1 else "one picture"
         repeats = f"median of {result['repeats']} interleaved repeats"
         parts += [f"**{model}, {width}x{height}, {batch}**, {how}, {repeats}:", time_table(own)]
-        for what, rows in drawn.items():
+        for what, rows in _of_size(drawn, height, width).items():
             parts += [f"The same against what it does to pictures: {what}.", front_table(join(own, rows))]
     if not times:
         parts += [text for what, rows in drawn.items() for text in (f"{what}:", quality_table(rows))]
     return "\n\n".join(parts)
+
+
+def _of_size(drawn: dict[str, list[QualityRow]], height: int, width: int) -> dict[str, list[QualityRow]]:
+    """Those drawn at a size that was timed, or all where there are none."""
+    return {what: rows for what, rows in drawn.items() if height == width == rows[0].size} or drawn
 
 
 def _rows(result: dict) -> tuple[list[TimeRow], list[QualityRow]]:
