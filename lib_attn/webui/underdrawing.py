@@ -42,8 +42,9 @@ def draw(p: Any, group: Group, conds: tuple[Any, Any], store: Store, say: Callab
             return [_depends_on(asked, group, conds, noise, image) for image in range(len(p.prompts))]
 
         return first_pass_of(group.name)(
-            group, model, pictures, lambda: _sampled(asked, noise, *conds), files=host.files, store=store, say=say
-        )
+            group, model, pictures, lambda: _sampled(asked, noise, *conds), files=host.files, store=store, say=say,
+            decoder=getattr(model, "first_stage_model", None), prediction=host.predicts(model),
+        )  # fmt: skip
 
 
 def _schedules(conds: tuple[Any, Any]) -> Iterator[Any]:

@@ -157,7 +157,10 @@ def _underdrawn(model: LabModel, request: Request, variant: Variant, say, store:
         def pictures(asked=asked):
             return [(model.name, asked.one(i)) for i in range(len(asked.seeds))]
 
-        first_pass_of(group.name)(group, model.unet, pictures, draw, files=model.files, store=store, say=say or _nobody)
+        first_pass_of(group.name)(
+            group, model.unet, pictures, draw, files=model.files, store=store, say=say or _nobody,
+            decoder=model.decoder, prediction="v" if model.prediction == "v_prediction" else "epsilon",
+        )  # fmt: skip
     return store
 
 
