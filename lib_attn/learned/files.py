@@ -91,7 +91,7 @@ def _read(path: Path, kind: str, beside: Path | None = None) -> LearnedFile:
             if layout is not None:
                 return _taken(path, kind, layout, (header, stream), beside)
             if size > MAX_BYTES:
-                raise Damaged(TOO_LARGE.format(gib=MAX_BYTES >> 30))
+                raise Damaged(TOO_LARGE)
             stream.seek(0)
             data = stream.read(MAX_BYTES + 1)
         return _parse(path.stem, kind, data)
@@ -122,7 +122,7 @@ def _parse(name: str, kind: str, data: bytes) -> LearnedFile:
         Damaged: when it is not what it has to be.
     """
     if len(data) > MAX_BYTES:
-        raise Damaged(TOO_LARGE.format(gib=MAX_BYTES >> 30))
+        raise Damaged(TOO_LARGE)
     metadata = read_header(data, len(data)).metadata
     if not _is_text(metadata.get("kind", "")):
         raise Damaged("it is no learned file of Attention Lab")

@@ -23,7 +23,8 @@ SHIPPED = Path(__file__).parents[1] / "lab" / "model" / "learned"
 MAX_BYTES = 1 << 30  # of a file of ours
 MAX_ENTRIES = 2000  # of a folder that are looked at
 
-TOO_LARGE = "it is larger than {gib} GiB"
+TOO_LARGE = "it is larger than 1 GiB"
+TOO_LARGE_A_MODEL = "it is larger than 4 GiB"
 NOT_THERE = "there is none of this name in the folders for learned files"
 
 
@@ -89,7 +90,7 @@ def _entries(folder: Path) -> Iterator[os.DirEntry]:
 
 
 def open_file(path: Path, limit: int = MAX_BYTES) -> tuple[int, int]:
-    """A descriptor for reading `path`, and the file's size, which is at most `limit` bytes, whole GiB.
+    """A descriptor for reading `path`, and the file's size, which is at most `limit` bytes.
 
     Raises:
         Refused: when it is no ordinary file of its folder, or too large.
@@ -109,7 +110,9 @@ def open_file(path: Path, limit: int = MAX_BYTES) -> tuple[int, int]:
     if is_file and status.st_size <= limit:
         return handle, status.st_size
     os.close(handle)
-    raise Refused(path.stem, TOO_LARGE.format(gib=limit >> 30) if is_file else "it is no file")
+    if is_file:
+        raise Refused(path.stem, TOO_LARGE if limit == MAX_BYTES else TOO_LARGE_A_MODEL)
+    raise Refused(path.stem, "it is no file")
 
 
 def head_of(stream: BinaryIO, size: int) -> Header:

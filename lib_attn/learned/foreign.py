@@ -93,8 +93,8 @@ def read(
 def _named(take: Callable[[Mapping[str, Entry]], Names], entries: Mapping[str, Entry]) -> Names:
     try:
         return take(entries)
-    except Unnamed as error:
-        raise Damaged(str(error)) from None
+    except Unnamed as name:
+        raise Damaged(f"{name} is no weight of SD 1.x") from None
 
 
 def _load(header: Header, stream: BinaryIO, names: Names, digest: Any) -> dict[str, torch.Tensor]:
@@ -161,7 +161,7 @@ def _kohya(entries: Mapping[str, Entry]) -> Names:
             continue  # of the text encoder
         layer, ending = _split(name.removeprefix(front))
         if layer not in layers:
-            raise Damaged(f"{layer[:80]} is no layer of SD 1.x")
+            raise Unnamed(layer[:80])
         names[name] = layers[layer] + ending
     return names
 
@@ -193,7 +193,8 @@ def _factors(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         layer = name.removesuffix(_DOWN[0])
         up = tensors.get(layer + _UP[0])
         if up is None or up.ndim < 2 or down.ndim < 2 or up[0].numel() != len(down):
-            raise Damaged(f"half of the change of {layer[:80]} is missing or of another shape")
+            name = layer[:80]
+            raise Damaged(f"half of the change of {name} is missing or of another shape")
         alpha = tensors.get(layer + _ALPHA)
         scale = float(alpha) / len(down) if alpha is not None and alpha.numel() == 1 else 1.0
         found[f"{layer}.weight.down"] = down.float().flatten(1)

@@ -35,7 +35,7 @@ _DECODER = re.compile(r"decoder\.up_blocks\.(\d+)\.(resnets|upsamplers)\.(\d+)\.
 
 
 class Unnamed(ValueError):
-    """A name that stands for nothing in a U-Net or autoencoder of SD 1.x; the text is the end of a sentence."""
+    """A name that stands for nothing in a U-Net or autoencoder of SD 1.x; the text is the name."""
 
 
 def unet_names(names: Iterable[str], depth: int | None = None) -> dict[str, str]:
@@ -64,7 +64,7 @@ def _unet_name(name: str, depth: int, attends: set[str]) -> str:
         kind, number, rest = found.groups()
         return f"middle_block.{2 * int(number) if kind == 'resnets' else 1}.{_inside(kind, rest, name)}"
     if (found := _STAGE.fullmatch(name)) is None:
-        raise Unnamed(f"{name[:80]} is no weight of a U-Net of SD 1.x")
+        raise Unnamed(name[:80])
     side, stage, kind, number, rest = found.groups()
     place = int(stage) * (depth + 1) + int(number)
     if kind == "downsamplers":
@@ -81,7 +81,7 @@ def _inside(kind: str, rest: str, name: str) -> str:
         return rest
     part, _, weight = rest.rpartition(".")
     if part not in _RESIDUAL:
-        raise Unnamed(f"{name[:80]} is no weight of a U-Net of SD 1.x")
+        raise Unnamed(name[:80])
     return f"{_RESIDUAL[part]}.{weight}"
 
 
@@ -116,7 +116,7 @@ def _decoder_name(name: str, stages: int) -> str:
         return name
     elif inner.startswith("conv_norm_out."):
         return name.replace("conv_norm_out", "norm_out")
-    raise Unnamed(f"{name[:80]} is no weight of an autoencoder of SD 1.x")
+    raise Unnamed(name[:80])
 
 
 def decoder_weight(name: str, weight: torch.Tensor) -> torch.Tensor:

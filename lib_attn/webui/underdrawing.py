@@ -31,7 +31,7 @@ def draw(p: Any, group: Group, conds: tuple[Any, Any], store: Store, say: Callab
     with torch.random.fork_rng(devices=[devices.device] if devices.device.type == "cuda" else []):
         noise = asked.rng.next()
         if group.map_prompt:
-            asked.prompts = [group.map_prompt] * len(p.prompts)
+            asked.prompts = [group.prompt_of(prompt) for prompt in p.prompts]
         if group.map_prompt or any(len(schedule) > 1 for schedule in _schedules(conds)):
             # Prompt editing goes by the map's own steps.
             asked.cached_c, asked.cached_uc = [None, None], [None, None]

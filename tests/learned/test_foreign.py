@@ -245,9 +245,9 @@ WIDE = {
     "tensors, why",
     [
         ({"down_blocks.0.resnets.0.conv1.weight": torch.ones(1), "conv_out.weight": torch.ones(1),
-          "down_blocks.0.motion_modules.0.x": torch.ones(1)}, "no weight of a U-Net of SD 1.x"),
+          "down_blocks.0.motion_modules.0.x": torch.ones(1)}, "no weight of SD 1.x"),
         ({"lora_unet_conv_in.hada_w1_a": torch.ones(1)}, "kind that is not read"),
-        ({"lora_unet_joint_blocks_1.lora_down.weight": torch.ones(1, 1)}, "no layer of SD 1.x"),
+        ({"lora_unet_joint_blocks_1.lora_down.weight": torch.ones(1, 1)}, "joint_blocks_1 is no weight of SD 1.x"),
         ({k: v for k, v in WIDE.items() if "up" not in k}, "is missing or of another shape"),
         (WIDE | {"lora_unet_conv_in.lora_up.weight": torch.full((8, 1), torch.nan)}, "not finite"),
         ({"model.diffusion_model.input_blocks.0.0.weight": torch.ones(1),
