@@ -389,7 +389,7 @@ def test_controlnet_gets_the_map_and_rests_while_it_is_drawn(host, script, contr
     assert unit.hr_option is Option.LOW_RES_ONLY and unit.image.shape == (128, 128, 3)
     assert seen == [[2.0, 2.0]] and (other.start_guidance_percent, ours.start_guidance_percent) == (0.1, 0.0)
     expected = torch.nn.functional.interpolate(
-        torch.from_numpy(np.asarray(pictures[0])).permute(2, 0, 1)[None] / 255, (128, 128), mode="bilinear"
+        torch.from_numpy(np.array(pictures[0])).permute(2, 0, 1)[None] / 255, (128, 128), mode="bilinear"
     )
     torch.testing.assert_close(ours.hint_cond, expected)
     assert other.hint_cond.abs().max() == 0 and same(out, plain) and not p.comments
