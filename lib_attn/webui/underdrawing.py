@@ -31,7 +31,7 @@ def draw(p: Any, group: Group, conds: tuple[Any, Any], store: Store, say: Callab
     with torch.random.fork_rng(devices=[devices.device] if devices.device.type == "cuda" else []):
         noise = asked.rng.next()
         if group.map_prompt:
-            asked.prompts = [group.map_prompt] * len(p.prompts)
+            asked.prompts = [group.prompt_of(prompt) for prompt in p.prompts]
         if group.map_prompt or any(len(schedule) > 1 for schedule in _schedules(conds)):
             # Prompt editing goes by the map's own steps.
             asked.cached_c, asked.cached_uc = [None, None], [None, None]
@@ -42,8 +42,9 @@ def draw(p: Any, group: Group, conds: tuple[Any, Any], store: Store, say: Callab
             return [_depends_on(asked, group, conds, noise, image) for image in range(len(p.prompts))]
 
         return first_pass_of(group.name)(
-            group, model, pictures, lambda: _sampled(asked, noise, *conds), files=host.files, store=store, say=say
-        )
+            group, model, pictures, lambda: _sampled(asked, noise, *conds), files=host.files, store=store, say=say,
+            decoder=getattr(model, "first_stage_model", None), prediction=host.predicts(model),
+        )  # fmt: skip
 
 
 def _schedules(conds: tuple[Any, Any]) -> Iterator[Any]:

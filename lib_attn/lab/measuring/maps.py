@@ -16,8 +16,12 @@ from lib_attn.lab.judging.judge import Judge
 from lib_attn.lab.judging.metrics import score
 from lib_attn.lab.judging.prompts import pair_prompts, single_prompts
 from lib_attn.lab.shared.progress import Progress, silent
+from lib_attn.learn.scenes import renderers
 from lib_attn.learn.scenes.layout import Scene
 from lib_attn.store import Store
+
+#: How far a map is from its nearest render, by its kind: what that is called in a result file.
+DISTANCES = {"depth": "abs_rel", "normal": "degrees"}
 
 
 @dataclass(frozen=True)
@@ -61,25 +65,27 @@ def measure(model: LabModel, judge: Judge, spec: MapsSpec, variant: Variant, pro
             drawn[name] += [np.asarray(p) for p in decode(model, latents)]
             if name == "guided":
                 maps += [m.picture for m in store.get("maps").current]
+    with renderers.open_renderer(spec.size) as renderer:
+        figures = judged(maps, spec, geometry.MapJudge(renderer))
     return {
-        "maps": _maps(maps, spec),
+        "maps": figures,
         "pictures": _pictures(drawn, maps, judge, spec),
         "cost": cost(model, spec.requests()[0], variant),
     }
 
 
-def _maps(maps: list[np.ndarray], spec: MapsSpec) -> dict:
+def judged(maps: list[np.ndarray], spec: MapsSpec, judge: geometry.MapJudge) -> dict:
+    """What the maps of the prompts of `spec` show, and of other prompts, which they were not drawn for."""
     scenes = spec.scenes()
-    renderer, judge = geometry.open_judge(spec.size)
-    with renderer:
-        near = [geometry.nearest(m, s, renderer) for m, s in zip(maps, scenes, strict=True)]
-        other = [geometry.nearest(m, s, renderer) for m, s in zip(maps, [*scenes[1:], scenes[0]], strict=True)]
+    others = [*scenes[1:], scenes[0]]
+    near = [judge.nearest(m, s) for m, s in zip(maps, scenes, strict=True)]
+    other = [judge.nearest(m, s) for m, s in zip(maps, others, strict=True)]
     out = {"all": asdict(geometry.score_maps(judge, maps, scenes))}
     if spec.singles and spec.pairs:
         out["single"] = asdict(geometry.score_maps(judge, maps[: spec.singles], scenes[: spec.singles]))
         out["pair"] = asdict(geometry.score_maps(judge, maps[spec.singles :], scenes[spec.singles :]))
-    out["shuffled"] = asdict(geometry.score_maps(judge, maps, [*scenes[1:], scenes[0]]))
-    for place, name in enumerate(("outline", "abs_rel")):
+    out["shuffled"] = asdict(geometry.score_maps(judge, maps, others))
+    for place, name in enumerate(("outline", DISTANCES[judge.kind])):
         out[name] = mean([v[place] for v in near])
         out[f"{name}_shuffled"] = mean([v[place] for v in other])
     return out
