@@ -5,14 +5,15 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Callable, Hashable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
-from modules import devices, images, processing, rng, sd_samplers, shared
+from modules import devices, images, processing, rng, sd_samplers, sd_samplers_common, shared
 from PIL import Image
 
-from lib_attn.settings import Group
+from lib_attn.settings import Group, Settings
 from lib_attn.store import Store
 from lib_attn.techniques import first_pass_of
 from lib_attn.webui import host
@@ -20,11 +21,19 @@ from lib_attn.webui import host
 SAMPLING = ("eta", "s_churn", "s_tmin", "s_tmax", "s_noise", "s_min_uncond")
 
 
-def draw(p: Any, group: Group, conds: tuple[Any, Any], store: Store, say: Callable[[str], None]) -> tuple[Any, ...]:
+def draw(
+    p: Any,
+    group: Group,
+    conds: tuple[Any, Any],
+    store: Store,
+    say: Callable[[str], None],
+    begins_with: torch.Tensor | None = None,
+) -> tuple[Any, ...]:
     """Draw a map for each picture of the batch that `p` is about to sample, or take those that were kept.
 
     Args:
         conds: what the host made of the prompts and the negative prompts.
+        begins_with: the noise of the picture, which may be changed in place; None where it begins with more.
     """
     model, asked = host.current_model(), _map_job(p, group)
     # The noise of a map is drawn from the global generator too, where the host finds noise for the picture later.
@@ -42,8 +51,9 @@ def draw(p: Any, group: Group, conds: tuple[Any, Any], store: Store, say: Callab
             return [_depends_on(asked, group, conds, noise, image) for image in range(len(p.prompts))]
 
         return first_pass_of(group.name)(
-            group, model, pictures, lambda: _sampled(asked, noise, *conds), files=host.files, store=store, say=say
-        )
+            group, model, pictures, lambda: _sampled(asked, noise, *conds, say), files=host.files, store=store, say=say,
+            encode=lambda picture: _encoded(p, picture), noise=begins_with,
+        )  # fmt: skip
 
 
 def _schedules(conds: tuple[Any, Any]) -> Iterator[Any]:
@@ -94,7 +104,7 @@ def _map_job(p: Any, group: Group) -> Any:
 
 
 def _sampled(
-    asked: Any, x: torch.Tensor, conditioning: Any, unconditional: Any
+    asked: Any, x: torch.Tensor, conditioning: Any, unconditional: Any, say: Callable[[str], None]
 ) -> list[tuple[torch.Tensor, np.ndarray]] | None:
     """Latents and pictures of the maps; None when the user has stopped them."""
     state = shared.state
@@ -103,6 +113,9 @@ def _sampled(
     state.textinfo = "Drawing the map"
     try:
         asked.sampler = sd_samplers.create_sampler(asked.sampler_name, asked.sd_model)
+        if host.steps_by_itself(asked):
+            name = asked.sampler_name
+            say(f"{name} chooses its steps by itself: Map steps does nothing, and the map takes longer.")
         conditions = asked.txt2img_image_conditioning(x)
         latents = asked.sampler.sample(asked, x, conditioning, unconditional, image_conditioning=conditions)
     finally:
@@ -115,9 +128,32 @@ def _sampled(
     return list(zip(latents.cpu(), pictures.to(torch.uint8).numpy(), strict=True))
 
 
+def _encoded(p: Any, picture: np.ndarray) -> torch.Tensor:
+    """Latents ``[C, h, w]`` of a map at the size of job `p`."""
+    sized = Image.fromarray(picture).resize((p.width, p.height), Image.Resampling.LANCZOS)
+    pixels = torch.from_numpy(np.array(sized)).permute(2, 0, 1)[None].to(devices.device, torch.float32) / 255
+    return sd_samplers_common.images_tensor_to_samples(pixels, model=host.current_model())[0].float().cpu()
+
+
+def completed(settings: Settings) -> tuple[Settings, list[str]]:
+    """`settings` with the one file that fits the model where what draws first names none, and a sentence on it."""
+    said = []
+    for group in settings.active():
+        if group.draws_first and not group.file:
+            kind = next(param.file for param in group.params() if param.name == "file")
+            fitting = host.fitting(kind)
+            if len(fitting) == 1:
+                name = fitting[0]
+                settings = settings.replace(**{group.name: replace(group, file=name)})
+                said.append(f"No file with map blocks was chosen: {name} is used, the only one that fits.")
+    return settings, said
+
+
 def shown(p: Any, group: Group, maps: tuple[Any, ...]) -> list[Any]:
     """The maps as pictures for the gallery, as far as they are wanted there; saves them where that is wanted."""
     pictures = [Image.fromarray(np.ascontiguousarray(drawn.picture)) for drawn in maps]
+    # A map that was given has a size of its own.
+    pictures = [one if one.size == (p.width, p.height) else one.resize((p.width, p.height)) for one in pictures]
     if group.save and p.save_samples():
         for picture, prompt, seed in zip(pictures, p.prompts, p.seeds, strict=True):
             images.save_image(

@@ -12,7 +12,9 @@ from lib_attn.learned.files import Loader
 from lib_attn.learned.header import Refused
 from lib_attn.store import Store
 from lib_attn.techniques.base import Context
-from lib_attn.techniques.depth_guide.head import PREFIX
+from lib_attn.techniques.depth_guide.given import given
+from lib_attn.techniques.depth_guide.head import PREFIX, head_of
+from lib_attn.techniques.depth_guide.layout import quieted
 from lib_attn.techniques.depth_guide.maps import PLACE, Map, Maps, levelled
 from lib_attn.techniques.depth_guide.settings import KIND, DepthGuide
 from lib_attn.unet.families import find_layers, find_unet
@@ -31,27 +33,47 @@ def underdraw(
     files: Loader,
     store: Store,
     say: Callable[[str], None],
+    encode: Callable[[np.ndarray], torch.Tensor] | None = None,
+    noise: torch.Tensor | None = None,
 ) -> tuple[Map, ...]:
     """Lay the maps of the pass to come ready in `store`: those kept there, or new ones. Empty when there are none.
 
     Args:
         pictures: gives for each picture everything its map depends on beside the file with the blocks.
         draw: draws all maps by `model`, which has the other blocks on while it runs.
+        encode: gives the latents ``[C, h, w]`` of a map uint8 ``[H, W, 3]`` from elsewhere, at the picture's size.
+        noise: ``[B, C, h, w]`` that the pictures are going to begin with; changed in place where they follow a map.
     """
     kept = store.get(PLACE)
     maps = kept if isinstance(kept, Maps) else Maps()
     maps.current = ()
     store.keep(PLACE, maps)
+    if not settings.strength:
+        say("The strength is 0: no map is drawn.")
+        return ()
+    context = Context(say=say, layers=tuple(find_layers(model)), files=files)
+    if settings.own_map or settings.map_hash:
+        maps.current = given(settings, maps, say, encode) * len(pictures())
+    else:
+        maps.current = _drawn(settings, maps, find_unet(model), pictures, draw, context)
+    from_noise = settings.guide == "predicted picture" and settings.start == 0 < min(settings.end, settings.until)
+    if maps.current and noise is not None and from_noise and head_of(settings, context) is not None:
+        noise.copy_(quieted(noise, settings.strength))
+    return maps.current
+
+
+def _drawn(settings, maps: Maps, unet: Any, pictures: Callable, draw: Callable, context: Context) -> tuple[Map, ...]:
+    """Maps that are kept, or drawn now and kept from now on; see `underdraw`."""
     if not settings.file:
-        say("The picture is drawn without a map: choose a file with map blocks.")
+        context.say("The picture is drawn without a map: choose a file with map blocks.")
         return ()
     try:
-        file = Context(say=say, layers=tuple(find_layers(model)), files=files).learned(KIND, settings.file)
+        file = context.learned(KIND, settings.file)
         keys = [(file.hash, picture) for picture in pictures()]
         found = {key: maps.get(key) for key in keys}
         if None in found.values():
             blocks = {name: tensor for name, tensor in file.tensors.items() if not name.startswith(PREFIX)}
-            with replaced(find_unet(model), blocks):
+            with replaced(unet, blocks):
                 drawn = draw()
             if drawn is None:
                 return ()
@@ -59,10 +81,9 @@ def underdraw(
                 found[key] = Map(picture if file.about.get("map") == "normal" else levelled(picture), latent)
                 maps.keep(key, found[key])
     except Refused as refused:
-        say(str(refused))
+        context.say(str(refused))
         return ()
     except Unfitting as error:
-        say(f"The picture is drawn without a map: {error}.")
+        context.say(f"The picture is drawn without a map: {error}.")
         return ()
-    maps.current = tuple(found[key] for key in keys)
-    return maps.current
+    return tuple(found[key] for key in keys)
