@@ -34,10 +34,11 @@ def find_interface() -> Any | None:
 
 @dataclass
 class Reserved:
-    """The unit that a job has reserved. number: among the enabled units."""
+    """The unit that a job has reserved. number: among the enabled units. normals: its model reads them."""
 
     interface: Any
     number: int
+    normals: bool = False
 
     def params(self, p: Any) -> list[Any]:
         """What ControlNet has made of all enabled units; empty when it does nothing in this job."""
@@ -57,7 +58,7 @@ class Reserved:
                 if number != self.number or maps:
                     one.start_guidance_percent = before[number]
         if maps and self.number < len(params):
-            self._hand_over(params[self.number], maps[0].picture)
+            self._hand_over(params[self.number], maps[0].normals if self.normals else maps[0].picture)
         return maps
 
     @staticmethod
@@ -88,8 +89,12 @@ def reserve(p: Any, group: Any, say: Callable[[str], None]) -> Reserved | None:
     if free is None:
         say("The picture is drawn without its map: ControlNet has no free unit.")
         return None
-    kind = kind_of(group)
-    model = next((name for name in interface.get_models() if kind in name.lower()), None)
+    drawn = kind_of(group)
+    kind = "normal" if group.normals else drawn
+    model = _model(interface, kind)
+    if model is None and drawn == "depth" and kind == drawn:
+        # Normals can be worked out from depth, but not the other way round.
+        kind, model = "normal", _model(interface, "normal")
     if model is None:
         say(f"The picture is drawn without its map: ControlNet has no {kind} model.")
         return None
@@ -104,4 +109,9 @@ def reserve(p: Any, group: Any, say: Callable[[str], None]) -> Reserved | None:
     )  # fmt: skip
     # As many as before: with another number ControlNet moves the arguments of every script behind it.
     interface.update_cn_script_in_processing(p, units)
-    return Reserved(interface, sum(unit.enabled for unit in units[:free]))
+    return Reserved(interface, sum(unit.enabled for unit in units[:free]), kind == "normal")
+
+
+def _model(interface: Any, kind: str) -> str | None:
+    """The first of ControlNet's models that reads maps of a kind."""
+    return next((name for name in interface.get_models() if kind in name.lower()), None)

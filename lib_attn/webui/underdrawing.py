@@ -51,8 +51,8 @@ def draw(
             return [_depends_on(asked, group, conds, noise, image) for image in range(len(p.prompts))]
 
         return first_pass_of(group.name)(
-            group, model, pictures, lambda: _sampled(asked, noise, *conds, say), files=host.files, store=store, say=say,
-            encode=lambda picture: _encoded(p, picture), noise=begins_with,
+            group, model, pictures, lambda: _sampled(asked, noise, *conds, say), _decoded, files=host.files,
+            store=store, say=say, encode=lambda picture: _encoded(p, picture), noise=begins_with,
         )  # fmt: skip
 
 
@@ -105,8 +105,8 @@ def _map_job(p: Any, group: Group) -> Any:
 
 def _sampled(
     asked: Any, x: torch.Tensor, conditioning: Any, unconditional: Any, say: Callable[[str], None]
-) -> list[tuple[torch.Tensor, np.ndarray]] | None:
-    """Latents and pictures of the maps; None when the user has stopped them."""
+) -> torch.Tensor | None:
+    """Latents ``[B, C, h, w]`` of the maps; None when the user has stopped them."""
     state = shared.state
     state.job_count += 1
     before = state.textinfo
@@ -123,9 +123,15 @@ def _sampled(
         state.textinfo = before
     if state.interrupted or state.skipped or state.stopping_generation:
         return None
-    decoded = processing.decode_latent_batch(asked.sd_model, latents, target_device=devices.cpu, check_for_nans=True)
+    return latents.cpu()
+
+
+def _decoded(latents: torch.Tensor) -> list[np.ndarray]:
+    """Pictures uint8 ``[H, W, 3]`` of latents."""
+    model, latents = host.current_model(), latents.to(devices.device)
+    decoded = processing.decode_latent_batch(model, latents, target_device=devices.cpu, check_for_nans=True)
     pictures = ((torch.stack(list(decoded)).float() + 1) / 2).clamp(0, 1).mul(255).permute(0, 2, 3, 1)
-    return list(zip(latents.cpu(), pictures.to(torch.uint8).numpy(), strict=True))
+    return list(pictures.to(torch.uint8).numpy())
 
 
 def _encoded(p: Any, picture: np.ndarray) -> torch.Tensor:
@@ -151,7 +157,7 @@ def completed(settings: Settings) -> tuple[Settings, list[str]]:
 
 def shown(p: Any, group: Group, maps: tuple[Any, ...]) -> list[Any]:
     """The maps as pictures for the gallery, as far as they are wanted there; saves them where that is wanted."""
-    pictures = [Image.fromarray(np.ascontiguousarray(drawn.picture)) for drawn in maps]
+    pictures = [Image.fromarray(np.ascontiguousarray(one.normals if group.normals else one.picture)) for one in maps]
     # A map that was given has a size of its own.
     pictures = [one if one.size == (p.width, p.height) else one.resize((p.width, p.height)) for one in pictures]
     if group.save and p.save_samples():

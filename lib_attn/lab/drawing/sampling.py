@@ -153,14 +153,16 @@ def _underdrawn(model: LabModel, request: Request, variant: Variant, say, store,
         )  # fmt: skip
 
         def draw(asked=asked):
-            latents = sample(model, asked)
-            return list(zip(latents, map(np.asarray, decode(model, latents)), strict=True))
+            return sample(model, asked)
+
+        def decoded(latents):
+            return [np.asarray(picture) for picture in decode(model, latents)]
 
         def pictures(asked=asked):
             return [(model.name, asked.one(i)) for i in range(len(asked.seeds))]
 
         first_pass_of(group.name)(
-            group, model.unet, pictures, draw, files=model.files, store=store, say=say or _nobody, noise=noise
+            group, model.unet, pictures, draw, decoded, files=model.files, store=store, say=say or _nobody, noise=noise
         )
     return store
 

@@ -17,6 +17,7 @@ from lib_attn.lab.judging import geometry
 from lib_attn.lab.judging.judge import Judge
 from lib_attn.lab.judging.metrics import score
 from lib_attn.lab.judging.prompts import pair_prompts, single_prompts
+from lib_attn.lab.measuring.normals import angular_error
 from lib_attn.lab.shared.progress import Progress, silent
 from lib_attn.learn.scenes.layout import Scene
 from lib_attn.store import Store
@@ -106,14 +107,16 @@ def _maps(maps: list[np.ndarray], spec: MapsSpec) -> dict:
     scenes = spec.scenes()
     renderer, judge = geometry.open_judge(spec.size)
     with renderer:
-        near = [geometry.nearest(m, s, renderer) for m, s in zip(maps, scenes, strict=True)]
-        other = [geometry.nearest(m, s, renderer) for m, s in zip(maps, [*scenes[1:], scenes[0]], strict=True)]
+        near, other = (
+            [(*geometry.nearest(m, s, renderer), angular_error(m, s, renderer)) for m, s in zip(maps, of, strict=True)]
+            for of in (scenes, [*scenes[1:], scenes[0]])
+        )
     out = {"all": asdict(geometry.score_maps(judge, maps, scenes))}
     if spec.singles and spec.pairs:
         out["single"] = asdict(geometry.score_maps(judge, maps[: spec.singles], scenes[: spec.singles]))
         out["pair"] = asdict(geometry.score_maps(judge, maps[spec.singles :], scenes[spec.singles :]))
     out["shuffled"] = asdict(geometry.score_maps(judge, maps, [*scenes[1:], scenes[0]]))
-    for place, name in enumerate(("outline", "abs_rel")):
+    for place, name in enumerate(("outline", "abs_rel", "angle")):
         out[name] = mean([v[place] for v in near])
         out[f"{name}_shuffled"] = mean([v[place] for v in other])
     return out

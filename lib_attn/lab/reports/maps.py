@@ -19,8 +19,10 @@ def maps_block(result: Mapping) -> str:
         for key, text in named.items()
         if key in maps
     ]
+    angles = (_pm(maps[key], 1) + "°" for key in ("angle", "angle_shuffled"))
     near = [["outline's overlap with the nearest render", _pm(maps["outline"]), _pm(maps["outline_shuffled"])],
-            ["AbsRel against it", _pm(maps["abs_rel"]), _pm(maps["abs_rel_shuffled"])]]  # fmt: skip
+            ["AbsRel against it", _pm(maps["abs_rel"]), _pm(maps["abs_rel_shuffled"])],
+            ["angle between normals by geometry and its own", *angles]]  # fmt: skip
     ways = {
         "unguided": ("without a map", ""),
         "guided": ("with its map", "guided"),
@@ -48,5 +50,5 @@ def _bold(text: str, followed: bool) -> str:
     return f"**{text}**" if followed else text
 
 
-def _pm(value: Mapping[str, float]) -> str:
-    return f"{value['mean']:.3f} ± {value['error']:.3f}"
+def _pm(value: Mapping[str, float], digits: int = 3) -> str:
+    return f"{value['mean']:.{digits}f} ± {value['error']:.{digits}f}"

@@ -14,6 +14,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from lib_attn.techniques.depth_guide.normals import normal_map
+
 #: Where they are in a `lib_attn.store.Store`; under a technique's name there are runs that the user has recorded.
 PLACE = "maps"
 #: Most maps kept.
@@ -26,14 +28,21 @@ QUANTILES = (0.1, 0.98)
 
 @dataclass(frozen=True)
 class Map:
-    """picture: uint8 ``[H, W, 3]``. latent: ``[C, h, w]`` of which it was decoded, None for a map from elsewhere."""
+    """picture: uint8 ``[H, W, 3]``. latent: ``[C, h, w]`` of which it was decoded, None for a map from elsewhere. kind:
+    ``depth`` or ``normal``."""
 
     picture: np.ndarray
     latent: torch.Tensor | None = None
+    kind: str = "depth"
 
     @cached_property
     def hash(self) -> str:
         return hashlib.sha256(self.picture.tobytes()).hexdigest()[:10]
+
+    @cached_property
+    def normals(self) -> np.ndarray:
+        """The map as one of normals, uint8 ``[H, W, 3]``."""
+        return self.picture if self.kind == "normal" else normal_map(self.picture)
 
     def wanted(self, size: tuple[int, int]) -> torch.Tensor:
         """Its brightness ``[h, w]``, 0 … 1, averaged over areas."""

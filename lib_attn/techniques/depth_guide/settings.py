@@ -39,6 +39,7 @@ class DepthGuide(Technique):
     save: bool = param(False, "Save the map", "Write the maps beside the pictures, where the pictures are saved.", advanced=True)
     own_map: str = param("", "Your own map", "A picture that is used as the map in place of drawing one, as base64; near is white.", picture=True, transient=True, advanced=True, since=8)
     map_hash: str = param("", "Use this map", "Hash of a map that was drawn or given here earlier (it stands in the picture's text), used in place of drawing one.", advanced=True, since=8)
+    normals: bool = param(False, "As normals", "A depth map is shown, saved and given to ControlNet as normals, worked out by geometry.", advanced=True, since=8)
 
     def stamped(self) -> DepthGuide:
         """With the hash of the map that is uploaded."""
