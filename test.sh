@@ -16,8 +16,12 @@ if ! command -v chromium > /dev/null && ! command -v google-chrome > /dev/null &
     fi
 fi
 
+# One worker a core. A real webui is one server, which files would wait for in turn.
+workers=()
+[ -n "${WEBUI_DIR:-}" ] || workers=(-n logical --maxprocesses 4 --dist loadfile)
+
 failed=0
 "$python" -m ruff check . || failed=1
 "$python" -m ruff format --check . || failed=1
-"$python" -m pytest -rs "$@" || failed=1
+"$python" -m pytest -rs ${workers[@]+"${workers[@]}"} "$@" || failed=1
 exit $failed

@@ -27,6 +27,10 @@ def docs(name):
     return "file=" + os.path.join(DOCS, name).replace("\\", "/")
 
 
+def add_axes():
+    xyz.install(scripts.scripts_data, PRESETS, options.all_axes(), host.files)
+
+
 class AttentionLab(scripts.Script):
     """Hands the host's hooks on to the job."""
 
@@ -34,6 +38,7 @@ class AttentionLab(scripts.Script):
         return "Attention Lab"
 
     def show(self, is_img2img):
+        add_axes()  # with --nowebui the host builds all scripts before it announces its page
         return scripts.AlwaysVisible
 
     def ui(self, is_img2img):
@@ -76,5 +81,5 @@ script_callbacks.on_cfg_denoised(job.on_cfg_denoised)
 script_callbacks.on_ui_settings(lambda: options.add(PRESETS.names))
 script_callbacks.on_ui_tabs(learn_tab.build)
 script_callbacks.on_app_started(learning.add_route)
-script_callbacks.on_before_ui(lambda: xyz.install(scripts.scripts_data, PRESETS, options.all_axes(), host.files))
+script_callbacks.on_before_ui(add_axes)
 script_callbacks.on_script_unloaded(job.release_all)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -11,7 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lib_attn.learned.folders import MAX_BYTES, SUFFIX, TOO_LARGE, Folders, open_file
+from lib_attn.learned import foreign
+from lib_attn.learned.folders import MAX_BYTES, SUFFIX, TOO_LARGE, Folders, head_of, open_file
 from lib_attn.learned.header import Damaged, Refused, read_header, read_json
 from lib_attn.names import split_hash
 from lib_attn.unet.layers import Layer
@@ -31,8 +33,8 @@ class LearnedFile:
     """What a learned file holds.
 
     name: of the file, without folder and suffix. kind: the technique it is for. version: of this format. family: one
-    of `FAMILIES`. hash: the first digits of its sha256. about: what it says of itself, see docs/learned-files.md.
-    tensors: by name, on the CPU.
+    of `FAMILIES`, empty for a file of others (`lib_attn.learned.foreign`). hash: the first digits of its sha256. about:
+    what it says of itself, see docs/learned-files.md. tensors: by name, on the CPU.
     """
 
     name: str
@@ -74,13 +76,23 @@ def load(name: str, kind: str, folders: Folders) -> LearnedFile:
     Raises:
         Refused: when there is none, or it is not what it has to be.
     """
-    return _read(folders.find(name), kind)
+    path = folders.find(name)
+    return _read(path, kind, folders.beside(path))
 
 
-def _read(path: Path, kind: str) -> LearnedFile:
-    handle, size = open_file(path)
+def _read(path: Path, kind: str, beside: Path | None = None) -> LearnedFile:
     try:
+        handle, size = open_file(path, foreign.MAX_BYTES if kind == foreign.KIND else MAX_BYTES)
         with os.fdopen(handle, "rb") as stream:
+            layout = None
+            if kind == foreign.KIND:
+                header = head_of(stream, size)
+                layout = None if "kind" in header.metadata else foreign.recognised(header)
+            if layout is not None:
+                return _taken(path, kind, layout, (header, stream), beside)
+            if size > MAX_BYTES:
+                raise Damaged(TOO_LARGE)
+            stream.seek(0)
             data = stream.read(MAX_BYTES + 1)
         return _parse(path.stem, kind, data)
     except Damaged as damage:
@@ -89,6 +101,18 @@ def _read(path: Path, kind: str) -> LearnedFile:
         raise Refused(path.stem, "it cannot be read") from None
     except MemoryError:
         raise Refused(path.stem, "there is not enough memory for it") from None
+
+
+def _taken(path: Path, kind: str, layout: foreign.Layout, own: tuple, beside: Path | None) -> LearnedFile:
+    """A file of others, with the autoencoder beside it."""
+    with contextlib.ExitStack() as stack:
+        other = None
+        if beside is not None and not layout.changes:
+            handle, size = open_file(beside, foreign.MAX_BYTES)
+            stream = stack.enter_context(os.fdopen(handle, "rb"))
+            other = head_of(stream, size), stream
+        tensors, about, digest = foreign.read(path.stem, layout, *own, other)
+    return LearnedFile(path.stem, kind, VERSION, "", digest[:HASH], about, tensors)
 
 
 def _parse(name: str, kind: str, data: bytes) -> LearnedFile:
@@ -200,8 +224,9 @@ class Loader:
         name, wanted = split_hash(value)
         folders = self.folders()
         path = folders.find(name)
-        key = self._key(path, kind)
-        found = self._kept.pop(key, None) or _read(path, kind)
+        beside = folders.beside(path) if kind == foreign.KIND else None
+        key = (self._key(path, kind), beside and self._key(beside, kind))
+        found = self._kept.pop(key, None) or _read(path, kind, beside)
         self._kept[key] = found
         while sum(file.bytes for file in self._kept.values()) > self._limit and len(self._kept) > 1:
             del self._kept[next(iter(self._kept))]

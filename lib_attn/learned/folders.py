@@ -11,17 +11,20 @@ import stat
 import unicodedata
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
-from lib_attn.learned.header import LENGTH, Damaged, Refused, header_length, read_header, read_json
+from lib_attn.learned import foreign
+from lib_attn.learned.header import LENGTH, Damaged, Header, Refused, header_length, read_header, read_json
 from lib_attn.names import is_learned
 
 SUFFIX = ".safetensors"
 #: Files that come with the project, for the embedded model.
 SHIPPED = Path(__file__).parents[1] / "lab" / "model" / "learned"
-MAX_BYTES = 1 << 30  # of a file
+MAX_BYTES = 1 << 30  # of a file of ours
 MAX_ENTRIES = 2000  # of a folder that are looked at
 
 TOO_LARGE = "it is larger than 1 GiB"
+TOO_LARGE_A_MODEL = "it is larger than 4 GiB"
 NOT_THERE = "there is none of this name in the folders for learned files"
 
 
@@ -30,14 +33,28 @@ class Folders:
 
     Args:
         paths: folders that may be missing; empty names are passed over.
+        loras: the same, of the host's LoRAs, which come last. Any of them is found; only those are told of whose names
+            say that they draw maps.
     """
 
-    def __init__(self, paths: Iterable[str | os.PathLike]):
+    def __init__(self, paths: Iterable[str | os.PathLike], loras: Iterable[str | os.PathLike] = ()):
         self._paths = [Path(path) for path in dict.fromkeys(map(os.fspath, paths)) if path]
+        self._loras = [Path(path) for path in dict.fromkeys(map(os.fspath, loras)) if path]
 
     def names(self, kind: str) -> list[str]:
-        """Names of the files of a kind, in alphabetical order; what is no file of ours is passed over."""
-        return sorted((name for name, paths in self._found().items() if kind_of(paths[0]) == kind), key=str.casefold)
+        """Names of the files of a kind, in alphabetical order; what is no such file is passed over."""
+        found = (name for name, paths in self._found().items() if self._told(name, paths[0], kind))
+        return sorted(found, key=str.casefold)
+
+    def _told(self, name: str, path: Path, kind: str) -> bool:
+        if path.parent in self._loras and not any(word in name.lower() for word in foreign.CHANNELS):
+            return False
+        return kind_of(path) == kind
+
+    def beside(self, path: Path) -> Path | None:
+        """The autoencoder that belongs to a file of others."""
+        name = f"{path.stem}{foreign.BESIDE}{SUFFIX}"
+        return next((Path(entry.path) for entry in _entries(path.parent) if entry.name == name), None)
 
     def find(self, name: str) -> Path:
         """The file of this name.
@@ -56,7 +73,7 @@ class Folders:
 
     def _found(self) -> dict[str, list[Path]]:
         found: dict[str, list[Path]] = {}
-        for folder in self._paths:
+        for folder in (*self._paths, *self._loras):
             for entry in _entries(folder):
                 name = unicodedata.normalize("NFC", entry.name.removesuffix(SUFFIX))
                 if entry.name.endswith(SUFFIX) and is_learned(name):
@@ -72,8 +89,8 @@ def _entries(folder: Path) -> Iterator[os.DirEntry]:
         return
 
 
-def open_file(path: Path) -> tuple[int, int]:
-    """A descriptor for reading `path`, and the file's size.
+def open_file(path: Path, limit: int = MAX_BYTES) -> tuple[int, int]:
+    """A descriptor for reading `path`, and the file's size, which is at most `limit` bytes.
 
     Raises:
         Refused: when it is no ordinary file of its folder, or too large.
@@ -90,19 +107,33 @@ def open_file(path: Path) -> tuple[int, int]:
         raise Refused(path.stem, "it cannot be opened") from None
     status = os.fstat(handle)
     is_file = stat.S_ISREG(status.st_mode)
-    if is_file and status.st_size <= MAX_BYTES:
+    if is_file and status.st_size <= limit:
         return handle, status.st_size
     os.close(handle)
-    raise Refused(path.stem, TOO_LARGE if is_file else "it is no file")
+    if is_file:
+        raise Refused(path.stem, TOO_LARGE if limit == MAX_BYTES else TOO_LARGE_A_MODEL)
+    raise Refused(path.stem, "it is no file")
+
+
+def head_of(stream: BinaryIO, size: int) -> Header:
+    """The header of an opened file of `size` bytes.
+
+    Raises:
+        Damaged: when it has none that is as it has to be.
+    """
+    start = stream.read(LENGTH)
+    start += stream.read(header_length(start, size))
+    return read_header(start, size)
 
 
 def kind_of(path: Path) -> str | None:
-    """What kind of learned file `path` says it is; None when it is none. Only its header is read."""
+    """What kind of learned file `path` says it is, or is taken for; None when it is none. Only its header is read."""
     try:
-        handle, size = open_file(path)
+        handle, size = open_file(path, foreign.MAX_BYTES)
         with os.fdopen(handle, "rb") as stream:
-            start = stream.read(LENGTH)
-            start += stream.read(header_length(start, size))
-        return read_json(read_header(start, size).metadata.get("kind", "null"))
+            header = head_of(stream, size)
+        if "kind" in header.metadata:
+            return read_json(header.metadata["kind"])
+        return foreign.KIND if foreign.recognised(header) else None
     except (Refused, Damaged, OSError):
         return None

@@ -60,7 +60,9 @@ class Context:
             Refused: with one sentence for the user, who is to be told it; the technique then does nothing.
         """
         file = self.files.load(kind, value, self.say)
-        if file.family != family_of_layers(self.layers) or not file.fits(self.layout):
+        # What others have made says nothing of the model; it is found out when it is put on.
+        known = file.family != ""
+        if known and (file.family != family_of_layers(self.layers) or not file.fits(self.layout)):
             raise Refused(file.name, "it was learned for another kind of model")
         return file
 

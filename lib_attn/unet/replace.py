@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -21,13 +21,16 @@ UP, DOWN = ".up", ".down"
 #: backup is the weight without LoRA.
 LORA = ("network_layer_name", "network_current_names", "network_weights_backup", "network_bias_backup")
 _SECTIONS = ("time_embed", "label_emb", "input_blocks", "middle_block", "output_blocks", "out")
+#: Of an autoencoder. What its last layer draws, and in how many channels, is its own affair.
+DECODER = ("decoder", "post_quant_conv")
+FREE = ("decoder.conv_out.weight", "decoder.conv_out.bias")
 
 
 class Unfitting(ValueError):
     """Tensors that are not for this U-Net; the text is the end of a sentence."""
 
 
-def blocks_of(names: Any) -> list[str]:
+def blocks_of(names: Any, sections: Sequence[str] = _SECTIONS) -> list[str]:
     """Paths of the blocks that tensors of these names replace parts of: ``output_blocks.3``, ``out``.
 
     Raises:
@@ -37,41 +40,74 @@ def blocks_of(names: Any) -> list[str]:
     for name in names:
         section, _, rest = name.partition(".")
         number = rest.partition(".")[0]
-        if section not in _SECTIONS or (section.endswith("_blocks") and not number.isdigit()):
+        if section not in sections or (section.endswith("_blocks") and not number.isdigit()):
             raise Unfitting(f"{name[:80]} is in no block of a U-Net")
         found[f"{section}.{number}" if section.endswith("_blocks") else section] = None
     return list(found)
 
 
 @contextlib.contextmanager
-def replaced(unet: nn.Module, tensors: Mapping[str, torch.Tensor]) -> Iterator[None]:
+def replaced(
+    unet: nn.Module, tensors: Mapping[str, torch.Tensor], sections: Sequence[str] = _SECTIONS, free: Sequence[str] = ()
+) -> Iterator[None]:
     """Have `unet` compute with other weights.
 
     Args:
+        unet: or another module, whose blocks are named by `sections`.
         tensors: by the U-Net's own names; ``NAME.up`` ``[out, r]`` and ``NAME.down`` ``[r, in]`` are added to it.
+        free: names whose first dimension may be another one.
 
     Raises:
         Unfitting: when one is not for this U-Net.
     """
-    paths = blocks_of(tensors)
+    paths = blocks_of(tensors, sections)
     stand_ins, left = [], dict(tensors)
     for path in paths:
         holder, _, name = path.rpartition(".")
         parent = unet.get_submodule(holder) if _has(unet, path) else None
         if parent is None:
             raise Unfitting(f"this model has no {path}")
-        stand_ins.append((parent, name, _stand_in(getattr(parent, name), f"{path}.", left, {})))
+        stand_ins.append((parent, name, _stand_in(getattr(parent, name), f"{path}.", left, {}, free)))
     if left:
         raise Unfitting(f"this model has no {next(iter(left))[:80]}")
-    put: list[tuple[nn.Module, str, nn.Module]] = []
+    with put_in(stand_ins):
+        yield
+
+
+@contextlib.contextmanager
+def put_in(stand_ins: Sequence[tuple[nn.Module, str, nn.Module]]) -> Iterator[None]:
+    """Have modules in the places of others for a while.
+
+    Args:
+        stand_ins: the module that holds the place, the name of the place, and what is put there.
+    """
+    put: list[tuple[nn.Module, str, nn.Module, nn.Module, tuple | None]] = []
     try:
-        for parent, name, module in stand_ins:
-            put.append((parent, name, parent._modules[name]))
-            parent._modules[name] = module
+        for parent, name, stand_in in stand_ins:
+            put.append((parent, name, parent._modules[name], stand_in, _where(stand_in)))
+            parent._modules[name] = stand_in
         yield
     finally:
-        for parent, name, module in put:
+        for parent, name, module, stand_in, before in put:
             parent._modules[name] = module
+            _follow(module, stand_in, before)
+
+
+def _where(module: nn.Module) -> tuple[torch.device, torch.dtype] | None:
+    first = next(module.parameters(), None)
+    return None if first is None else (first.device, first.dtype)
+
+
+def _follow(module: nn.Module, stand_in: nn.Module, before: tuple[torch.device, torch.dtype] | None) -> None:
+    """Move a module as the host has moved what stood in its place: medvram brings the model to the device and back, and
+    an autoencoder that overflows is made wider."""
+    now = _where(stand_in)
+    if before is None or now is None or now == before:
+        return
+    if now[0] != before[0]:
+        module.to(now[0])
+    if now[1] != before[1]:
+        module.to(now[1])
 
 
 def _has(unet: nn.Module, path: str) -> bool:
@@ -82,7 +118,9 @@ def _has(unet: nn.Module, path: str) -> bool:
     return True
 
 
-def _stand_in(module: nn.Module, prefix: str, left: dict[str, torch.Tensor], made: dict) -> nn.Module:
+def _stand_in(
+    module: nn.Module, prefix: str, left: dict[str, torch.Tensor], made: dict, free: Sequence[str]
+) -> nn.Module:
     """A copy of `module` that shares its parameters, but for those in `left`, which are taken out of it."""
     if id(module) in made:
         return made[id(module)]
@@ -96,17 +134,19 @@ def _stand_in(module: nn.Module, prefix: str, left: dict[str, torch.Tensor], mad
             del own[name]  # somebody's wrapper, which would compute with the weights of the module it was put around
     copy.__dict__.update(own)
     copy._parameters = {
-        name: value if value is None else _weight(module, name, value, prefix + name, left)
+        name: value if value is None else _weight(module, name, value, prefix + name, left, free)
         for name, value in module._parameters.items()
     }
     copy._modules = {
-        name: child if child is None else _stand_in(child, f"{prefix}{name}.", left, made)
+        name: child if child is None else _stand_in(child, f"{prefix}{name}.", left, made, free)
         for name, child in module._modules.items()
     }
     return copy
 
 
-def _weight(module: nn.Module, attribute: str, own: torch.Tensor, name: str, left: dict[str, torch.Tensor]):
+def _weight(
+    module: nn.Module, attribute: str, own: torch.Tensor, name: str, left: dict[str, torch.Tensor], free: Sequence[str]
+) -> nn.Parameter:
     """The parameter of a stand-in: another one of the same kind where `left` has one, which is taken out of it."""
     whole, up, down = left.pop(name, None), left.pop(name + UP, None), left.pop(name + DOWN, None)
     if whole is None and up is None and down is None:
@@ -120,7 +160,7 @@ def _weight(module: nn.Module, attribute: str, own: torch.Tensor, name: str, lef
         if change.numel() != own.numel():
             raise Unfitting(f"the change of {name[:80]} has another shape than the model's")
         whole = without.detach().float().cpu() + change.view(own.shape)
-    if whole.shape != own.shape:
+    if whole.shape[name in free :] != own.shape[name in free :]:
         raise Unfitting(f"{name[:80]} has shape {list(whole.shape)}, the model's has {list(own.shape)}")
     # Training turns gradients on for the weights that it puts into the U-Net itself, never for these.
     return nn.Parameter(whole.to(own.device, own.dtype), requires_grad=False)

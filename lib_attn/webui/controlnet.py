@@ -7,6 +7,7 @@ size, and gets the map once that is drawn: its ``hint_cond`` may be set by other
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,22 +23,33 @@ from lib_attn.webui import host
 #: A window of steps that never comes: the unit rests while the map itself is drawn.
 NEVER = 2.0
 HIRES = {"same": "BOTH", "off": "LOW_RES_ONLY", "only": "HIGH_RES_ONLY"}
+#: Where the interface is once the extension is loaded, wherever its folder stands; the second is that of releases
+#: before 1.1.450.
+LOADED = ("internal_controlnet.external_code", "scripts.external_code")
 
 
 def find_interface() -> Any | None:
     """ControlNet's ``external_code``; None when it is not installed, or switched off."""
     for extension in extensions.active():
         if "sd-webui-controlnet" in extension.name:
-            return importlib.import_module(f"extensions.{extension.name}.scripts.external_code")
+            found = (sys.modules.get(name) for name in LOADED)
+            loaded = next((module for module in found if hasattr(module, "find_cn_script")), None)
+            return loaded or importlib.import_module(f"extensions.{extension.name}.scripts.external_code")
     return None
 
 
 @dataclass
 class Reserved:
-    """The unit that a job has reserved. number: among the enabled units. normals: its model reads them."""
+    """The unit that a job has reserved.
+
+    number: among the enabled units. before: all units of the job as they were. start: share of the steps from which it
+    guides. normals: its model reads them.
+    """
 
     interface: Any
     number: int
+    before: list[Any]
+    start: float
     normals: bool = False
 
     def params(self, p: Any) -> list[Any]:
@@ -47,6 +59,8 @@ class Reserved:
 
     def draw(self, p: Any, draw: Callable[[], Sequence[Any]]) -> Sequence[Any]:
         """Draw maps by `draw` while ControlNet rests, and hand over the first; without one our unit rests on."""
+        # The unit is ours: pasting the picture's text reserves it again, and as one of the user's it has no picture.
+        p.extra_generation_params.pop(f"ControlNet {self.number}", None)
         params, maps = self.params(p), ()
         before = [one.start_guidance_percent for one in params]
         for one in params:
@@ -55,11 +69,17 @@ class Reserved:
             maps = draw()
         finally:
             for number, one in enumerate(params):
-                if number != self.number or maps:
+                if number != self.number:
                     one.start_guidance_percent = before[number]
+                elif maps:
+                    one.start_guidance_percent = self.start
         if maps and self.number < len(params):
             self._hand_over(params[self.number], maps[0].normals if self.normals else maps[0].picture)
         return maps
+
+    def release(self, p: Any) -> None:
+        """Give the unit back: whoever runs `p` again reserves another."""
+        self.interface.update_cn_script_in_processing(p, self.before)
 
     @staticmethod
     def _hand_over(unit: Any, picture: np.ndarray) -> None:
@@ -68,6 +88,9 @@ class Reserved:
             there = getattr(unit, name)
             if isinstance(there, torch.Tensor) and there.ndim == 4:
                 setattr(unit, name, F.interpolate(hint, there.shape[-2:], mode="bilinear").to(there))
+        reset = getattr(getattr(unit, "control_model", None), "reset", None)
+        if reset is not None:
+            reset()  # adapters keep what they have made of the hint of an earlier batch
 
 
 def kind_of(group: Any) -> str:
@@ -78,40 +101,65 @@ def kind_of(group: Any) -> str:
         return "depth"
 
 
+def model_for(interface: Any, kind: str) -> str | None:
+    """The name of a model of ControlNet for maps of `kind` that fits the checkpoint; None when there is none.
+
+    Of those for normals the ones trained on NormalBae's come first, whose frame the maps have.
+    """
+    for names in (interface.get_models(), interface.get_models(update=True)):
+        found = [name for name in names if kind in name.lower() and _takes_hints(name) and _fits(interface, name)]
+        if found:
+            return min(found, key=lambda name: kind == "normal" and "bae" not in name.lower())
+    return None
+
+
+def _takes_hints(name: str) -> bool:
+    """Whether a model reads its unit's hint while it draws; a ControlNet-LLLite takes it when the unit is read."""
+    return "lllite" not in name.lower()
+
+
+def _fits(interface: Any, name: str) -> bool:
+    """Whether ControlNet takes a model of this name for one of the checkpoint's kind."""
+    state = getattr(interface, "global_state", None)
+    if state is None:
+        return True
+    version = state.get_sd_version()
+    return version.is_compatible_with(type(version).detect_from_model_name(name))
+
+
 def reserve(p: Any, group: Any, say: Callable[[str], None]) -> Reserved | None:
     """Take a free unit for the map that job `p` is going to draw; None, and a sentence, when that cannot be."""
     interface = find_interface()
     if interface is None or interface.find_cn_script(p.scripts) is None:
         say("The picture is drawn without its map: ControlNet is not installed, or switched off.")
         return None
-    units = interface.get_all_units_in_processing(p)
-    free = next((i for i, unit in enumerate(units) if not unit.enabled), None)
+    before = list(interface.get_all_units_in_processing(p))
+    free = next((i for i, unit in enumerate(before) if not unit.enabled), None)
     if free is None:
         say("The picture is drawn without its map: ControlNet has no free unit.")
         return None
-    drawn = kind_of(group)
-    kind = "normal" if group.normals else drawn
-    model = _model(interface, kind)
-    if model is None and drawn == "depth" and kind == drawn:
+    kind = "normal" if group.normals else kind_of(group)
+    model = model_for(interface, kind)
+    if model is None and kind == "depth":
         # Normals can be worked out from depth, but not the other way round.
-        kind, model = "normal", _model(interface, "normal")
+        model = model_for(interface, "normal")
+        kind = kind if model is None else "normal"
     if model is None:
         say(f"The picture is drawn without its map: ControlNet has no {kind} model.")
         return None
     if p.batch_size > 1:
         say("ControlNet takes one map for a whole batch: that of its first picture.")
-    option = type(units[free].hr_option)[HIRES[group.hires]]
+    option = type(before[free].hr_option)[HIRES[group.hires]]
     # Of grey, not black: a black picture is one that nobody has given.
     empty = np.full((p.height, p.width, 3), 127, np.uint8)
+    units = list(before)
     units[free] = interface.ControlNetUnit(
         enabled=True, module="none", model=model, image=empty, weight=min(group.strength, 2.0),
-        guidance_start=group.start, guidance_end=min(group.end, group.until), pixel_perfect=False, hr_option=option,
+        guidance_start=group.start, guidance_end=max(group.start, min(group.end, group.until)), pixel_perfect=False,
+        hr_option=option, save_detected_map=False,
     )  # fmt: skip
     # As many as before: with another number ControlNet moves the arguments of every script behind it.
     interface.update_cn_script_in_processing(p, units)
-    return Reserved(interface, sum(unit.enabled for unit in units[:free]), kind == "normal")
-
-
-def _model(interface: Any, kind: str) -> str | None:
-    """The first of ControlNet's models that reads maps of a kind."""
-    return next((name for name in interface.get_models() if kind in name.lower()), None)
+    return Reserved(
+        interface, sum(unit.enabled for unit in before[:free]), before, group.start, normals=kind == "normal"
+    )

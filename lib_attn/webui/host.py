@@ -78,8 +78,14 @@ def own_folder() -> str:
     return os.path.join(paths.models_path, "attention-lab")
 
 
-#: Learned files of the folders that are looked at: the host's, the one the user has set, those of the project.
-files = Loader(lambda: Folders([own_folder(), options.files_folder(), SHIPPED]))
+def lora_folder() -> str:
+    """Where the host's LoRAs are; empty where it has none."""
+    return str(getattr(shared.cmd_opts, "lora_dir", None) or "")
+
+
+#: Learned files of the folders that are looked at: the host's, the one the user has set, those of the project; and the
+#: host's LoRAs, of which some draw maps.
+files = Loader(lambda: Folders([own_folder(), options.files_folder(), SHIPPED], [lora_folder()]))
 
 
 def fitting(kind: str) -> list[str]:

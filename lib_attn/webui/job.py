@@ -109,7 +109,7 @@ class Job:
         for group in self.settings.active():
             if not group.draws_first:
                 continue
-            reserved, self.reserved = self.reserved, None
+            reserved = self.reserved
             followed = noise if group in self.settings.for_pass(hires=False) else None
             try:
 
@@ -326,6 +326,8 @@ def finish(p: Any, processed: Any = None) -> None:
 
     The job's settings stay: ADetailer ends a job early and then goes on with its other batches.
     """
+    if processed is not None:
+        give_back(p)
     job = job_of(p)
     if job is None:
         return
@@ -337,9 +339,20 @@ def finish(p: Any, processed: Any = None) -> None:
         processed.infotexts.extend([processed.info] * len(pictures))
 
 
+def give_back(p: Any) -> None:
+    """Give back what an earlier run of `p` has reserved."""
+    reserved, _ = getattr(p, RESERVED, (None, []))
+    setattr(p, RESERVED, (None, []))
+    if reserved is not None:
+        try:
+            reserved.release(p)
+        except Exception:
+            host.log.exception("ControlNet could not be given its unit back")
+
+
 def reserve(p: Any, args: Sequence[Any]) -> None:
     """Before anybody reads the arguments of job `p`: reserve what the map, which is drawn later, is handed to."""
-    setattr(p, RESERVED, (None, []))
+    give_back(p)
     settings, _ = xyz.overridden(api.read_args(args)[0], dict(getattr(p, xyz.ATTRIBUTE, None) or {}))
     settings, _ = underdrawing.completed(settings)
     inner = host.is_inner_pass(p) and not settings.general.inner_passes

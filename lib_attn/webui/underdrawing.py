@@ -40,7 +40,7 @@ def draw(
     with torch.random.fork_rng(devices=[devices.device] if devices.device.type == "cuda" else []):
         noise = asked.rng.next()
         if group.map_prompt:
-            asked.prompts = [group.map_prompt] * len(p.prompts)
+            asked.prompts = [group.prompt_of(prompt) for prompt in p.prompts]
         if group.map_prompt or any(len(schedule) > 1 for schedule in _schedules(conds)):
             # Prompt editing goes by the map's own steps.
             asked.cached_c, asked.cached_uc = [None, None], [None, None]
@@ -53,6 +53,7 @@ def draw(
         return first_pass_of(group.name)(
             group, model, pictures, lambda: _sampled(asked, noise, *conds, say), _decoded, files=host.files,
             store=store, say=say, encode=lambda picture: _encoded(p, picture), noise=begins_with,
+            decoder=getattr(model, "first_stage_model", None), prediction=host.predicts(model),
         )  # fmt: skip
 
 

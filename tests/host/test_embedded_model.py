@@ -12,6 +12,7 @@ from lib_attn.lab.drawing.embedded import EMBEDDED
 from lib_attn.lab.drawing.sampling import Request, decode, sample
 from lib_attn.lab.judging.judge import JUDGE, Judge
 from tests.host.server import ROOT, Webui, with_embedded_model
+from tests.host.test_pictures import grid
 
 PROMPT = "a red sphere, grey background"
 ALLOWED = 2.0  # mean difference out of 255
@@ -63,3 +64,12 @@ def test_thin_queries_and_keys(own_webui, changes):
     assert ("file: embedded-thin#" in text) == ("file" in changes)
     assert "Attention Lab" not in before.parameters and "is not used" not in thin.texts[0]
     assert own_webui.picture(infotext=thin.texts[0], **asked).pixels == thin.pixels
+
+
+def test_a_sweep_without_a_page(own_webui):
+    """A server with --nowebui has the axes too; every cell is the picture drawn alone."""
+    asked = {"prompt": PROMPT, "negative_prompt": "", "steps": 6, "width": 256, "height": 256, "seed": 7}
+    swept = grid(own_webui, x=("[Attn] Preset", "All off,Every 2nd step"), **asked)
+    skipped = {"step_skip": {"enabled": True, "key_every": 2.0}}
+    assert swept.pixels[1:3] == [own_webui.picture(*settings, **asked).pixels[0] for settings in ((), (skipped,))]
+    assert swept.pixels[1] != swept.pixels[2]

@@ -406,7 +406,7 @@ AXES = [
 def test_sweeps(webui, x, xs, y, ys, settings):
     """Every cell is the picture that is made alone with its values."""
     x, y = f"[Attn] {x}", f"[Attn] {y}"
-    swept = grid(webui, settings, x=(x, xs), y=(y, ys), steps=3)
+    swept = grid(webui, settings, x=(x, xs), y=(y, ys))
     columns, lines = xs.split(","), ys.split(",")
     cells = swept.pixels[1 : 1 + len(columns) * len(lines)]
     assert len(set(cells)) == len(cells)

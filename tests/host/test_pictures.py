@@ -239,17 +239,17 @@ GRID = {"x": ("[Attn] Near-sighted", "False,True"), "y": ("[Attn] Near-sighted: 
 
 
 def grid(webui, *args, **axes):
-    labels = webui.probe("axes")
     values = []
     for axis in "xyz":
         label, text = axes.get(axis, ("Nothing", ""))
         # The host's list of an axis type leaves out the axes of the other tab.
-        values += [_axis_index(webui, labels, label), text, text.split(",")]
+        values += [_axis_index(webui, label), text, text.split(",")]
     values += [False, True, False, False, False, False, False, 0, True]
-    return webui.picture(*args, script_name="x/y/z plot", script_args=values)
+    fields = {name: value for name, value in axes.items() if name not in "xyz"}
+    return webui.picture(*args, script_name="x/y/z plot", script_args=values, **fields)
 
 
-def _axis_index(webui, labels, label):
+def _axis_index(webui, label):
     info = [s for s in webui.call("/sdapi/v1/script-info") if s["name"] == "x/y/z plot" and not s["is_img2img"]]
     return info[0]["args"][0]["choices"].index(label)
 

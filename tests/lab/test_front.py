@@ -1,6 +1,8 @@
 """Whole pictures: schedules, their time as a sum, fewer steps beside everything, and the command."""
 
 import json
+import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -22,8 +24,9 @@ from lib_attn.lab.measuring.front import (
 from lib_attn.lab.measuring.speed import Bench
 from lib_attn.lab.measuring.steps import StepCase, thinned
 from lib_attn.lab.reports import figures
-from lib_attn.lab.reports.front import between, front_table, join, plot
+from lib_attn.lab.reports.front import between, front_block, front_table, join, plot
 from lib_attn.lab.shared.errors import LabError
+from lib_attn.lab.shared.results import to_json
 from lib_attn.unet.families import find_layers
 from tests.unets import probe
 
@@ -152,6 +155,28 @@ def test_fewer_steps_in_the_same_time():
     table = front_table(list(points.values()))
     assert "| good | 1.33x | 0.050 ± 0.010 | 0.100 | yes | 0.50 ± 0.10 | 0.75 | yes |" in table
     assert "| bad | 1.25x | 0.300 ± 0.010 | 0.080 | **no** |" in table
+
+
+@pytest.mark.parametrize("drawn, shown", [((64, 128), [64, 128]), ((64,), [64, 64])])
+def test_a_size_is_shown_with_the_pictures_of_that_size(drawn, shown):
+    """Where none were drawn at a size that was timed, those of another one stand beside it."""
+    result = {"checkpoint": "mine", "clock": "cpu", "steps": 4, "cfg": 7, "precision": "fp32", "repeats": 1}
+    result |= {"machine": {"device": "cpu"}, "model": "toy", "commands": []}
+    result["time"] = [to_json(replace(time_row(FULL_CASE, 4), height=n, width=n)) for n in (64, 128)]
+    result["quality"] = [to_json(replace(quality_row(FULL_CASE, 0.0), size=n)) for n in drawn]
+    assert [int(size) for size in re.findall(r"pictures: mine, (\d+) px", front_block(result))] == shown
+
+
+def test_the_short_table_has_ours_and_fewer_steps(tmp_path):
+    result = {"kind": "front"}
+    rows = [time_row(FULL_CASE, 4), time_row("2 steps", 2), time_row("near-sighted", 3), time_row("ToDo 2", 3.2)]
+    result["time"] = [to_json(replace(row, height=64 * n, images=n)) for row in rows for n in (1, 2)][:-2]
+    result["quality"] = [to_json(quality_row(name, 0.2)) for name in ("2 steps", "ToDo 2")]
+    (tmp_path / "f.json").write_text(json.dumps(result))
+    text = figures.filled("<!-- f.json: short -->\n<!-- /f.json: short -->", tmp_path)
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    assert lines[0] == "|  | speed-up at 64 x 64 | speed-up at 64 x 128, 2 at once | moves the picture, 64 px |"
+    assert lines[2:] == ["| 2 steps | 2.00x | 2.00x | 0.20 ± 0.01 |", "| near-sighted | 1.33x | 1.33x | - |"]
 
 
 def test_the_command(tiny, tmp_path, capsys):

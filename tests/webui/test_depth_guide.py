@@ -445,7 +445,7 @@ class ControlNet:
         assert len(units) == len(self.units)
         self.units = units
 
-    def process(self):
+    def process(self, p):
         """What the extension does in its own ``process``."""
         params = [
             SimpleNamespace(
@@ -455,6 +455,8 @@ class ControlNet:
             for u in self.units if u.enabled
         ]  # fmt: skip
         self.latest_network = SimpleNamespace(control_params=params)
+        self.used = list(self.units)
+        p.extra_generation_params.update({f"ControlNet {i}": "" for i in range(len(params))})
         return params
 
 
@@ -487,7 +489,7 @@ def with_controlnet(script, p, there, args):
     """A job in which ControlNet reads its units before the map is drawn."""
     processed = SimpleNamespace(images=[], infotexts=[], info="")
     script.before_process(p, args)
-    params = there.process() if there else []
+    params = there.process(p) if there else []
     script.process(p, args)
     script.process_before_every_sampling(p, args, **conds(p))
     out = p.sampler.sample(p)
@@ -512,13 +514,16 @@ def test_controlnet_gets_the_map_and_rests_while_it_is_drawn(host, script, contr
     )
     out, pictures, (other, ours) = with_controlnet(script, p, there, TO_CONTROLNET)
     host.sd_samplers.create_sampler = made
-    assert [u.enabled for u in there.units] == [True, True, False]
-    unit = there.units[1]
+    assert [u.enabled for u in there.used] == [True, True, False]
+    assert [u.enabled for u in there.units] == [True, False, False], "the unit is given back"
+    unit = there.used[1]
+    assert unit.save_detected_map is False and p.extra_generation_params.keys() >= {"ControlNet 0"}
+    assert "ControlNet 1" not in p.extra_generation_params, "pasted, it would be a unit without a picture"
     assert unit.model.startswith("control_v11f1p_sd15_depth") and unit.weight == 1.2 and unit.module == "none"
     assert unit.hr_option is Option.LOW_RES_ONLY and unit.image.shape == (128, 128, 3)
     assert seen == [[2.0, 2.0]] and (other.start_guidance_percent, ours.start_guidance_percent) == (0.1, 0.0)
     expected = torch.nn.functional.interpolate(
-        torch.from_numpy(np.asarray(pictures[0])).permute(2, 0, 1)[None] / 255, (128, 128), mode="bilinear"
+        torch.from_numpy(np.array(pictures[0])).permute(2, 0, 1)[None] / 255, (128, 128), mode="bilinear"
     )
     torch.testing.assert_close(ours.hint_cond, expected)
     assert other.hint_cond.abs().max() == 0 and same(out, plain) and not p.comments
@@ -534,6 +539,62 @@ def test_without_a_place_in_controlnet_it_says_so(host, script, controlnet, unit
     p.scripts, p.batch_size, plain = None, 1, job(host).sampler.sample(job(host))
     out, pictures, _ = with_controlnet(script, p, there, TO_CONTROLNET)
     assert same(out, plain) and len(pictures) == 1 and any(why in text for text in p.comments)
+
+
+def test_each_run_of_a_job_hands_over_its_own_map(host, script, controlnet):
+    there = controlnet({})
+    p = job(host)
+    p.scripts, p.batch_size = None, 1
+    with_first = {**TO_CONTROLNET["depth_guide"], "start": 0.9, "until": 0.5}
+    _, _, (ours,) = with_controlnet(script, p, there, {"depth_guide": with_first})
+    assert (ours.start_guidance_percent, ours.stop_guidance_percent) == (0.9, 0.9), (
+        "a window that ends before it starts"
+    )
+    p = job(host)
+    p.scripts, p.batch_size = None, 1
+    script.before_process(p, TO_CONTROLNET)
+    (ours,) = there.process(p)
+    resets = []
+    ours.control_model = SimpleNamespace(reset=lambda: resets.append(ours.hint_cond.clone()))
+    script.process(p, TO_CONTROLNET)
+    for seed in (1, 2):
+        p.seeds, p.rng = [seed], Rng((4, 16, 16), [seed])
+        script.process_before_every_sampling(p, TO_CONTROLNET, **conds(p))
+        p.sampler.sample(p)
+        script.postprocess_batch(p, TO_CONTROLNET, batch_number=0)
+        assert ours.start_guidance_percent == 0.0
+    assert len(resets) == 2 and not torch.equal(*resets), "adapters keep what they made of the first hint"
+    again = job(host)
+    again.scripts, again.batch_size = None, 1
+    again.attention_lab_reserved = p.attention_lab_reserved
+    script.before_process(again, TO_CONTROLNET)
+    assert sum(u.enabled for u in there.units) == 1, "a run that ended with an error has given its unit back"
+
+
+@pytest.mark.parametrize(
+    "models, file, chosen",
+    [
+        (("a_xl_depth", "b_depth"), "depth", "b_depth"),
+        (("a_normal", "b_normalbae"), "normal", "b_normalbae"),
+        (("a_normal",), "normal", "a_normal"),
+        (("a_lllite_depth",), "depth", None),
+    ],
+)
+def test_the_model_fits_the_checkpoint_and_the_map(host, controlnet, models, file, chosen):
+    there = controlnet({}, models=models)
+
+    class Version(Enum):
+        UNKNOWN, SD1, XL = 0, 1, 3
+
+        @staticmethod
+        def detect_from_model_name(name):
+            return Version.XL if "xl" in name else Version.UNKNOWN
+
+        def is_compatible_with(self, other):
+            return other is not Version.XL
+
+    there.global_state = SimpleNamespace(get_sd_version=lambda: Version.SD1)
+    assert sys.modules["lib_attn.webui.controlnet"].model_for(there, file) == chosen
 
 
 def test_a_unit_without_a_map_rests(host, script, controlnet):

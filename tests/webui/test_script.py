@@ -58,6 +58,15 @@ def test_before_ui_adds_axes(host, script_module):
     assert len(labels) == 2 + sum(not p.advanced for p in all_params()) and labels[1] == "[Attn] Preset"
 
 
+def test_without_a_page_the_axes_are_there_when_scripts_are_built(host, script_module):
+    """With --nowebui the host asks the X/Y/Z script for its axes before it calls `on_before_ui`."""
+    script_module.AttentionLab().show(False)
+    labels = [axis.label for axis in host.scripts.scripts_data[0].module.axis_options]
+    host.script_callbacks.registered["on_before_ui"][0]()
+    assert [axis.label for axis in host.scripts.scripts_data[0].module.axis_options] == labels
+    assert "[Attn] Preset" in labels
+
+
 def test_the_settings_page(host, script_module, monkeypatch):
     monkeypatch.setattr(host.shared.opts, "added", {})
     host.script_callbacks.registered["on_ui_settings"][0]()

@@ -148,7 +148,7 @@ def _underdrawn(model: LabModel, request: Request, variant: Variant, say, store,
     for group in groups:
         store = store or Store()
         asked = replace(
-            request, prompts=(group.map_prompt,) if group.map_prompt else request.prompts, steps=group.map_steps,
+            request, prompts=tuple(map(group.prompt_of, request.prompts)), steps=group.map_steps,
             cfg=group.map_cfg, seeds=tuple(seed + group.map_seed for seed in request.seeds),
         )  # fmt: skip
 
@@ -162,8 +162,9 @@ def _underdrawn(model: LabModel, request: Request, variant: Variant, say, store,
             return [(model.name, asked.one(i)) for i in range(len(asked.seeds))]
 
         first_pass_of(group.name)(
-            group, model.unet, pictures, draw, decoded, files=model.files, store=store, say=say or _nobody, noise=noise
-        )
+            group, model.unet, pictures, draw, decoded, files=model.files, store=store, say=say or _nobody, noise=noise,
+            decoder=model.decoder, prediction="v" if model.prediction == "v_prediction" else "epsilon",
+        )  # fmt: skip
     return store
 
 

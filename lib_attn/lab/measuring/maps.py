@@ -19,9 +19,13 @@ from lib_attn.lab.judging.metrics import score
 from lib_attn.lab.judging.prompts import pair_prompts, single_prompts
 from lib_attn.lab.measuring.normals import angular_error
 from lib_attn.lab.shared.progress import Progress, silent
+from lib_attn.learn.scenes import renderers
 from lib_attn.learn.scenes.layout import Scene
 from lib_attn.store import Store
 from lib_attn.techniques.depth_guide.maps import Map
+
+#: How far a map is from its nearest render, by its kind: what that is called in a result file.
+DISTANCES = {"depth": "abs_rel", "normal": "degrees"}
 
 
 @dataclass(frozen=True)
@@ -96,29 +100,37 @@ def measure(model: LabModel, judge: Judge, spec: MapsSpec, variant: Variant, pro
                 followed = store.get("maps").current
                 own = own or followed
                 maps[name] += [m.picture for m in followed]
+    with renderers.open_renderer(spec.size) as renderer:
+        figures = judged(maps["guided"], spec, geometry.MapJudge(renderer)) | _angles(maps["guided"], spec, renderer)
     return {
-        "maps": _maps(maps["guided"], spec),
+        "maps": figures,
         "pictures": _pictures(drawn, maps, judge, spec),
         "cost": cost(model, spec.requests()[0], variant),
     }
 
 
-def _maps(maps: list[np.ndarray], spec: MapsSpec) -> dict:
+def judged(maps: list[np.ndarray], spec: MapsSpec, judge: geometry.MapJudge) -> dict:
+    """What the maps of the prompts of `spec` show, and of other prompts, which they were not drawn for."""
     scenes = spec.scenes()
-    renderer, judge = geometry.open_judge(spec.size)
-    with renderer:
-        near, other = (
-            [(*geometry.nearest(m, s, renderer), angular_error(m, s, renderer)) for m, s in zip(maps, of, strict=True)]
-            for of in (scenes, [*scenes[1:], scenes[0]])
-        )
+    others = [*scenes[1:], scenes[0]]
+    near = [judge.nearest(m, s) for m, s in zip(maps, scenes, strict=True)]
+    other = [judge.nearest(m, s) for m, s in zip(maps, others, strict=True)]
     out = {"all": asdict(geometry.score_maps(judge, maps, scenes))}
     if spec.singles and spec.pairs:
         out["single"] = asdict(geometry.score_maps(judge, maps[: spec.singles], scenes[: spec.singles]))
         out["pair"] = asdict(geometry.score_maps(judge, maps[spec.singles :], scenes[spec.singles :]))
-    out["shuffled"] = asdict(geometry.score_maps(judge, maps, [*scenes[1:], scenes[0]]))
-    for place, name in enumerate(("outline", "abs_rel", "angle")):
+    out["shuffled"] = asdict(geometry.score_maps(judge, maps, others))
+    for place, name in enumerate(("outline", DISTANCES[judge.kind])):
         out[name] = mean([v[place] for v in near])
         out[f"{name}_shuffled"] = mean([v[place] for v in other])
+    return out
+
+
+def _angles(maps: list[np.ndarray], spec: MapsSpec, renderer) -> dict:
+    """How far normals that are worked out from depth maps are from those of renders, of their own and other prompts."""
+    scenes, out = spec.scenes(), {}
+    for name, of in (("angle", scenes), ("angle_shuffled", [*scenes[1:], scenes[0]])):
+        out[name] = mean([angular_error(m, s, renderer) for m, s in zip(maps, of, strict=True)])
     return out
 
 

@@ -22,7 +22,4 @@ def angular_error(picture: np.ndarray, scene: Scene, renderer) -> float:
         if share > best[0]:
             best = share, drawn.normals, mine & other
     _, truth, where = best
-    if not where.any():
-        return float("nan")
-    cosine = (normals_of_depth(picture)[where] * truth[where]).sum(-1)
-    return float(np.degrees(np.arccos(np.clip(cosine, -1, 1))).mean())
+    return geometry.angle(normals_of_depth(picture), truth, where)

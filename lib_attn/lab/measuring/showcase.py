@@ -87,7 +87,7 @@ def shows() -> tuple[Show, ...]:
         Show("weak-guidance", "A negative prompt that acts more at a low CFG scale",
              preset("Negative acts more (Contrast)"), "a torus, black background", "pink", cfg=1.5, seed=2),
         Show("same-look", "New pictures with the look of some that were learned from",
-             _moved("Same look as a dictionary", file="embedded-warm"), "a cone, grey background"),
+             _moved("Same look as a dictionary", file="embedded-warm"), "a sphere, white background"),
         Show("underdrawing", "A picture that follows a depth map drawn first", preset("Underdrawing"),
              "a red sphere, grey background"),
         Show("fewer-channels", "The same pictures, attention with fewer channels",

@@ -7,7 +7,8 @@ written by ``python -m lib_attn.lab docs``::
     …
     <!-- /steps.json -->
 
-What a result looks like is decided by its kind (`BLOCKS`).
+What a result looks like is decided by its kind (`BLOCKS`). ``<!-- front.json: short -->`` asks for what fits among
+other things on a first page (`SHORT`).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from lib_attn.lab.reports.dictionary import look_block, shortcut_block
-from lib_attn.lab.reports.front import front_block
+from lib_attn.lab.reports.front import front_block, front_short
 from lib_attn.lab.reports.maps import maps_block
 from lib_attn.lab.reports.steps import steps_block
 from lib_attn.lab.reports.thin import thin_block
@@ -37,8 +38,11 @@ BLOCKS: dict[str, Callable[[Mapping], str]] = {
 }
 """Kind of a result: what a page shows of it, in Markdown."""
 
-_BLOCK = re.compile(r"<!-- ([\w-]+\.json) -->\n.*?<!-- /\1 -->", re.DOTALL)
-_MARK = re.compile(r"<!-- /?[\w-]+\.json -->")
+SHORT: dict[str, Callable[[Mapping], str]] = {"front": front_short}
+
+_NAME = r"[\w-]+\.json(?:: short)?"
+_BLOCK = re.compile(rf"<!-- ({_NAME}) -->\n.*?<!-- /\1 -->", re.DOTALL)
+_MARK = re.compile(rf"<!-- /?{_NAME} -->")
 
 
 def pages() -> list[Path]:
@@ -58,9 +62,10 @@ def filled(text: str, results: Path = RESULTS) -> str:
 
 
 def _block(name: str, results: Path) -> str:
+    file, short, _ = name.partition(": short")
     try:
-        result = json.loads((results / name).read_text(encoding="utf-8"))
-        block = BLOCKS[result["kind"]]
+        result = json.loads((results / file).read_text(encoding="utf-8"))
+        block = (SHORT if short else BLOCKS)[result["kind"]]
     except (OSError, ValueError, KeyError, TypeError):
         raise LabError(f"{name} is no result file, or of a kind that pages do not show.") from None
     return f"<!-- {name} -->\n\n{block(result).strip()}\n\n<!-- /{name} -->"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lib_attn.lab.measuring.front import FULL_CASE, QualityRow, TimeRow
+from lib_attn.lab.measuring.front import ALONE, FASTEST, FULL_CASE, QualityRow, TimeRow
 from lib_attn.lab.measuring.speed import LABELS
 from lib_attn.lab.shared.errors import LabError
 from lib_attn.lab.shared.markdown import markdown_table
@@ -102,11 +102,40 @@ def front_block(result: dict) -> str:
         batch = f"{images} pictures at once" if images > 1 else "one picture"
         repeats = f"median of {result['repeats']} interleaved repeats"
         parts += [f"**{model}, {width}x{height}, {batch}**, {how}, {repeats}:", time_table(own)]
-        for what, rows in drawn.items():
+        for what, rows in _of_size(drawn, height, width).items():
             parts += [f"The same against what it does to pictures: {what}.", front_table(join(own, rows))]
     if not times:
         parts += [text for what, rows in drawn.items() for text in (f"{what}:", quality_table(rows))]
     return "\n\n".join(parts)
+
+
+def front_short(result: dict) -> str:
+    """What is ours, beside fewer steps: the speed-up of a picture at each timed size, and how far it moves.
+
+    Peers and formulas are left to the page that shows everything.
+    """
+    times, quality = _rows(result)
+    sizes = {size: {row.name: row for row in rows} for size, rows in _by_size(times).items()}
+    moved = {size: {q.name: q for q in quality if q.size == size} for size in sorted({q.size for q in quality})}
+    at = [f"speed-up at {w} x {h}" + (f", {n} at once" if n > 1 else "") for h, w, n in sizes]
+    head = ["", *at, *(f"moves the picture, {n} px" for n in moved)]
+    names = [row.name for row in next(iter(sizes.values())).values() if _is_fewer(row.name) or _is_ours(row.name)]
+    lines = []
+    for name in names:
+        found = [rows.get(name) for rows in sizes.values()]
+        drawn = [rows.get(name) for rows in moved.values()]
+        lines.append([name, *("-" if row is None else f"{row.ratio:.2f}x" for row in found),
+                      *("-" if q is None else _known(q.l2, q.l2_error, 2) for q in drawn)])  # fmt: skip
+    return markdown_table(head, lines)
+
+
+def _is_ours(name: str) -> bool:
+    return name in ALONE or name.startswith(FASTEST)
+
+
+def _of_size(drawn: dict[str, list[QualityRow]], height: int, width: int) -> dict[str, list[QualityRow]]:
+    """Those drawn at a size that was timed, or all where there are none."""
+    return {what: rows for what, rows in drawn.items() if height == width == rows[0].size} or drawn
 
 
 def _rows(result: dict) -> tuple[list[TimeRow], list[QualityRow]]:

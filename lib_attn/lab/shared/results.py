@@ -83,7 +83,7 @@ def file_hash(path: Path) -> str:
     return digest.hexdigest()[:12]
 
 
-def command_line() -> str:
+def command_line(program: str = "lib_attn.lab") -> str:
     """The command as it would be typed again, with file names instead of this machine's folders."""
     words, hide = [], False
     for word in sys.argv[1:]:
@@ -96,4 +96,4 @@ def command_line() -> str:
             word = f"{name}={os.path.basename(value)}"
         hide = word in ("--webui", "--slothful")
         words.append(f"'{word}'" if " " in word else word)
-    return "python -m lib_attn.lab " + " ".join(words)
+    return f"python -m {program} " + " ".join(words)

@@ -14,13 +14,17 @@ from pathlib import Path
 import torch
 
 from lib_attn.lab.drawing.embedded import default_checkpoint
+from lib_attn.lab.measuring.maps import MapsSpec
 from lib_attn.lab.shared.errors import LabError
+from lib_attn.lab.shared.machine import machine
+from lib_attn.lab.shared.results import command_line, write_json
 from lib_attn.learn.stopping import carried_out
 
 from ..reference_model.state import StateError
 from ..scenes.guides import PICTURES
 from ..scenes.render import RenderError
 from ..scenes.shards import ShardError
+from . import ablation
 from .base import Base
 from .choices import CHOICES
 from .recipe import Recipe
@@ -38,6 +42,14 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--map", choices=tuple(PICTURES), help="what is drawn (default depth)")
     p.add_argument("--train", choices=CHOICES, help="which weights learn (default out)")
     p.add_argument("--out", type=Path, help="the blocks file, .safetensors (default WORK/MAP-TRAIN.safetensors)")
+    p.add_argument(
+        "--ablation",
+        type=float,
+        metavar="SECONDS",
+        help="train every choice for this processor time, judge their maps, write no blocks but a result "
+        "file (--out, default WORK/choices.json)",
+    )
+    p.add_argument("--judged", type=int, default=12, help="with --ablation: maps of one thing and of two (default 12)")
     p.add_argument("--scenes-from", type=Path, help="a set of lib_attn.learn.scenes with depth, normal and mask")
     p.add_argument("--zero-snr", action="store_true", help="the base's schedule ends in noise alone")
     for name, what in (
@@ -74,8 +86,26 @@ def choose_recipe(args: argparse.Namespace, base: Base) -> Recipe:
     return recipe
 
 
+def load_base(args: argparse.Namespace) -> Base:
+    return Base.load(args.checkpoint or default_checkpoint(), "cuda" if torch.cuda.is_available() else "cpu")
+
+
+def compare(args: argparse.Namespace) -> None:
+    """Train and judge every choice; the result file grows by a row with each."""
+    base = load_base(args)
+    recipe = choose_recipe(args, base)
+    out, spec = args.out or args.work / "choices.json", MapsSpec(args.judged, args.judged, recipe.size)
+    told = {"kind": "choices", "command": command_line("lib_attn.learn"), "checkpoint": base.path.stem,
+            "sha256": base.digest, "machine": machine(base.model.device), "asked": args.ablation,
+            "recipe": dataclasses.asdict(recipe), "rows": []}  # fmt: skip
+    for row in ablation.rows(args.work, recipe, lambda: load_base(args), args.ablation, spec, args.scenes_from):
+        told["rows"].append(row)
+        write_json(out, told)
+        print(row["train"], row["steps"], row["maps"]["all"], row["maps"]["outline"])
+
+
 def learn(args: argparse.Namespace) -> None:
-    base = Base.load(args.checkpoint or default_checkpoint(), "cuda" if torch.cuda.is_available() else "cpu")
+    base = load_base(args)
     run = Run(args.work, choose_recipe(args, base), base, args.scenes_from)
     run.render()
     loop = run.train()
@@ -88,7 +118,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.threads:
         torch.set_num_threads(args.threads)
     faults = (LabError, StateError, ShardError, RenderError, FloatingPointError, ValueError)
-    return carried_out(lambda: learn(args), faults)
+    return carried_out(lambda: compare(args) if args.ablation else learn(args), faults)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import itertools
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -104,12 +105,16 @@ class Run:
             save_tensors(target, head.state_dict())
         return {PREFIX + name: tensor for name, tensor in load_tensors(target).items()}
 
-    def train(self) -> Loop:
-        """Train to the end, or go on; the network holds the averaged weights afterwards."""
+    def train(self, after_step: Callable[[nn.Module, int], None] | None = None) -> Loop:
+        """Train to the end, or go on; ``ema.shadow`` of the loop are the averaged weights.
+
+        Args:
+            after_step: see `Loop`.
+        """
         recipe, model = self.recipe, self.base.model
         latents, captions = self.latents(recipe.map, recipe.scenes)
         choices.prepare(model.unet, recipe.train, recipe.rank, recipe.seed)
-        loop = Loop(self.learned, model.unet, recipe.loop(), self._preview)
+        loop = Loop(self.learned, model.unet, recipe.loop(), self._preview, after_step)
         device, bar = loop.accelerator.device, schedule(recipe)
         weights = loss_weights(recipe.noise, model.prediction, bar).to(device)
         keep, spoil = bar.sqrt().float().to(device), (1 - bar).sqrt().float().to(device)

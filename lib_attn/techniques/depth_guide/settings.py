@@ -31,7 +31,7 @@ class DepthGuide(Technique):
     strength: float = param(1.0, "Strength", "How hard the picture is held to the map. 0: it is drawn as without a map.", 0.0, 4.0, 0.05)
     guide: str = param("predicted picture", "Guided by", "Predicted picture: what the model is heading for is moved towards the map. First steps: it is mixed with the map, whose greys stay. ControlNet: a free unit of that extension gets the map.", choices=("predicted picture", "first steps", "ControlNet"))
     until: float = param(0.8, "Guided until", "When in the course of the steps the picture is left to itself.", 0.0, 1.0, 0.01, unit="share of the steps", reads=OF_STEPS, advanced=True)
-    map_prompt: str = param("", "Map prompt", "What the map is drawn from. Empty: the picture's prompt.", advanced=True)
+    map_prompt: str = param("", "Map prompt", "What the map is drawn from; {prompt} stands for the picture's prompt. Empty: the picture's prompt.", advanced=True)
     map_steps: int = param(5, "Map steps", "Steps of the map; a map has no fine detail to wait for.", 1, 150, unit="steps", reads=(1.0, "steps"), advanced=True)
     map_cfg: float = param(4.0, "Map CFG scale", "How closely the map follows its prompt.", 1.0, 30.0, 0.5, advanced=True)
     map_seed: int = param(0, "New map", "Added to the seed of the map alone: another number draws another map.", 0, 9999, advanced=True)
@@ -40,6 +40,10 @@ class DepthGuide(Technique):
     own_map: str = param("", "Your own map", "A picture that is used as the map in place of drawing one, as base64; near is white.", picture=True, transient=True, advanced=True, since=8)
     map_hash: str = param("", "Use this map", "Hash of a map that was drawn or given here earlier (it stands in the picture's text), used in place of drawing one.", advanced=True, since=8)
     normals: bool = param(False, "As normals", "A depth map is shown, saved and given to ControlNet as normals, worked out by geometry.", advanced=True, since=8)
+
+    def prompt_of(self, prompt: str) -> str:
+        """What the map of a picture of `prompt` is drawn from."""
+        return self.map_prompt.replace("{prompt}", prompt) or prompt
 
     def stamped(self) -> DepthGuide:
         """With the hash of the map that is uploaded."""

@@ -12,7 +12,7 @@ from modules.processing import StableDiffusionProcessingImg2Img, process_images
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.realpath(__file__)), "..", ".."))
 import rows_matrix
 
-FRESH = {"patched": [], "comments": [], "break": ("", -1), "step": 0, "inner": {}, "calls": []}
+FRESH = {"patched": [], "comments": [], "break": ("", -1), "step": 0, "inner": {}, "calls": [], "controls": []}
 seen = {"errors": [], **copy.deepcopy(FRESH)}
 report = errors.report
 
@@ -121,11 +121,36 @@ def on_cfg_denoiser(params):
         return
     if unet() is not seen["before"][0]:  # the refiner
         count_rows(unet())
+    note_controls(params)
     if not is_inner(params.denoiser.p):
         seen["patched"].append(len(leftovers()))
     elif params.denoiser.p.scripts is not None:
         seen["inner"]["patched"].append(len(leftovers()))
     break_off(params)
+
+
+def note_controls(params):
+    """What ControlNet is going to do in this step: of each unit its start, the hint that it has and its picture."""
+    runner = getattr(params.denoiser.p, "scripts", None)
+    units = [s for s in getattr(runner, "alwayson_scripts", ()) if s.title() == "ControlNet"]
+    found = [getattr(s.latest_network, "control_params", None) or [] for s in units]
+    if not found:
+        return
+    hires = bool(getattr(params.denoiser.p, "is_hr_pass", False))
+    seen["controls"].append({
+        "steps": params.total_sampling_steps, "hires": hires,
+        "units": [{"start": u.start_guidance_percent, "end": u.stop_guidance_percent, "weight": u.weight,
+                   "hires": u.hr_option.name, "hint": summary(u.hint_cond), "large": summary(u.hr_hint_cond)}
+                  for u in found[0]],
+    })  # fmt: skip
+
+
+def summary(hint):
+    """Size of a hint, and its picture as 16 x 16 greys."""
+    if not isinstance(hint, torch.Tensor):
+        return None
+    small = torch.nn.functional.interpolate(hint.float().cpu(), (16, 16), mode="area")[0].mean(0)
+    return {"size": list(hint.shape[-2:]), "greys": [round(v, 4) for v in small.flatten().tolist()]}
 
 
 def break_off(params):
@@ -157,6 +182,7 @@ def state():
         "errors": errors_found,
         "inner": seen["inner"],
         "calls": seen["calls"],
+        "controls": seen["controls"],
     }
 
 
