@@ -89,7 +89,7 @@ files = Loader(lambda: Folders([own_folder(), options.files_folder(), SHIPPED], 
 
 
 def fitting(kind: str) -> list[str]:
-    """Names of the learned files of a kind that fit the loaded model."""
+    """Names of the learned files of a kind that fit the loaded model; two at most, for files are large."""
     layers = tuple(find_layers(current_model()))
     context, found = Context(layers=layers, files=files), []
     for name in files.folders().names(kind):
@@ -98,6 +98,8 @@ def fitting(kind: str) -> list[str]:
             found.append(name)
         except Refused:
             continue
+        if len(found) == 2:
+            break
     return found
 
 
