@@ -21,6 +21,7 @@ from lib_attn.techniques.depth_guide import runtime
 from lib_attn.techniques.depth_guide.head import PREFIX, Head, error, read_head, towards
 from lib_attn.techniques.depth_guide.layout import DEPTH, FAR, arranged, quieted
 from lib_attn.techniques.depth_guide.maps import LARGEST, LIMIT, PLACE, Map, Maps, levelled, read_map
+from lib_attn.techniques.depth_guide.normals import normal_map, normals_of_depth
 from lib_attn.techniques.depth_guide.settings import DepthGuide
 from lib_attn.unet.families import find_layers
 from lib_attn.unet.flight import sigma_of
@@ -235,3 +236,19 @@ def test_maps_of_all_kinds_of_pictures_are_read_alike():
         read_map("AAAA")
     with pytest.raises(ValueError, match="more than"):
         read_map(as_base64(np.zeros((1, LARGEST + 1), np.uint8)))
+
+
+def test_normals_of_a_depth_map_are_those_of_its_relief():
+    """A ball: its left looks left (red), its top up (green), its middle and the ground at the viewer (blue)."""
+    y, x = np.mgrid[:128, :128]
+    inside = 1 - ((x - 64) ** 2 + (y - 64) ** 2) / 40**2
+    depth = np.where(inside > 0, 0.25 + 0.75 * np.sqrt(inside.clip(0)), 0)
+    picture = np.repeat(np.rint(depth * 255).astype(np.uint8)[..., None], 3, -1)
+    shown = normal_map(picture).astype(int)
+    assert tuple(shown[64, 64]) == pytest.approx((128, 128, 255), abs=4) and tuple(shown[2, 2]) == (128, 128, 255)
+    assert shown[64, 36, 0] > 170 > 128 > 90 > shown[64, 92, 0] and shown[36, 64, 1] > 170 > 90 > shown[92, 64, 1]
+    normals = normals_of_depth(picture)
+    assert np.allclose(np.linalg.norm(normals, axis=-1), 1)
+    disc = np.where(inside > 0, 150, 0).astype(np.uint8)[..., None].repeat(3, -1)
+    assert normals_of_depth(disc)[..., 2].min() > 0.99, "the drop to the ground bends no normal"
+    assert Map(picture, kind="normal").normals is picture

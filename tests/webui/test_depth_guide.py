@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from PIL import Image
 
 pytest.importorskip("ldm", reason="the tiny U-Nets are ldm's")
@@ -19,6 +20,7 @@ from lib_attn.learned.files import Loader, save
 from lib_attn.learned.folders import Folders
 from lib_attn.settings import Settings
 from lib_attn.techniques.depth_guide.head import PREFIX, Head
+from lib_attn.techniques.depth_guide.normals import normal_map
 from lib_attn.unet.families import find_layers
 from lib_attn.unet.layers import layer_keys
 from tests.unets import snapshot, tiny_unet
@@ -604,3 +606,18 @@ def test_a_unit_without_a_map_rests(host, script, controlnet):
     args = {"depth_guide": {**TO_CONTROLNET["depth_guide"], "file": "nothing"}}
     _, pictures, (other, ours) = with_controlnet(script, p, there, args)
     assert (other.start_guidance_percent, ours.start_guidance_percent) == (0.1, 2.0) and not pictures
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_where_controlnet_reads_normals_alone_it_gets_them_of_the_depth_map(host, script, controlnet, asked):
+    there = controlnet({}, models=("control_v11p_sd15_normalbae [cb7296e6]",))
+    p = job(host)
+    p.scripts, p.batch_size = None, 1
+    args = {"depth_guide": {**TO_CONTROLNET["depth_guide"], "normals": asked}}
+    _, (shown,), (ours,) = with_controlnet(script, p, there, args)
+    assert there.units[0].enabled is False or "normalbae" in there.units[0].model
+    (drawn,) = sys.modules["lib_attn.webui.job"]._store.get("maps").current
+    assert np.array_equal(np.asarray(shown), normal_map(drawn.picture) if asked else drawn.picture)
+    wanted = torch.from_numpy(normal_map(drawn.picture)).permute(2, 0, 1)[None] / 255
+    torch.testing.assert_close(ours.hint_cond, F.interpolate(wanted, (128, 128), mode="bilinear"))
+    assert not p.comments
