@@ -6,10 +6,10 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import hashlib
 import io
 import itertools
-from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,21 +96,18 @@ def show(run: Run, own: Own) -> bool:
         if refusal is not None:
             raise ValueError(refusal.rstrip("."))
         values = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float() / 255
-        predict = _Predict(p, conditioning)
-        shown.show_one(
-            run.done, run.capture, p.sd_model, predict, _encoded(p, values, run.done),
-            hypernetwork=host.apply_hypernetworks, upcast=host.upcasts_attention, inert=host.is_idle_wrapper,
-            say=told.append,
-        )  # fmt: skip
+        with contextlib.suppress(Stopped):
+            shown.show_one(
+                run.done, run.capture, p.sd_model, _Predict(p, conditioning), _encoded(p, values, run.done),
+                hypernetwork=host.apply_hypernetworks, upcast=host.upcasts_attention, inert=host.is_idle_wrapper,
+                say=told.append,
+            )  # fmt: skip
         # Nothing was drawn: the host gets back what it was given.
         return processing.DecodedSamples([values[0] * 2 - 1])
 
     p.sample = sample
-    with closing(p):
-        try:
-            processing.process_images(p)
-        except Stopped:
-            return False
+    with contextlib.closing(p):
+        processing.process_images(p)
     if told:
         raise ValueError(told[0].rstrip("."))
     return not (state.interrupted or state.skipped)

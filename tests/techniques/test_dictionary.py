@@ -349,7 +349,7 @@ def draw(unet, techniques, images=2, weights=None, chunks=None, steps=2, size=(1
     context = text[[row.image + 4 * (row.sign == "negative") + 7 * row.part for row in rows]]
     outs = []
     draw.said = []
-    with attach(unet, techniques, seeds=[7, 8, 9][:images], say=draw.said.append, **options) as attachment:
+    with attach(unet, techniques, seeds=[7, 8, 9][:images], **({"say": draw.said.append} | options)) as attachment:
         for step in range(steps):
             attachment.begin_step(rows, step, steps, cfg=5.0)
             parts = zip(x.split(chunks or n), context.split(chunks or n), strict=True)
@@ -377,8 +377,8 @@ EACH = [
     {"mode": "static", "file": "look", "codes": "sparse"}, {"mode": "full", "file": "look", "strength": 1.0},
     {"mode": "live", "file": "look", "strength": 1.0}, {"mode": "global", "tile": 8, "file": "look", "strength": 0.5},
     {"mode": "static", "file": "look", "strength": 1.0},
-    {"mode": "static", "file": "look", "reach": "cross-attention"},
-    {"mode": "static", "file": "look", "reach": "skip connection", "codes": "sparse"},
+    {"mode": "static", "file": "look", "reach": "cross-attention", "codes": "sparse"},
+    {"mode": "static", "file": "look", "reach": "skip connection", "codes": "ridge"},
 ]  # fmt: skip
 
 
@@ -525,9 +525,8 @@ def test_beside_other_techniques(unet, files):
     torch.testing.assert_close(draw(unet, [faint, mixed], files=files), draw(unet, [mixed]), atol=1e-4, rtol=1e-3)
     for mode in ("live", "global", "full"):
         one = dataclasses.replace(style, mode=mode, blocks="out", tile=8)
-        torch.testing.assert_close(
-            draw(unet, [one, mixed], files=files), draw(unet, [style, mixed], files=files), msg="in full, with the bank"
-        )
+        in_full = draw(unet, [style, mixed], files=files)
+        torch.testing.assert_close(draw(unet, [one, mixed], files=files), in_full, msg="in full, with the bank")
         assert ("are computed in full" in " ".join(draw.said)) == (mode != "full")
     near = NearSighted(enabled=True, tile=8, pool=4, blocks="d0")
     clusters_and_bank = [changed(mode="live", file="look", strength=1.0, style_blocks="out", blocks="out")[0]]
