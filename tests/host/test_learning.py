@@ -110,7 +110,7 @@ def test_a_picture_with_the_file_and_without(webui, kind):
 @pytest.mark.parametrize("checkpoint", ["a", "xl"])
 def test_a_dictionary_of_own_pictures(webui, checkpoint):
     """Stopped and gone on with, in SD 1's layout and in SDXL's, and what it does to a picture."""
-    with webui.options(sd_model_checkpoint=checkpoint):
+    with webui.options(sd_model_checkpoint=checkpoint, live_previews_enable=False):
         plain, names = webui.picture(), [f"{checkpoint} {name}" for name in ("broken", "whole")]
         run = Background(webui, own(names[0]))
         run.second_picture()
