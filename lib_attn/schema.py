@@ -208,7 +208,7 @@ class Technique(Group):
     negative has to be there even where guidance has no use for it. skips_negative: whether it leaves negatives out.
     shown_by: name of the preset that shows what it does to a single picture; empty: its defaults do. draws_first: it
     has something drawn before the picture, see `lib_attn.techniques.first_pass_of`. cycle: steps after which its cost
-    repeats.
+    repeats. adds_keys: self-attention sees keys that are not the picture's own, so that fast paths stand back.
     """
 
     release: ClassVar[int] = 1
@@ -219,15 +219,12 @@ class Technique(Group):
     shown_by: ClassVar[str] = ""
     draws_first: ClassVar[bool] = False
     cycle = 1
+    adds_keys = False
 
     blocks: str = param("auto", "Blocks", "", blocks=True, advanced=True)
     start: float = param(0.0, "Start", "When in the course of the steps the technique starts.", 0.0, 1.0, 0.01, unit="share of the steps", reads=OF_STEPS, advanced=True)
     end: float = param(1.0, "End", "When it stops. Start = End: never active.", 0.0, 1.0, 0.01, unit="share of the steps", reads=OF_STEPS, advanced=True)
     hires: str = param("same", "Hires pass", "What to do in the hires. fix pass.", choices=("same", "off", "only"), advanced=True)
-
-    def stamped(self) -> Technique:
-        """As a picture's text has it: with the hash of what is given for this job alone."""
-        return self
 
     @classmethod
     def all_params(cls) -> tuple[Param, ...]:

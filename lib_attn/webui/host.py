@@ -80,7 +80,7 @@ def own_folder() -> str:
 
 def lora_folder() -> str:
     """Where the host's LoRAs are; empty where it has none."""
-    return str(getattr(shared.cmd_opts, "lora_dir", None) or "")
+    return str(getattr(getattr(shared, "cmd_opts", None), "lora_dir", None) or "")
 
 
 #: Learned files of the folders that are looked at: the host's, the one the user has set, those of the project; and the
