@@ -311,19 +311,108 @@ var attentionLab = (function() {
         });
     }
 
-    // Gives the job a name by which the host tells how far it is.
+    // The page "Learn": own pictures, which stay in the browser until Learn is pressed.
+    var own = (function() {
+        var LARGEST = 2048; // px of the longer side; what is larger is made smaller before it is sent
+        var list = [];
+
+        function show() {
+            var box = find("attention_lab_learn_own");
+            if (!box) return;
+            var thumbs = box.querySelector(".attention-lab-thumbs");
+            if (!thumbs) {
+                thumbs = document.createElement("div");
+                thumbs.className = "attention-lab-thumbs";
+                box.appendChild(thumbs);
+            }
+            thumbs.replaceChildren(...list.map(function(address) {
+                var picture = document.createElement("img");
+                picture.src = address;
+                return picture;
+            }));
+        }
+
+        function inBase64(blob) {
+            return new Promise(function(done) {
+                var reader = new FileReader();
+                reader.onload = () => done(reader.result);
+                reader.readAsDataURL(blob);
+            });
+        }
+
+        // What the browser cannot read goes as it is: Python says what is wrong with it.
+        async function sendable(blob) {
+            var picture = await createImageBitmap(blob).catch(() => null);
+            var scale = picture ? LARGEST / Math.max(picture.width, picture.height) : 1;
+            if (scale >= 1) return inBase64(blob);
+            var canvas = document.createElement("canvas");
+            [canvas.width, canvas.height] = [picture.width, picture.height].map((side) => Math.round(side * scale));
+            var context = canvas.getContext("2d");
+            context.imageSmoothingQuality = "high";
+            context.drawImage(picture, 0, 0, canvas.width, canvas.height);
+            return canvas.toDataURL("image/png");
+        }
+
+        async function add(blobs) {
+            for (var blob of blobs) list.push(await sendable(blob));
+            show();
+        }
+
+        return {
+            list: () => list,
+            add: function(input) {
+                add(Array.from(input.files)).then(() => input.value = "");
+            },
+            drop: function(event) {
+                var box = event.target.closest("#attention_lab_learn_own");
+                if (!box) return;
+                event.preventDefault();
+                if (event.type == "drop") add(Array.from(event.dataTransfer.files));
+            },
+            // What the gallery shows, without the grid that the host puts before several pictures.
+            take: async function() {
+                var told = find("generation_info_txt2img", "textarea"), first = 0;
+                try {
+                    first = JSON.parse(told.value).index_of_first_image || 0;
+                } catch (error) {
+                    first = 0;
+                }
+                var places = document.querySelectorAll("#txt2img_gallery .grid-container img, #txt2img_gallery .thumbnails img");
+                var addresses = Array.from(new Set(Array.from(places).map((img) => img.src))).slice(first);
+                var answers = await Promise.all(addresses.map((address) => fetch(address)));
+                await add(await Promise.all(answers.map((answer) => answer.blob())));
+                return [];
+            },
+            clear: function() {
+                list = [];
+                show();
+                return [];
+            },
+        };
+    })();
+
+    // Gives the job a name by which the host tells how far it is, and takes own pictures along.
     function learn() {
-        var args = Array.from(arguments);
+        var args = Array.from(arguments), box = find("attention_lab_learn_own");
         args[0] = randomId();
-        requestProgress(args[0], find("attention_lab_learn_progress"), null, function() {
+        args[1] = JSON.stringify(box && box.offsetParent !== null ? own.list() : []);
+        var place = find("attention_lab_learn_progress");
+        requestProgress(args[0], place, null, function() {
             Object.values(panels).forEach(lookForFiles);
             updateSoon();
+        }, function(told) {
+            var bar = place.parentNode.querySelector(".progressDiv .progress");
+            if (bar && told.textinfo) bar.textContent = bar.textContent.replace(told.textinfo, () => wholly(told.textinfo));
         });
         return args;
     }
 
+    function wholly(text) {
+        return translatedMessage(text) || localized(text);
+    }
+
     return {
-        texts: texts, load: load, learn: learn, translatedMessage: translatedMessage, updateSoon: updateSoon, lookAgain: lookAgain, show: show,
+        texts: texts, load: load, own: own, learn: learn, translatedMessage: translatedMessage, updateSoon: updateSoon, lookAgain: lookAgain, show: show,
         ask: (prefix) => [panels[prefix] ? facts(panels[prefix]) : ""],
         // The wish is set when this returns; the job takes it along when Generate is pressed, then it is taken back.
         compare: function(prefix) {
@@ -340,6 +429,8 @@ if (typeof document !== "undefined") {
     document.addEventListener("input", attentionLab.updateSoon);
     document.addEventListener("change", attentionLab.updateSoon);
     document.addEventListener("click", attentionLab.updateSoon);
+    document.addEventListener("dragover", attentionLab.own.drop);
+    document.addEventListener("drop", attentionLab.own.drop);
     document.addEventListener("visibilitychange", () => document.hidden || attentionLab.lookAgain());
     window.addEventListener("focus", attentionLab.lookAgain);
     if (typeof onAfterUiUpdate === "function") {

@@ -265,6 +265,7 @@ class Attachment:
         self._guard.on = self._self_attention.on = False
         self._flight.rows = None
         self._flight.grids.clear()
+        self._flight.skips.clear()
         self._runtimes = []
 
     def _install(self) -> None:

@@ -176,9 +176,10 @@ class Presets:
         if not file.exists() and len(self.own_names()) >= MAX_FILES:
             raise ValueError(f"There are {MAX_FILES} presets already: delete one first")
         values = settings.to_dict()
-        for param in General.all_params():
-            if param.transient:
-                values.pop(param.name)
+        for group in settings.groups:
+            for param in group.all_params():
+                if param.transient:
+                    (values if group.name == General.name else values[group.name]).pop(param.name)
         text = json.dumps(values, indent=2, ensure_ascii=False)
         try:
             self._folder.mkdir(parents=True, exist_ok=True)

@@ -15,6 +15,9 @@ from lib_attn.unet.layers import parse_selector
 MAX_TEXT = 400
 GENERAL = "general"  # name of the group that holds for all techniques
 MAX_UNIT = 8000  # characters of a technique's infotext that are read
+MAX_PICTURE = 64 << 20  # characters of a picture
+#: Of a picture, with the head of a data URL or without.
+_BASE64 = re.compile(r"(data:image/[\w.+-]{1,40};base64,)?[A-Za-z0-9+/\s]*={0,2}")
 
 
 @dataclass(frozen=True)
@@ -22,7 +25,8 @@ class Param:
     """Description of one parameter.
 
     kind: ``bool``, ``int``, ``float``, ``choice``, ``blocks`` (a block selector), ``file`` (a learned file: its name,
-    ``name#hash`` or empty for none) or ``text``. file: the kind of learned file.
+    ``name#hash`` or empty for none), ``picture`` (a picture as base64, empty for none) or ``text``. file: the kind of
+    learned file.
     low, high, step: range of numbers. unit: what 1 stands for, shown in help and docs. reads: (factor, unit), how the
     panel reads the value out beside the slider: 16 times (8, "px") is 128 px. advanced: folded away in the panel.
     since: positional API order; fields of a later release get a higher number and so come after all earlier ones.
@@ -109,6 +113,10 @@ class Param:
             if value.strip() and not is_learned(split_hash(value.strip())[0]):
                 raise ValueError(f"{self.key} is the name of a learned file, not {shown}")
             return value.strip()
+        if self.kind == "picture":
+            if len(value) > MAX_PICTURE or not _BASE64.fullmatch(value.strip()):
+                raise ValueError(f"{self.key} is a picture as base64, not {shown}")
+            return value.strip()
         if len(value) > MAX_TEXT:
             raise ValueError(f"{self.key} may have {MAX_TEXT} characters at most")
         return value.strip()
@@ -121,7 +129,7 @@ def read_release(text: str) -> tuple[int, ...]:
 
 def param(
     default, label, help, low=None, high=None, step=None, *, choices=(), blocks=False, unit="", reads=None,
-    advanced=False, since=1, transient=False, earlier=(), file="",
+    advanced=False, since=1, transient=False, earlier=(), file="", picture=False,
 ):  # fmt: skip
     """Make a dataclass field that carries its description (see `Param`); the kind follows from the default."""
     if isinstance(default, bool):
@@ -131,7 +139,7 @@ def param(
     elif isinstance(default, float):
         kind, step = "float", step or 0.01
     else:
-        kind = "choice" if choices else "blocks" if blocks else "file" if file else "text"
+        kind = "choice" if choices else "blocks" if blocks else "file" if file else "picture" if picture else "text"
     shown = {"kind": kind, "label": label, "help": help, "unit": unit, "reads": reads, "advanced": advanced}
     shown |= {"since": since, "transient": transient, "earlier": tuple(earlier), "file": file}
     limits = {"low": low, "high": high, "step": step, "choices": tuple(choices)}
@@ -200,7 +208,7 @@ class Technique(Group):
     negative has to be there even where guidance has no use for it. skips_negative: whether it leaves negatives out.
     shown_by: name of the preset that shows what it does to a single picture; empty: its defaults do. draws_first: it
     has something drawn before the picture, see `lib_attn.techniques.first_pass_of`. cycle: steps after which its cost
-    repeats.
+    repeats. adds_keys: self-attention sees keys that are not the picture's own, so that fast paths stand back.
     """
 
     release: ClassVar[int] = 1
@@ -211,11 +219,16 @@ class Technique(Group):
     shown_by: ClassVar[str] = ""
     draws_first: ClassVar[bool] = False
     cycle = 1
+    adds_keys = False
 
     blocks: str = param("auto", "Blocks", "", blocks=True, advanced=True)
     start: float = param(0.0, "Start", "When in the course of the steps the technique starts.", 0.0, 1.0, 0.01, unit="share of the steps", reads=OF_STEPS, advanced=True)
     end: float = param(1.0, "End", "When it stops. Start = End: never active.", 0.0, 1.0, 0.01, unit="share of the steps", reads=OF_STEPS, advanced=True)
     hires: str = param("same", "Hires pass", "What to do in the hires. fix pass.", choices=("same", "off", "only"), advanced=True)
+
+    def stamped(self) -> Technique:
+        """As a picture's text has it: with the hash of what is given for this job alone."""
+        return self
 
     @classmethod
     def all_params(cls) -> tuple[Param, ...]:

@@ -65,7 +65,7 @@ class AttentionLab(scripts.Script):
         job.begin(p, args)
 
     def process_before_every_sampling(self, p, *args, **kwargs):
-        job.before_sampling(p, (kwargs.get("c"), kwargs.get("uc")))
+        job.before_sampling(p, (kwargs.get("c"), kwargs.get("uc")), kwargs.get("x"), kwargs.get("noise"))
 
     def postprocess_batch(self, p, *args, **kwargs):
         job.after_batch(p)

@@ -241,7 +241,11 @@ def install_fake_host(data_path):
         shared=shared,
         scripts=scripts,
         script_callbacks=callbacks,
-        prompt_parser=_module("modules.prompt_parser", get_learned_conditioning_prompt_schedules=prompt_schedules),
+        prompt_parser=_module(
+            "modules.prompt_parser",
+            get_learned_conditioning_prompt_schedules=prompt_schedules,
+            reconstruct_multicond_batch=lambda cond, step: ([[(0, 1.0)]], cond),
+        ),
         paths=_module("modules.paths", data_path=str(data_path), models_path=str(data_path / "models")),
         sd_unet=_module("modules.sd_unet", current_unet=None),
         sd_models=_module("modules.sd_models", model_data=SimpleNamespace(sd_model=None)),
@@ -250,8 +254,13 @@ def install_fake_host(data_path):
         extensions=_module("modules.extensions", active=lambda: []),
         rng=_module("modules.rng"),
         sd_samplers=_module("modules.sd_samplers"),
+        sd_samplers_common=_module("modules.sd_samplers_common", images_tensor_to_samples=None),
         processing=_module(
-            "modules.processing", fix_seed=lambda p: None, process_images=None, StableDiffusionProcessingTxt2Img=None
+            "modules.processing",
+            fix_seed=lambda p: None,
+            process_images=None,
+            StableDiffusionProcessingTxt2Img=None,
+            DecodedSamples=list,
         ),
         call_queue=_module(
             "modules.call_queue", queue_lock=threading.RLock(), wrap_gradio_gpu_call=lambda f, extra_outputs=None: f

@@ -79,9 +79,8 @@ class Capture:
         fixed = sum(kept * s.heads * s.width**2 for s in self.shapes.values())
         token = sum(s.token_bytes for s in self.shapes.values())
         if fixed > memory:
-            raise ValueError(
-                f"The second moments of this model take {fixed >> 20} MiB, more than the {memory >> 20} MiB allowed."
-            )
+            needed, most = fixed >> 20, memory >> 20
+            raise ValueError(f"The second moments of this model take {needed} MiB, more than the {most} MiB allowed")
         self.samples = min(samples, (memory - fixed) // token) if token else 0
         self.bytes = fixed + self.samples * token
         self._generator = torch.Generator().manual_seed(seed)

@@ -110,6 +110,10 @@ class Runtime:
         """Whether it may ever act on the self-attention of `layer`; asked once, decides which layers are patched."""
         return False
 
+    def wants_skip(self, layer: Layer) -> bool:
+        """Whether it needs to know what the self-attention of `layer` is added to; asked once."""
+        return False
+
     def edits(self, call: Call) -> bool:
         """Whether `edit` is to be called. Asked at every call of a wanted layer, so notes may be taken here."""
         return False

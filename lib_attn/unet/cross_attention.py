@@ -21,13 +21,14 @@ from lib_attn.unet.rows import Row
 class CrossCall:
     """A cross-attention call just before its output projection.
 
-    q, z: query and result ``[B, N, C]``, heads merged. k: key ``[B, T, C]``. rows: what each of the B rows is.
-    like: the text that the key was made from, for its type and device.
+    q, z: query and result ``[B, N, C]``, heads merged. k, v: of the text, ``[B, T, C]``. rows: what each of the B
+    rows is. like: the text that the key was made from, for its type and device.
     """
 
     layer: Layer
     q: torch.Tensor
     k: torch.Tensor
+    v: torch.Tensor
     z: torch.Tensor
     like: torch.Tensor
     rows: tuple[Row, ...]
@@ -83,37 +84,44 @@ class CrossAttentionHook:
         self._flight, self._note, self._say = flight, note, say
         self._q: torch.Tensor | None = None
         self._k: torch.Tensor | None = None
+        self._v: torch.Tensor | None = None
         self._like: torch.Tensor | None = None
         self._projecting = False
 
     def install(self) -> list[Any]:
         """Put the hooks on; returns the handles that take them off."""
-        to_q, to_k, _, to_out = self._layer.family.projections(self._layer.attn2)
+        to_q, to_k, to_v, to_out = self._layer.family.projections(self._layer.attn2)
         last = to_out[0] if isinstance(to_out, torch.nn.Sequential) else to_out
         return [
             to_q.register_forward_hook(self._see_query),
             to_k.register_forward_hook(self._see_key),
+            to_v.register_forward_hook(self._see_value),
             last.register_forward_pre_hook(self._before_out),
         ]
 
     def _see_query(self, module: Any, args: tuple, output: torch.Tensor) -> None:
-        self._q = output
+        if not self._projecting:
+            self._q = output
 
     def _see_key(self, module: Any, args: tuple, output: torch.Tensor) -> None:
         if not self._projecting:
             self._k, self._like = output, args[0]
 
+    def _see_value(self, module: Any, args: tuple, output: torch.Tensor) -> None:
+        if not self._projecting:
+            self._v = output
+
     def _before_out(self, module: Any, args: tuple) -> tuple | None:
-        q, k, like = self._q, self._k, self._like
-        self._q = self._k = self._like = None
+        q, k, v, like = self._q, self._k, self._v, self._like
+        self._q = self._k = self._v = self._like = None
         flight, rows = self._flight, self._flight.rows
-        if rows is None or q is None or k is None or not args:
+        if rows is None or q is None or k is None or v is None or not args:
             return None
         z = args[0]
-        if z.shape != q.shape or z.shape[0] != len(rows) or k.shape[0] != len(rows):
+        if z.shape != q.shape or not len(z) == len(k) == len(v) == len(rows):
             self._say("Attention Lab left cross-attention alone: another extension computes it in its own way.")
             return None
-        call = CrossCall(self._layer, q, k, z, like, rows, flight.moment, flight.evaluation, self._hooks)
+        call = CrossCall(self._layer, q, k, v, z, like, rows, flight.moment, flight.evaluation, self._hooks)
         self._projecting = True
         try:
             for runtime in self._runtimes:

@@ -44,6 +44,10 @@ class Ldm:
         """The modules that make q, k and v of an attention module's input, and the one behind the attention."""
         return attention.to_q, attention.to_k, attention.to_v, attention.to_out
 
+    def norms(self, block: Any) -> tuple[Any, Any]:
+        """The norms in front of a transformer block's self-attention and of its cross-attention."""
+        return block.norm1, block.norm2
+
     def heads(self, attention: Any) -> int:
         return attention.heads
 

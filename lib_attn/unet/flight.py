@@ -107,13 +107,15 @@ class Flight:
     """The U-Net call in flight, shared by all hooks of an attachment.
 
     rows: what each row inside the U-Net is, None between calls and in calls that are somebody else's. grids: height and
-    width of the map that each transformer (by id) has last seen.
+    width of the map that each transformer (by id) has last seen. skips: what the self-attention to come of each
+    transformer block (by id) is added to, where somebody wants to know.
     """
 
     rows: tuple[Row, ...] | None = None
     moment: Moment = field(default_factory=lambda: Moment(-1, 0.0, 0.0))
     evaluation: Evaluation = field(default_factory=Evaluation)
     grids: dict[int, tuple[int, int]] = field(default_factory=dict)
+    skips: dict[int, torch.Tensor] = field(default_factory=dict)
 
 
 @lru_cache(maxsize=1)

@@ -26,7 +26,8 @@ class Call:
     x: input ``[B, N, C]``, N = grid[0] * grid[1] in row-major order. rows: what each of the B rows is.
     exact: computes the call as if we were not there. edits: runtimes whose ``edit(call, q, k, v) -> (q, k, v, bias)``
     changes what attends to what; with them `project` gives the edited tensors, `exact` is full attention on them, and
-    ``result(call, out)`` of theirs, the last one first, sees what came of it.
+    ``result(call, out)`` of theirs, the last one first, sees what came of it. skip: what the layer's result is added to
+    ``[B, N, C]``, where a runtime wants to know it (``wants_skip``).
     """
 
     layer: Layer
@@ -37,6 +38,7 @@ class Call:
     exact: Callable[[], torch.Tensor]
     hooks: HostHooks = field(default_factory=HostHooks)
     edits: tuple[Any, ...] = ()
+    skip: torch.Tensor | None = None
     bias: torch.Tensor | None = None  # of the edited keys, ``[B, 1, 1, keys]``; None: all count alike
 
     def __post_init__(self) -> None:
@@ -135,6 +137,10 @@ class SelfAttentionHook:
         self.on = True
         transformers = {id(layer.transformer): layer.transformer for layer in layers}.values()
         handles = [t.register_forward_pre_hook(self._enter_transformer, with_kwargs=True) for t in transformers]
+        for layer in layers:
+            if any(r.wants_skip(layer) for r in self._runtimes):
+                norm, _ = layer.family.norms(layer.block)
+                handles.append(norm.register_forward_pre_hook(self._see_skip(layer)))
         forwards = [(layer.attn1, _Forward(self, layer, vars(layer.attn1).get("forward"))) for layer in layers]
         return handles, forwards
 
@@ -142,6 +148,13 @@ class SelfAttentionHook:
         x = args[0] if args else kwargs.get("x")
         if x is not None and x.ndim == 4:
             self._flight.grids[id(transformer)] = tuple(x.shape[-2:])
+
+    def _see_skip(self, layer: Layer) -> Callable:
+        def see(norm: Any, args: tuple) -> None:
+            if self._flight.rows is not None and args:
+                self._flight.skips[id(layer.block)] = args[0]
+
+        return see
 
     def attention(self, layer: Layer, x: Any, exact: Callable, foreign: bool) -> Any:
         """Compute a plain self-attention call (no context, no mask) by the first technique that takes it."""
@@ -154,25 +167,28 @@ class SelfAttentionHook:
         if x.ndim != 3 or x.shape[1] != grid[0] * grid[1] or x.shape[0] != len(self._flight.rows):
             self._say("Attention Lab left some layers alone: something else rearranges their tokens (token merging?).")
             return exact()
-        call = Call(layer, x, grid, self._flight.rows, self._flight.moment, exact, self._hooks)
+        told = layer, x, grid, self._flight.rows, self._flight.moment, exact, self._hooks
+        skip = self._flight.skips.pop(id(layer.block), None)
+        call = Call(*told, skip=skip)
         asked = [r for r in self._editors if r.wants_self(layer)]
         # Who adds keys finds as many as tokens; who narrows the heads comes when nobody counts on their width any more.
         editors = tuple(sorted((r for r in asked if r.edits(call)), key=lambda r: (r.narrows, r.extends)))
         for runtime in asked:
             self._note(runtime, runtime in editors)
         if editors:
-            call = Call(layer, x, grid, self._flight.rows, self._flight.moment, exact, self._hooks, editors)
-        # Fast paths work on as many keys as tokens; where an edit adds keys, full attention it is.
-        first, out = next((e for e in editors if e.extends), None), None
+            call = Call(*told, editors, skip=skip)
+        # Fast paths work on as many keys as tokens: where another one adds keys, full attention it is.
+        taken, out = None, None
         for runtime in self._attenders:
             if not runtime.wants_self(layer):
                 continue
-            if first is not None:
-                self._passed(runtime, first)
+            before = taken or next((e for e in editors if e.extends and e is not runtime), None)
+            if before is not None:
+                self._passed(runtime, before)
                 continue
             out = runtime.attend(call)
             self._note(runtime, out is not None)
-            first = None if out is None else runtime
+            taken = None if out is None else runtime
         return call.exact() if out is None else out
 
     def _replaced(self) -> str:

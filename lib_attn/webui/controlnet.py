@@ -43,13 +43,14 @@ class Reserved:
     """The unit that a job has reserved.
 
     number: among the enabled units. before: all units of the job as they were. start: share of the steps from which it
-    guides.
+    guides. normals: its model reads them.
     """
 
     interface: Any
     number: int
     before: list[Any]
     start: float
+    normals: bool = False
 
     def params(self, p: Any) -> list[Any]:
         """What ControlNet has made of all enabled units; empty when it does nothing in this job."""
@@ -73,7 +74,7 @@ class Reserved:
                 elif maps:
                     one.start_guidance_percent = self.start
         if maps and self.number < len(params):
-            self._hand_over(params[self.number], maps[0].picture)
+            self._hand_over(params[self.number], maps[0].normals if self.normals else maps[0].picture)
         return maps
 
     def release(self, p: Any) -> None:
@@ -137,8 +138,12 @@ def reserve(p: Any, group: Any, say: Callable[[str], None]) -> Reserved | None:
     if free is None:
         say("The picture is drawn without its map: ControlNet has no free unit.")
         return None
-    kind = kind_of(group)
+    kind = "normal" if group.normals else kind_of(group)
     model = model_for(interface, kind)
+    if model is None and kind == "depth":
+        # Normals can be worked out from depth, but not the other way round.
+        model = model_for(interface, "normal")
+        kind = kind if model is None else "normal"
     if model is None:
         say(f"The picture is drawn without its map: ControlNet has no {kind} model.")
         return None
@@ -155,4 +160,6 @@ def reserve(p: Any, group: Any, say: Callable[[str], None]) -> Reserved | None:
     )  # fmt: skip
     # As many as before: with another number ControlNet moves the arguments of every script behind it.
     interface.update_cn_script_in_processing(p, units)
-    return Reserved(interface, sum(unit.enabled for unit in before[:free]), before, group.start)
+    return Reserved(
+        interface, sum(unit.enabled for unit in before[:free]), before, group.start, normals=kind == "normal"
+    )

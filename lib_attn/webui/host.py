@@ -14,6 +14,8 @@ from PIL import Image
 
 from lib_attn.learned.files import Loader
 from lib_attn.learned.folders import SHIPPED, Folders
+from lib_attn.learned.header import Refused
+from lib_attn.techniques.base import Context
 from lib_attn.unet.families import UnsupportedModel, find_layers
 from lib_attn.unet.profile import Profile, profile_of
 from lib_attn.unet.rows import Row, plan_rows
@@ -78,12 +80,27 @@ def own_folder() -> str:
 
 def lora_folder() -> str:
     """Where the host's LoRAs are; empty where it has none."""
-    return str(getattr(shared.cmd_opts, "lora_dir", None) or "")
+    return str(getattr(getattr(shared, "cmd_opts", None), "lora_dir", None) or "")
 
 
 #: Learned files of the folders that are looked at: the host's, the one the user has set, those of the project; and the
 #: host's LoRAs, of which some draw maps.
 files = Loader(lambda: Folders([own_folder(), options.files_folder(), SHIPPED], [lora_folder()]))
+
+
+def fitting(kind: str) -> list[str]:
+    """Names of the learned files of a kind that fit the loaded model; two at most, for files are large."""
+    layers = tuple(find_layers(current_model()))
+    context, found = Context(layers=layers, files=files), []
+    for name in files.folders().names(kind):
+        try:
+            context.learned(kind, name)
+            found.append(name)
+        except Refused:
+            continue
+        if len(found) == 2:
+            break
+    return found
 
 
 def treats_rows_alike(module: Any) -> bool:
@@ -136,7 +153,7 @@ def is_edit(denoiser: Any) -> bool:
 
 
 def steps_by_itself(denoiser: Any) -> bool:
-    """Whether the sampler chooses its steps by comparing the model's predictions (DPM adaptive)."""
+    """Whether the sampler of a denoiser or a job chooses its steps by comparing predictions (DPM adaptive)."""
     return "adaptive" in str(getattr(denoiser.sampler, "funcname", ""))
 
 

@@ -100,18 +100,23 @@ class Job:
         sampler.launch_sampling = launch_sampling
         _live.add(self)
 
-    def draw_first(self, p: Any, conds: tuple[Any, Any]) -> None:
-        """Have what a technique wants drawn before the picture of `p` drawn, and show it."""
+    def draw_first(self, p: Any, conds: tuple[Any, Any], noise: Any = None) -> None:
+        """Have what a technique wants drawn before the picture of `p` drawn, and show it.
+
+        Args:
+            noise: all that the picture begins with; None where it begins with more.
+        """
         for group in self.settings.active():
             if not group.draws_first:
                 continue
             reserved = self.reserved
+            followed = noise if group in self.settings.for_pass(hires=False) else None
             try:
 
-                def draw(group=group):
+                def draw(group=group, followed=followed):
                     if host.refusal() is not None:
                         return ()
-                    return underdrawing.draw(p, group, conds, _store, self.say)
+                    return underdrawing.draw(p, group, conds, _store, self.say, followed)
 
                 maps = reserved.draw(p, draw) if reserved else draw()
                 self.pictures += underdrawing.shown(p, group, maps)
@@ -349,6 +354,7 @@ def reserve(p: Any, args: Sequence[Any]) -> None:
     """Before anybody reads the arguments of job `p`: reserve what the map, which is drawn later, is handed to."""
     give_back(p)
     settings, _ = xyz.overridden(api.read_args(args)[0], dict(getattr(p, xyz.ATTRIBUTE, None) or {}))
+    settings, _ = underdrawing.completed(settings)
     inner = host.is_inner_pass(p) and not settings.general.inner_passes
     for group in settings.active():
         if group.draws_first and group.guide == "ControlNet" and not inner:
@@ -368,10 +374,12 @@ def begin(p: Any, args: Sequence[Any]) -> None:
     chosen, messages = api.read_args(args)
     settings, more = xyz.apply_overrides(p, chosen)
     inner = host.is_inner_pass(p) and not settings.general.inner_passes
+    settings, found = underdrawing.completed(settings)
     if not inner:
         stamped = settings.with_files(host.files.stamped)
+        stamped = stamped.replace(**{group.name: group.stamped() for group in stamped.active()})
         infotext.write(p.extra_generation_params, stamped, options.full_infotext(), changed_nothing)
-    for message in dict.fromkeys([*messages, *more, *grid.told(p, chosen, recorded() is not None)]):
+    for message in dict.fromkeys([*messages, *more, *found, *grid.told(p, chosen, recorded() is not None)]):
         host.comment(p, message)
     if inner:
         return
@@ -391,11 +399,12 @@ def begin(p: Any, args: Sequence[Any]) -> None:
                 job.say(f"{group.label} acts only in the hires pass, and this picture has none.")
 
 
-def before_sampling(p: Any, conds: tuple[Any, Any] = (None, None)) -> None:
+def before_sampling(p: Any, conds: tuple[Any, Any] = (None, None), x: Any = None, noise: Any = None) -> None:
     """The host is about to sample a pass of `p`; its sampler, model and sizes are final.
 
     Args:
         conds: what it made of the prompts and the negative prompts.
+        x, noise: what it begins with, and its noise: the same where there is no picture yet.
     """
     job = job_of(p)
     if job is not None:
@@ -403,7 +412,7 @@ def before_sampling(p: Any, conds: tuple[Any, Any] = (None, None)) -> None:
         # The host may begin with the hires pass, of a picture that is there already.
         if not hires or not job.drawn_first:
             job.drawn_first = True
-            job.draw_first(p, conds)
+            job.draw_first(p, conds, noise if x is noise and not hires else None)
         job.prepare(p.sampler, getattr(p, "seeds", None) or [], hires, cfg)
 
 

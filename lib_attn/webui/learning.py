@@ -1,4 +1,5 @@
-"""Learning inside the host: pictures drawn one after the other as a job of its own, with progress and interrupt.
+"""Learning inside the host: pictures drawn, or the user's own ones shown to the model, one after the other as a job of
+its own, with progress and interrupt.
 
 What is learned of is handed in as plain JSON, by the page "Learn" or by an API client. Names are checked; nothing is a
 path.
@@ -16,18 +17,19 @@ from typing import Any
 from fastapi import Body, HTTPException
 from modules import call_queue, paths, processing, progress, scripts, shared
 
-from lib_attn.learn.learners import learners
+from lib_attn.learn import shown
+from lib_attn.learn.learners import Learner, learners
 from lib_attn.learn.run import PROMPTS, Pictures, Plan, Run
 from lib_attn.learned.folders import SUFFIX
 from lib_attn.names import is_learned
 from lib_attn.unet.families import UnsupportedModel, find_layers
-from lib_attn.webui import host, job
+from lib_attn.webui import host, job, showing
 
 TITLE = "Attention Lab"
 ROUTE = "/attention-lab/v1/learn"
 GUARDED = "/sdapi/v1/txt2img"  # a route of the host, whose guard is ours as well
 OFF = {"enabled": False}
-FIELDS = ("kind", "name", "prompts", "pictures", "options", "replace")
+FIELDS = ("kind", "name", "prompts", "init_images", "caption", "pictures", "options", "replace")
 MAX_PROMPTS, MAX_PROMPT = 1000, 2000
 UNFINISHED = os.path.join(paths.data_path, "attention_lab", "unfinished")
 
@@ -37,7 +39,8 @@ def learn(asked: Any) -> list[str]:
 
     Args:
         asked: ``kind``, ``name`` of the file to make, ``prompts`` (lines of a text, or a list; without any a list of
-            our own), ``pictures`` and ``options`` by name as their schema has them, ``replace``: whether there may be a
+            our own), ``init_images``: own pictures in base64 that are learned from instead, ``caption``: what is on
+            them, ``pictures`` and ``options`` by name as their schema has them, ``replace``: whether there may be a
             file of this name already.
 
     Returns:
@@ -46,7 +49,7 @@ def learn(asked: Any) -> list[str]:
     Raises:
         ValueError: with one sentence, when something in `asked` is not understood or cannot be done.
     """
-    kind, name, prompts, pictures, options = _read(asked)
+    kind, name, source, pictures, options = _read(asked)
     refusal = host.refusal()
     if refusal is not None:
         raise ValueError(refusal)
@@ -55,14 +58,19 @@ def learn(asked: Any) -> list[str]:
         layers = find_layers(model)
     except UnsupportedModel as error:
         raise ValueError(f"Nothing can be learned: {error}") from None
-    plan = Plan(kind, pictures, options, prompts, host.checkpoint(model))
+    own = source if isinstance(source, showing.Own) else None
+    if own is None:
+        plan = Plan(kind, pictures, options, source, host.checkpoint(model))
+    else:
+        plan = shown.plan_of(kind, own.names, options, own.caption, host.checkpoint(model), pictures)
     run = Run(plan, layers, Path(UNFINISHED, name + SUFFIX))
     told = ["An unfinished run of this name had other values: it was begun anew."] if run.dropped else []
-    count = pictures.count
+    count = plan.pictures.count
     shared.state.job_count, shared.state.job_no = count, run.done
     for prompt, seed in run.pictures():
-        shared.state.textinfo = f"Picture {run.done + 1} of {count}"
-        if not _draw(run, prompt, seed):
+        number = run.done + 1
+        shared.state.textinfo = f"Picture {number} of {count}"
+        if not _pass(run, own, prompt, seed):
             kept = run.kept
             return [*told, f"Interrupted: {kept} of {count} pictures are kept. The same again goes on from there."]
         _keep(run.drawn)
@@ -70,6 +78,13 @@ def learn(asked: Any) -> list[str]:
     _keep(run.finish, _file(name))
     seconds = round(run.seconds)
     return [*told, f"{name} is learned, from {count} pictures in {seconds} s."]
+
+
+def _pass(run: Run, own: showing.Own | None, prompt: str, seed: int) -> bool:
+    """Have the next picture pass through the model; False when the user has stopped it."""
+    if shared.state.interrupted or shared.state.stopping_generation:
+        return False
+    return _draw(run, prompt, seed) if own is None else showing.show(run, own)
 
 
 def _file(name: str) -> Path:
@@ -85,7 +100,7 @@ def _keep(act: Any, *args: Any) -> Any:
         raise ValueError(f"What was learned cannot be written: {error.strerror}") from None
 
 
-def _read(asked: Any) -> tuple[str, str, tuple[str, ...], Pictures, Any]:
+def _read(asked: Any) -> tuple[str, str, tuple[str, ...] | showing.Own, Pictures, Any]:
     if not isinstance(asked, Mapping):
         raise ValueError("What is to be learned is told as a dictionary of named fields")
     for field in asked:
@@ -104,12 +119,22 @@ def _read(asked: Any) -> tuple[str, str, tuple[str, ...], Pictures, Any]:
     return (
         kind,
         name,
-        _prompts(asked.get("prompts")),
+        _own(asked, known[kind]) if "init_images" in asked else _prompts(asked.get("prompts")),
         *(
             _group(group, asked.get(field))
             for group, field in ((Pictures, "pictures"), (known[kind].options, "options"))
         ),
     )
+
+
+def _own(asked: Mapping[str, Any], learner: Learner) -> showing.Own:
+    if not learner.look:
+        technique = learner.label
+        raise ValueError(f"{technique} is learned from pictures that the model draws, not from init_images")
+    caption = asked.get("caption") or ""
+    if not isinstance(caption, str) or len(caption) > MAX_PROMPT:
+        raise ValueError("The caption is a text of 2000 characters at most")
+    return showing.read(asked["init_images"], caption)
 
 
 def _prompts(given: Any) -> tuple[str, ...]:
@@ -134,8 +159,6 @@ def _group(group: Any, values: Any) -> Any:
 def _draw(run: Run, prompt: str, seed: int) -> bool:
     """Draw one picture as the host does; False when the user has stopped it."""
     pictures, state = run.plan.pictures, shared.state
-    if state.interrupted or state.stopping_generation:
-        return False
     p = processing.StableDiffusionProcessingTxt2Img(
         sd_model=shared.sd_model, prompt=prompt, seed=seed, steps=pictures.steps, cfg_scale=pictures.cfg,
         width=pictures.width, height=pictures.height, sampler_name="Euler a", scheduler="Automatic",

@@ -26,6 +26,7 @@ __all__ = ["Panel", "PresetActions", "build", "info", "label", "plain_switch", "
 
 SHARED = ("blocks", "start", "end", "hires")  # fields that every technique has, and so would every label
 ADVANCED = "Advanced"
+PICTURE = 160  # height of a place for a picture, in pixels
 FOLD = ["attention-lab-fold"]  # accordions of the panel, which are low while they are folded
 TEXTS = {
     "preset": "Preset",
@@ -182,9 +183,11 @@ def _technique(panel: Panel, group: type[Group], page: Page) -> None:
             if any(p.name == "record" for p in basic):
                 _recorded(page, group)
             with gr.Accordion(ADVANCED, open=False, elem_id=page.id(f"{group.name}_advanced"), elem_classes=FOLD):
-                advanced = [p for p in params if p.advanced]
+                given = [p for p in group.all_params() if p.kind == "picture"]
+                advanced = [*(p for p in params if p.advanced), *given]
                 for pair in (advanced[i : i + 2] for i in range(0, len(advanced), 2)):
                     _row(panel, group, pair, page)
+    params += given
     controls = [panel.controls[p.key] for p in params]
     reset.click(lambda: [p.default for p in params], [], controls, show_progress="hidden")
 
@@ -230,6 +233,11 @@ def control(group: type[Group], param: Param, page: Page) -> Any:
         return (gr.Dropdown if many else gr.Radio)(choices=list(param.choices), **shared)
     if param.kind == "file":
         return _file(param, page, shared)
+    if param.kind == "picture":
+        help = shared.pop("info")
+        with gr.Column():
+            gr.HTML(sentences([help]))
+            return _transient(Picture(height=PICTURE, **shared))
     return gr.Textbox(placeholder=param.default, max_lines=1, **shared)
 
 
@@ -242,6 +250,19 @@ def _file(param: Param, page: Page, shared: dict[str, Any]) -> Any:
         lambda: gr.update(choices=page.files(param.file)), [], [chosen], queue=False, show_progress="hidden"
     )
     return chosen
+
+
+class Picture(gr.Image):
+    """A picture that is handed on as it was put in, as base64: gradio itself would take 16 bits for 8."""
+
+    def get_block_name(self) -> str:
+        return "image"
+
+    def preprocess(self, x: str | None) -> str:
+        return x or ""
+
+    def postprocess(self, y: str | None) -> str | None:
+        return y or None
 
 
 def _transient(component: Any) -> Any:

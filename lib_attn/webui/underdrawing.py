@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Callable, Hashable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 from modules import devices, images, processing, rng, sd_samplers, shared
 from PIL import Image
 
-from lib_attn.settings import Group
+from lib_attn.settings import Group, Settings
 from lib_attn.store import Store
 from lib_attn.techniques import first_pass_of
 from lib_attn.webui import host
@@ -20,11 +21,19 @@ from lib_attn.webui import host
 SAMPLING = ("eta", "s_churn", "s_tmin", "s_tmax", "s_noise", "s_min_uncond")
 
 
-def draw(p: Any, group: Group, conds: tuple[Any, Any], store: Store, say: Callable[[str], None]) -> tuple[Any, ...]:
+def draw(
+    p: Any,
+    group: Group,
+    conds: tuple[Any, Any],
+    store: Store,
+    say: Callable[[str], None],
+    begins_with: torch.Tensor | None = None,
+) -> tuple[Any, ...]:
     """Draw a map for each picture of the batch that `p` is about to sample, or take those that were kept.
 
     Args:
         conds: what the host made of the prompts and the negative prompts.
+        begins_with: the noise of the picture, which may be changed in place; None where it begins with more.
     """
     model, asked = host.current_model(), _map_job(p, group)
     # The noise of a map is drawn from the global generator too, where the host finds noise for the picture later.
@@ -42,7 +51,8 @@ def draw(p: Any, group: Group, conds: tuple[Any, Any], store: Store, say: Callab
             return [_depends_on(asked, group, conds, noise, image) for image in range(len(p.prompts))]
 
         return first_pass_of(group.name)(
-            group, model, pictures, lambda: _sampled(asked, noise, *conds), files=host.files, store=store, say=say,
+            group, model, pictures, lambda: _sampled(asked, noise, *conds, say), _decoded, files=host.files,
+            store=store, say=say, encode=lambda picture: _encoded(p, picture), noise=begins_with,
             decoder=getattr(model, "first_stage_model", None), prediction=host.predicts(model),
         )  # fmt: skip
 
@@ -95,15 +105,18 @@ def _map_job(p: Any, group: Group) -> Any:
 
 
 def _sampled(
-    asked: Any, x: torch.Tensor, conditioning: Any, unconditional: Any
-) -> list[tuple[torch.Tensor, np.ndarray]] | None:
-    """Latents and pictures of the maps; None when the user has stopped them."""
+    asked: Any, x: torch.Tensor, conditioning: Any, unconditional: Any, say: Callable[[str], None]
+) -> torch.Tensor | None:
+    """Latents ``[B, C, h, w]`` of the maps; None when the user has stopped them."""
     state = shared.state
     state.job_count += 1
     before = state.textinfo
     state.textinfo = "Drawing the map"
     try:
         asked.sampler = sd_samplers.create_sampler(asked.sampler_name, asked.sd_model)
+        if host.steps_by_itself(asked):
+            name = asked.sampler_name
+            say(f"{name} chooses its steps by itself: Map steps does nothing, and the map takes longer.")
         conditions = asked.txt2img_image_conditioning(x)
         latents = asked.sampler.sample(asked, x, conditioning, unconditional, image_conditioning=conditions)
     finally:
@@ -111,14 +124,43 @@ def _sampled(
         state.textinfo = before
     if state.interrupted or state.skipped or state.stopping_generation:
         return None
-    decoded = processing.decode_latent_batch(asked.sd_model, latents, target_device=devices.cpu, check_for_nans=True)
+    return latents.cpu()
+
+
+def _decoded(latents: torch.Tensor) -> list[np.ndarray]:
+    """Pictures uint8 ``[H, W, 3]`` of latents."""
+    model, latents = host.current_model(), latents.to(devices.device)
+    decoded = processing.decode_latent_batch(model, latents, target_device=devices.cpu, check_for_nans=True)
     pictures = ((torch.stack(list(decoded)).float() + 1) / 2).clamp(0, 1).mul(255).permute(0, 2, 3, 1)
-    return list(zip(latents.cpu(), pictures.to(torch.uint8).numpy(), strict=True))
+    return list(pictures.to(torch.uint8).numpy())
+
+
+def _encoded(p: Any, picture: np.ndarray) -> torch.Tensor:
+    """Latents ``[C, h, w]`` of a map at the size of job `p`."""
+    sized = Image.fromarray(picture).resize((p.width, p.height), Image.Resampling.LANCZOS)
+    pixels = torch.from_numpy(np.array(sized)).permute(2, 0, 1)[None].to(devices.device, torch.float32) / 255
+    return processing.images_tensor_to_samples(pixels, model=host.current_model())[0].float().cpu()
+
+
+def completed(settings: Settings) -> tuple[Settings, list[str]]:
+    """`settings` with the one file that fits the model where what draws first names none, and a sentence on it."""
+    said = []
+    for group in settings.active():
+        if group.draws_first and not group.file:
+            kind = next(param.file for param in group.params() if param.name == "file")
+            fitting = host.fitting(kind)
+            if len(fitting) == 1:
+                name = fitting[0]
+                settings = settings.replace(**{group.name: replace(group, file=name)})
+                said.append(f"No file with map blocks was chosen: {name} is used, the only one that fits.")
+    return settings, said
 
 
 def shown(p: Any, group: Group, maps: tuple[Any, ...]) -> list[Any]:
     """The maps as pictures for the gallery, as far as they are wanted there; saves them where that is wanted."""
-    pictures = [Image.fromarray(np.ascontiguousarray(drawn.picture)) for drawn in maps]
+    pictures = [Image.fromarray(np.ascontiguousarray(one.normals if group.normals else one.picture)) for one in maps]
+    # A map that was given has a size of its own.
+    pictures = [one if one.size == (p.width, p.height) else one.resize((p.width, p.height)) for one in pictures]
     if group.save and p.save_samples():
         for picture, prompt, seed in zip(pictures, p.prompts, p.seeds, strict=True):
             images.save_image(

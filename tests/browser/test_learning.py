@@ -3,9 +3,10 @@
 import json
 
 import pytest
+from PIL import Image
 
 from tests.browser.controls import Controls
-from tests.browser.test_webui import FIRST, load
+from tests.browser.test_webui import FIRST, generate, load, small
 
 PREFIX = "attention_lab_learn_"
 BAR = "#tab_attention_lab .progressDiv"
@@ -56,6 +57,55 @@ def test_a_run_is_interrupted_and_gone_on_with(learn, keep, tmp_path):
     assert "by hand" in panel.offered("dictionary_file")
     panel.pick("dictionary_file", "by hand")
     assert panel.text("dictionary_file") == "by hand"
+
+
+def test_a_dictionary_of_own_pictures(learn, keep, tmp_path):
+    """Four pictures chosen, one dropped, those of the gallery taken; the file is chosen and drawn with."""
+    page = learn.page
+    page.click("#tabs > .tab-nav button:has-text('txt2img')")
+    small(page)
+    generate(page)
+    page.locator("#tabs > .tab-nav button").filter(has_text="Attention Lab").click()
+    files = []
+    for number, colour in enumerate(("red", "orange", "yellow", "brown")):
+        files.append(tmp_path / f"{number}.png")
+        Image.new("RGB", (3000 if number else 150, 200), colour).save(files[-1])
+    learn.choose("kind", "Dictionary")
+    learn.choose("source", "my own pictures")
+    learn.find("prompts").wait_for(state="hidden")
+    learn.set_text("name", "my look")
+    for name, value in {"pictures_width": 128, "pictures_height": 128, "dictionary_atoms": 8}.items():
+        learn.set_number(name, value)
+    learn.find("start").click()
+    wait_said(learn, "There are no pictures to learn from")
+    page.set_input_files(f"#{PREFIX}own input", files)
+    thumbs = page.locator(f"#{PREFIX}own img")
+    page.wait_for_function(f"() => document.querySelectorAll('#{PREFIX}own img').length == 4")
+    learn.find("gallery").click()
+    page.wait_for_function(f"() => document.querySelectorAll('#{PREFIX}own img').length == 5")
+    assert thumbs.nth(1).evaluate("img => img.decode().then(() => img.naturalWidth)") == 2048
+    assert thumbs.nth(4).evaluate("img => img.decode().then(() => img.naturalWidth)") == 128
+    keep(page, "learn-own")
+    learn.find("start").click()
+    page.wait_for_function(f"() => (document.querySelector('{BAR}') || {{}}).textContent?.includes('of 5')")
+    wait_said(learn, "my look is learned, from 5 pictures")
+    keep(page, "learn-own-done")
+    learn.find("clear").click()
+    page.wait_for_function(f"() => !document.querySelector('#{PREFIX}own img')")
+
+    page.click("#tabs > .tab-nav button:has-text('txt2img')")
+    panel = Controls(page, FIRST)
+    panel.open("general")
+    panel.switch("dictionary")
+    panel.open("dictionary")
+    page.wait_for_timeout(1000)
+    panel.pick("dictionary_file", "my look")
+    panel.choose("dictionary_mode", "full")
+    panel.set_number("dictionary_strength", 1)
+    page.click("#txt2img_generate")
+    page.wait_for_selector("#html_info_txt2img:has-text('file: my look#')", timeout=180000)
+    keep(page, "learn-own-drawn")
+    panel.switch("dictionary", False)
 
 
 def test_a_pasted_picture_whose_file_is_missing_says_so(page, webui, keep):

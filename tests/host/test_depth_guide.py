@@ -5,11 +5,14 @@ import io
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from lib_attn.lab.judging.geometry import cut_outs, outline
 from lib_attn.lab.judging.judge import JUDGE, Judge
-from tests.host.server import ROOT, Webui, with_embedded_model
+from tests.host.server import FLAGS, ROOT, Webui, with_embedded_model
 
 ASKED = {"prompt": "a red cube, grey background", "negative_prompt": "", "steps": 20, "sampler_name": "DDIM",
          "cfg_scale": 5, "width": 256, "height": 256, "seed": 11}  # fmt: skip
@@ -49,3 +52,69 @@ def test_each_picture_of_a_batch_has_its_map_and_can_be_made_alone(webui):
     assert len(both) == 4, "two pictures, two maps"
     alone = pixels(webui.picture(ON, **ASKED | {"seed": ASKED["seed"] + 1}))
     assert abs(alone[0].astype(float) - both[1]).mean() < 1.0
+
+
+@pytest.fixture(scope="module")
+def small_memory(webui_folder, webui_python, tmp_path_factory):
+    """With --medvram, and a LoRA on every projection of self-attention: (webui, the LoRA's word)."""
+    folder = with_embedded_model(webui_folder, tmp_path_factory.mktemp("installed") / "webui")
+    checkpoints = folder / "models" / "Stable-diffusion"
+    started = Webui(folder, webui_python, tmp_path_factory.mktemp("data") / "data", checkpoints,
+                    {"attention-lab": ROOT, "zz-probe": ROOT / "tests" / "host" / "probe"}, ui=False,
+                    flags=[*FLAGS, "--medvram"])  # fmt: skip
+    generator, weights, before = torch.Generator().manual_seed(5), {}, "model.diffusion_model."
+    with safe_open(next(checkpoints.glob("*.safetensors")), "pt") as file:
+        for name in file.keys():
+            if name.startswith(before) and "attn1.to_" in name and name.endswith(".weight"):
+                wide, deep = file.get_slice(name).get_shape()
+                key = "diffusion_model_" + name.removeprefix(before).removesuffix(".weight").replace(".", "_")
+                weights[f"{key}.lora_down.weight"] = torch.randn(4, deep, generator=generator) * 0.1
+                weights[f"{key}.lora_up.weight"] = torch.randn(wide, 4, generator=generator) * 0.1
+    (started.data / "models" / "Lora").mkdir(parents=True, exist_ok=True)
+    save_file(weights, started.data / "models" / "Lora" / "tiny.safetensors")
+    started.call("/sdapi/v1/refresh-loras", {})
+    yield started, "<lora:tiny:1>"
+    started.stop()
+
+
+def test_weights_are_bit_identical_after_every_ending(small_memory):
+    """With --medvram and a LoRA of the host's: success, Interrupt, Skip and an error while the map is drawn."""
+    webui, word = small_memory
+    with_lora = ASKED | {"prompt": ASKED["prompt"] + word}
+    plain = pixels(webui.picture(**ASKED))[0]
+    weights = webui.probe("weights")
+    changed = pixels(webui.picture(**with_lora))[0]
+    loaded = webui.probe("weights")
+    assert loaded != weights and not np.array_equal(changed, plain)
+    guided = webui.picture(ON, **with_lora)
+    assert len(guided.encoded) == 2 and webui.probe("weights") == loaded
+    assert not np.array_equal(pixels(guided)[0], changed)
+    for number, how in enumerate(("interrupt", "skip", "error"), start=1):
+        anew = {"depth_guide": {**ON["depth_guide"], "map_seed": number}}
+        ended = webui.picture(anew, **with_lora, scripts={"Probe": {"args": [how, 2]}})
+        assert webui.probe("weights") == loaded and webui.probe("state")["leftovers"] == [], how
+        assert len(ended.encoded) == 1, "no map"
+        assert how != "error" or np.array_equal(pixels(ended)[0], changed), "the picture comes without a map"
+    assert np.array_equal(pixels(webui.picture(**ASKED))[0], plain) and webui.probe("weights") == weights
+
+
+def test_a_map_of_ones_own_is_where_the_picture_has_its_thing(small_memory):
+    """One thing, moved: a job of the API with a 16-bit picture; then the same from the picture's text."""
+    webui, _ = small_memory
+    grey = np.zeros((256, 256), np.uint16)
+    grey[128:208, 120:200] = 50000
+    stream = io.BytesIO()
+    Image.fromarray(grey).save(stream, "PNG")
+    own = {"depth_guide": {**ON["depth_guide"], "own_map": base64.b64encode(stream.getvalue()).decode()}}
+    (plain,) = pixels(webui.picture(**ASKED))
+    answer = webui.picture(own, **ASKED)
+    picture, shown = pixels(answer)
+    assert np.array_equal(shown[..., 0] > 100, grey > 0)
+    _, masks = Judge.load(JUDGE).look(np.stack([plain, picture]))
+    wanted = (grey > 0).reshape(32, 8, 32, 8).mean((1, 3)) > 0.5
+    before, after = ((mask & wanted).sum() / (mask | wanted).sum() for mask in masks)
+    assert after > before + 0.2, (before, after)
+    (pairs,) = webui.probe("parse", [answer.texts[0]])
+    assert "map hash: " in pairs["Attn depth-guide"] and "own" not in pairs["Attn depth-guide"]
+    again = {"depth_guide": {**ON["depth_guide"], "map_hash": pairs["Attn map hashes"]}}
+    assert np.array_equal(pixels(webui.picture(again, **ASKED))[0], picture)

@@ -1,10 +1,15 @@
 """The picture moved towards its map: the arithmetic on one image, and what a real U-Net's rows make of it."""
 
+import base64
+import io
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+from PIL import Image
 
 pytest.importorskip("ldm", reason="the tiny U-Nets are ldm's")
 
@@ -12,8 +17,11 @@ from lib_attn.attach import attach
 from lib_attn.learned.files import Loader, save
 from lib_attn.learned.folders import Folders
 from lib_attn.store import Store
+from lib_attn.techniques.depth_guide import runtime
 from lib_attn.techniques.depth_guide.head import PREFIX, Head, error, read_head, towards
-from lib_attn.techniques.depth_guide.maps import LIMIT, PLACE, Map, Maps, levelled
+from lib_attn.techniques.depth_guide.layout import DEPTH, FAR, arranged, quieted
+from lib_attn.techniques.depth_guide.maps import LARGEST, LIMIT, PLACE, Map, Maps, levelled, read_map
+from lib_attn.techniques.depth_guide.normals import normal_map, normals_of_depth
 from lib_attn.techniques.depth_guide.settings import DepthGuide
 from lib_attn.unet.families import find_layers
 from lib_attn.unet.flight import sigma_of
@@ -21,7 +29,7 @@ from lib_attn.unet.layers import layer_keys
 from lib_attn.unet.rows import plan_rows
 from tests.unets import tiny_unet, unet_input
 
-CFG, TIME = 5.0, 700.0
+CFG, TIME = 5.0, 500.0
 
 
 def head(seed=0):
@@ -89,6 +97,47 @@ def test_the_predicted_latents_move_by_what_towards_says(files, prediction, cfg,
     wanted = plain + towards(plain, drawn.wanted((16, 16))[None], head(), 1.0)
     torch.testing.assert_close(moved, wanted, atol=2e-3, rtol=2e-3)
     assert (moved - plain).abs().max() > 0.05
+
+
+def test_while_it_is_loud_colours_go_where_the_map_has_their_depth(files, monkeypatch):
+    monkeypatch.setattr(runtime, "LOUD", 0.1)
+    drawn = a_map()
+    _, plain = predict(None, (drawn,), files)
+    for strength in (0.25, 1.0, 3.0):
+        _, moved = predict(replace(ON, strength=strength), (drawn,), files)
+        target = arranged(plain, head()(plain).sigmoid(), drawn.wanted((16, 16))[None])
+        torch.testing.assert_close(moved, plain + min(strength, 1.0) * (target - plain), atol=2e-3, rtol=2e-3)
+
+
+def test_arranged_moves_a_thing_and_keeps_its_colour():
+    """A red thing on the left of a blue ground, wanted on the right: each place's colour by the naive sum."""
+    latents, depth, wanted = torch.zeros(1, 4, 12, 16), torch.zeros(1, 12, 16), torch.zeros(1, 12, 16)
+    latents[:, 0, 4:8, 2:6], latents[:, 1] = 3.0, 1.0
+    depth[:, 4:8, 2:6], wanted[:, 4:8, 9:13] = 1.0, 1.0
+    out = arranged(latents, depth, wanted)
+    assert (
+        out[0, 0, 4:8, 9:13].min() > 2.5
+        and out[0, 0, 4:8, 2:6].max() < 0.1
+        and torch.allclose(out[0, 1], out.new_ones(()))
+    )
+    total, weights = 0.0, 0.0
+    for y in range(12):
+        for x in range(16):
+            away = ((y - 5) ** 2 + (x - 10) ** 2) / (FAR * 16) ** 2
+            weight = math.exp(-0.5 * (away + ((1.0 - depth[0, y, x].item()) / DEPTH) ** 2))
+            total, weights = total + weight * latents[0, 0, y, x].item(), weights + weight
+    assert out[0, 0, 5, 10].item() == pytest.approx(total / weights, abs=1e-4)
+    large = torch.randn(1, 4, 70, 96)
+    assert arranged(large, large[:, 0].sigmoid(), large[:, 1].sigmoid()).shape == large.shape
+
+
+def test_quieted_noise_has_no_coarse_parts_and_is_as_loud():
+    noise = torch.randn(2, 4, 32, 48, generator=torch.Generator().manual_seed(3))
+    quiet = quieted(noise, 1.0)
+    assert torch.allclose(quiet.std((1, 2, 3)), noise.std((1, 2, 3)))
+    coarse = [F.avg_pool2d(x, 16).std() for x in (noise, quiet)]
+    assert coarse[1] < 0.5 * coarse[0] and (quiet - noise).std() < 0.2
+    torch.testing.assert_close(quieted(noise, 0.0), noise)
 
 
 def test_towards_makes_the_map_nearer_and_strength_0_is_nothing():
@@ -171,3 +220,41 @@ def test_a_map_prompt_may_hold_the_picture_s():
     assert DepthGuide().prompt_of("a cube") == "a cube"
     assert DepthGuide(map_prompt="a cone").prompt_of("a cube") == "a cone"
     assert DepthGuide(map_prompt="depth map of {prompt}, {x}").prompt_of("a cube") == "depth map of a cube, {x}"
+
+
+def as_base64(picture, mode=None):
+    stream = io.BytesIO()
+    Image.fromarray(picture, mode).save(stream, "PNG")
+    return base64.b64encode(stream.getvalue()).decode()
+
+
+def test_maps_of_all_kinds_of_pictures_are_read_alike():
+    """8 and 16 bits, grey, colour and transparency: near is white, what is transparent is far."""
+    grey = np.zeros((6, 9), np.uint8)
+    grey[1:3, 2:5], grey[4, 4:8] = 255, 100
+    wanted = np.repeat(grey[..., None], 3, -1)
+    alpha = np.dstack([np.full((6, 9, 3), 255, np.uint8), np.where(grey == 255, 255, 0).astype(np.uint8)])
+    for picture in (grey, wanted, grey.astype(np.uint16) * 257):
+        assert np.array_equal(read_map(as_base64(picture)).picture, wanted)
+    assert np.array_equal(read_map("data:image/png;base64," + as_base64(alpha)).picture[..., 0] == 255, grey == 255)
+    assert read_map(as_base64(grey)).hash == read_map(as_base64(wanted)).hash
+    with pytest.raises(ValueError, match="no picture"):
+        read_map("AAAA")
+    with pytest.raises(ValueError, match="more than"):
+        read_map(as_base64(np.zeros((1, LARGEST + 1), np.uint8)))
+
+
+def test_normals_of_a_depth_map_are_those_of_its_relief():
+    """A ball: its left looks left (red), its top up (green), its middle and the ground at the viewer (blue)."""
+    y, x = np.mgrid[:128, :128]
+    inside = 1 - ((x - 64) ** 2 + (y - 64) ** 2) / 40**2
+    depth = np.where(inside > 0, 0.25 + 0.75 * np.sqrt(inside.clip(0)), 0)
+    picture = np.repeat(np.rint(depth * 255).astype(np.uint8)[..., None], 3, -1)
+    shown = normal_map(picture).astype(int)
+    assert tuple(shown[64, 64]) == pytest.approx((128, 128, 255), abs=4) and tuple(shown[2, 2]) == (128, 128, 255)
+    assert shown[64, 36, 0] > 170 > 128 > 90 > shown[64, 92, 0] and shown[36, 64, 1] > 170 > 90 > shown[92, 64, 1]
+    normals = normals_of_depth(picture)
+    assert np.allclose(np.linalg.norm(normals, axis=-1), 1)
+    disc = np.where(inside > 0, 150, 0).astype(np.uint8)[..., None].repeat(3, -1)
+    assert normals_of_depth(disc)[..., 2].min() > 0.99, "the drop to the ground bends no normal"
+    assert Map(picture, kind="normal").normals is picture

@@ -15,13 +15,17 @@ from lib_attn.settings import Dictionary, KeyMix, NearSighted, NegativeSkip
 from lib_attn.techniques.dictionary import attention, clusters
 from lib_attn.techniques.dictionary.attention import Keys, full_attention, live_attention, tiled_attention
 from lib_attn.techniques.dictionary.bank import matched, weight_bias
-from lib_attn.techniques.dictionary.codes import linear_map, rebuild, sparse_codes
+from lib_attn.techniques.dictionary.codes import rebuild, solver, sparse_codes
 from lib_attn.techniques.dictionary.content import Content, Entry
 from lib_attn.techniques.dictionary.plan import plan_clusters, tile_plan
+from lib_attn.techniques.dictionary.static import Static
 from lib_attn.techniques.near_sighted.plan import Plan
-from lib_attn.unet.families import find_layers
-from lib_attn.unet.layers import layer_keys
-from lib_attn.unet.rows import plan_rows
+from lib_attn.unet.cross_attention import CrossCall
+from lib_attn.unet.families import FAMILIES, find_layers
+from lib_attn.unet.flight import Evaluation, HostHooks, Moment
+from lib_attn.unet.layers import Layer, layer_keys
+from lib_attn.unet.rows import POSITIVE, Row, plan_rows
+from lib_attn.unet.self_attention import Call
 from tests.unets import tiny_unet, unet_input
 
 ON = Dictionary(enabled=True, blocks="d0,d1", atoms=24, full_first=0.0, keep=1, depth_scaling=0.0)
@@ -179,7 +183,7 @@ def test_any_setting_on_any_map_is_a_mean_of_values(h, w, tile, atoms, mode, dep
 
 def test_tokens_as_their_own_atoms_come_back_exactly():
     atoms, results = rand(20, 32), rand(20, 6, seed=1)
-    torch.testing.assert_close(atoms @ linear_map(atoms, results), results, atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(atoms @ (solver(atoms) @ results), results, atol=1e-4, rtol=1e-3)
     index, weight = sparse_codes(atoms, atoms, 1)
     assert torch.equal(index[:, 0], torch.arange(20))
     torch.testing.assert_close(rebuild(index, weight, results), results, atol=1e-5, rtol=1e-4)
@@ -189,8 +193,8 @@ def test_ridge_against_the_normal_equations_and_towards_the_pseudo_inverse():
     atoms, results, x = rand(40, 8), rand(40, 6, seed=1), rand(5, 8, seed=2)
     held = 0.3 * atoms.square().sum(0).mean()
     weights = x @ torch.linalg.inv(atoms.T @ atoms + held * torch.eye(8)) @ atoms.T
-    torch.testing.assert_close(x @ linear_map(atoms, results, 0.3), weights @ results, atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(linear_map(atoms, results, 1e-7), linear_map(atoms, results), atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(x @ (solver(atoms, 0.3) @ results), weights @ results, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(solver(atoms, 1e-7) @ results, solver(atoms) @ results, atol=1e-4, rtol=1e-3)
 
 
 def test_pursuit_against_loops_and_finds_what_tokens_are_made_of():
@@ -233,6 +237,82 @@ def test_matched_values_have_the_pictures_mean_and_spread():
     torch.testing.assert_close(matched(v, count, own, 0.0), v.expand(2, -1, -1, -1))
 
 
+# The static dictionary beyond self-attention
+
+
+def block_and_calls(n=12, tokens=7):
+    """A transformer block with norms that do something, its input ``[2, n, C]`` whose tokens have one mean and spread,
+    text, and what makes of them the calls that techniques get."""
+    block = tiny_unet().input_blocks[1][1].transformer_blocks[0]
+    with torch.no_grad():
+        for norm in (block.norm1, block.norm2):
+            norm.weight.copy_(1 + 0.3 * rand(32, seed=1))
+            norm.bias.copy_(0.2 * rand(32, seed=2))
+    h = rand(1, n, 32, seed=3)
+    h = 0.3 + 2 * (h - h.mean(-1, keepdim=True)) / h.std(-1, keepdim=True, unbiased=False)
+    layer = Layer("IN01", "in", 1, 0, 0, None, block, FAMILIES[0])
+    moment, rows = Moment(0, 0.0, 0.1), (Row(POSITIVE, 0),)
+
+    def own(h):
+        return Call(layer, block.norm1(h), (3, n // 3), rows, moment, None, HostHooks(), skip=h)
+
+    def cross(h1, text):
+        q, k, v = block.attn2.to_q(block.norm2(h1)), block.attn2.to_k(text), block.attn2.to_v(text)
+        z = plain_attention(*(t.unflatten(-1, (4, -1)) for t in (q, k, v))).flatten(2)
+        return CrossCall(layer, q, k, v, z, text, rows, moment, Evaluation(), HostHooks())
+
+    return block, h, rand(1, tokens, 16, seed=5), own, cross
+
+
+@pytest.mark.parametrize("reach", ["cross-attention", "skip connection"])
+@pytest.mark.parametrize("codes", ["sparse", "pseudo-inverse"])
+def test_tokens_as_their_own_atoms_pass_the_whole_block(reach, codes):
+    """Twelve tokens of 32 channels: each is a sum of itself alone, by sparse codes and by the pseudo-inverse."""
+    block, h, text, own, cross = block_and_calls()
+    static = Static(changed(mode="static", reach=reach, codes=codes, sparse=1)[0])
+    call = own(h)
+    out = static.attention(call, call.x[0], torch.ones(12))
+    torch.testing.assert_close(out, block.attn1(call.x), atol=1e-5, rtol=1e-4)
+    crossing = cross(h + out, text)
+    torch.testing.assert_close(static.cross(crossing), crossing.z, atol=1e-5, rtol=1e-4)
+    assert static.cross(crossing) is None, "a second call without its self-attention"
+
+
+def test_with_the_skip_connection_nothing_of_a_token_is_left_but_its_atom():
+    block, h, text, own, cross = block_and_calls()
+    static = Static(changed(mode="static", reach="skip connection", codes="sparse", sparse=1)[0])
+    call = own(h)
+    atoms = call.x[0, :3]
+    out = h + static.attention(call, atoms, torch.ones(3))
+    index, weight = sparse_codes(call.x[0], atoms, 1)
+    found = {round(float(w), 4): m for m, w in zip(index[:, 0], weight[:, 0], strict=True)}
+    assert len(found) > 3
+    seen = (atoms[index[:, 0]] * weight - block.norm1.bias) / block.norm1.weight * 2 + 0.3
+    attended = block.attn1(atoms[None])[0, index[:, 0]]
+    passed = weight * (attended - block.attn1.to_out[0].bias) + block.attn1.to_out[0].bias
+    torch.testing.assert_close(out[0], seen + passed, atol=2e-4, rtol=1e-3)
+
+
+def test_what_cross_attention_makes_of_atoms_is_kept_until_prompt_or_time_change(monkeypatch):
+    block, h, text, own, cross = block_and_calls()
+    static, passes = Static(changed(mode="static", reach="cross-attention")[0]), []
+    real = Static._cross_atoms
+    monkeypatch.setattr(Static, "_cross_atoms", lambda self, *args: (passes.append(1), real(self, *args))[1])
+
+    def step(text, time=0.1):
+        call = dataclasses.replace(own(h), moment=Moment(0, 0.0, time))
+        static.attention(call, rand(9, 32), torch.ones(9))
+        return static.cross(cross(h, text))
+
+    first = step(text)
+    assert torch.equal(step(text.clone()), first) and len(passes) == 1
+    assert not torch.equal(step(text + 0.1), first) and len(passes) == 2
+    step(text)
+    assert len(passes) == 3
+    step(text, 0.6)
+    assert len(passes) == 4
+
+
 # On a U-Net
 
 
@@ -268,7 +348,8 @@ def draw(unet, techniques, images=2, weights=None, chunks=None, steps=2, size=(1
     text = unet_input(18, 1, 1, seed=3)[1]
     context = text[[row.image + 4 * (row.sign == "negative") + 7 * row.part for row in rows]]
     outs = []
-    with attach(unet, techniques, seeds=[7, 8, 9][:images], **options) as attachment:
+    draw.said = []
+    with attach(unet, techniques, seeds=[7, 8, 9][:images], **({"say": draw.said.append} | options)) as attachment:
         for step in range(steps):
             attachment.begin_step(rows, step, steps, cfg=5.0)
             parts = zip(x.split(chunks or n), context.split(chunks or n), strict=True)
@@ -296,6 +377,8 @@ EACH = [
     {"mode": "static", "file": "look", "codes": "sparse"}, {"mode": "full", "file": "look", "strength": 1.0},
     {"mode": "live", "file": "look", "strength": 1.0}, {"mode": "global", "tile": 8, "file": "look", "strength": 0.5},
     {"mode": "static", "file": "look", "strength": 1.0},
+    {"mode": "static", "file": "look", "reach": "cross-attention", "codes": "sparse"},
+    {"mode": "static", "file": "look", "reach": "skip connection", "codes": "ridge"},
 ]  # fmt: skip
 
 
@@ -440,7 +523,19 @@ def test_beside_other_techniques(unet, files):
     mixed = KeyMix(enabled=True, source="first image", operator="concatenate", blocks="out", bias=-1.0)
     faint = dataclasses.replace(style, strength=1e-9)
     torch.testing.assert_close(draw(unet, [faint, mixed], files=files), draw(unet, [mixed]), atol=1e-4, rtol=1e-3)
+    for mode in ("live", "global", "full"):
+        one = dataclasses.replace(style, mode=mode, blocks="out", tile=8)
+        in_full = draw(unet, [style, mixed], files=files)
+        torch.testing.assert_close(draw(unet, [one, mixed], files=files), in_full, msg="in full, with the bank")
+        assert ("are computed in full" in " ".join(draw.said)) == (mode != "full")
     near = NearSighted(enabled=True, tile=8, pool=4, blocks="d0")
+    clusters_and_bank = [changed(mode="live", file="look", strength=1.0, style_blocks="out", blocks="out")[0]]
+    beside = draw(unet, [*clusters_and_bank, near], files=files)
+    assert not torch.equal(beside, draw(unet, clusters_and_bank, files=files)), "near-sighted where there is no bank"
+    near_out = dataclasses.replace(near, blocks="out")
+    torch.testing.assert_close(
+        draw(unet, [*clusters_and_bank, near_out], files=files), draw(unet, clusters_and_bank, files=files)
+    )
     alone = draw(unet, [near])
     assert torch.equal(draw(unet, [changed(blocks="d0")[0], near]), alone), "it takes its layers first"
     assert not torch.equal(draw(unet, [changed(blocks="d0,d1")[0], near]), alone)

@@ -1,6 +1,9 @@
 """Two passes in one job of the host: the map, drawn with other blocks by the host's sampler, then the picture."""
 
+import base64
+import hashlib
 import importlib
+import io
 import sys
 from enum import Enum
 from types import SimpleNamespace
@@ -8,12 +11,16 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+from PIL import Image
 
 pytest.importorskip("ldm", reason="the tiny U-Nets are ldm's")
 
 from lib_attn.learned.files import Loader, save
 from lib_attn.learned.folders import Folders
+from lib_attn.settings import Settings
 from lib_attn.techniques.depth_guide.head import PREFIX, Head
+from lib_attn.techniques.depth_guide.normals import normal_map
 from lib_attn.unet.families import find_layers
 from lib_attn.unet.layers import layer_keys
 from tests.unets import snapshot, tiny_unet
@@ -101,7 +108,7 @@ def script(host, script_module, model, tmp_path, monkeypatch):
     monkeypatch.setattr(
         host.processing,
         "decode_latent_batch",
-        lambda sd_model, latents, target_device, check_for_nans: [x[:3] for x in latents],
+        lambda sd_model, latents, target_device, check_for_nans: list(F.interpolate(latents[:, :3], scale_factor=8)),
         raising=False,
     )
     MapSampler.made = []
@@ -152,7 +159,7 @@ def test_the_map_is_drawn_with_the_other_blocks_and_the_picture_follows_it(host,
     assert not any(drawn.seen), "no technique of ours sits on the model while the map is drawn"
     assert drawn.asked.steps == 2 and drawn.asked.cfg_scale == 4.0 and p.steps == 2 and p.cfg_scale == 5.0
     assert torch.equal(drawn.noise[0], Rng((4, 16, 16), [1]).next()[0])
-    assert len(pictures) == 1 and pictures[0].size == (16, 16)
+    assert len(pictures) == 1 and pictures[0].size == (128, 128)
     assert not same(out, plain) and not p.comments
     assert len(p.extra_generation_params["Attn map hashes"]) == 10
     assert host.shared.state.jobs == 1
@@ -222,11 +229,140 @@ def test_a_mask_of_the_picture_is_none_of_the_map(host, script):
     assert MapSampler.made[0].asked.mask is None and MapSampler.made[0].asked.nmask is None and p.mask is not None
 
 
-def test_strength_0_draws_the_map_and_leaves_the_picture(host, script):
+def test_strength_0_draws_no_map_and_says_so(host, script):
     p = job(host)
     plain = job(host).sampler.sample(job(host))
     out, pictures = gallery(script, p, {"depth_guide": {**ON["depth_guide"], "strength": 0}})
-    assert same(out, plain) and len(pictures) == 1
+    assert same(out, plain) and not pictures and not MapSampler.made
+    assert any("strength is 0" in text for text in p.comments)
+
+
+def test_the_one_file_that_fits_is_taken_where_none_is_named(host, script, model, tmp_path):
+    p = job(host)
+    _, pictures = gallery(script, p, {"depth_guide": {"enabled": True, "map_steps": 2}})
+    assert len(pictures) == 1 and "file: relief#" in p.extra_generation_params["Attn depth-guide"]
+    assert any("relief is used" in text for text in p.comments)
+    write(tmp_path, model.unet, blocks())
+    (tmp_path / "relief.safetensors").rename(tmp_path / "another.safetensors")
+    write(tmp_path, model.unet, blocks())
+    p = job(host)
+    _, pictures = gallery(script, p, {"depth_guide": {"enabled": True}})
+    assert not pictures and any("choose a file" in text for text in p.comments)
+
+
+def test_a_sampler_that_chooses_its_steps_is_told(host, script, monkeypatch):
+    monkeypatch.setattr(MapSampler, "funcname", "sample_dpm_adaptive", raising=False)
+    p = job(host)
+    p.sampler_name = "DPM adaptive"
+    _, pictures = gallery(script, p)
+    assert len(pictures) == 1 and any("Map steps does nothing" in text for text in p.comments)
+
+
+def encoded(picture, mode=None):
+    """A picture as the page and the API send it."""
+    stream = io.BytesIO()
+    Image.fromarray(picture, mode).save(stream, "PNG")
+    return base64.b64encode(stream.getvalue()).decode()
+
+
+def two_things():
+    picture = np.zeros((64, 96, 3), np.uint8)
+    picture[20:40, 10:30], picture[20:50, 60:80] = 255, 160
+    return picture
+
+
+def with_own(**values):
+    return {"depth_guide": {**ON["depth_guide"], "own_map": encoded(two_things()), **values}}
+
+
+@pytest.mark.parametrize("head", ["", "data:image/png;base64,"])
+def test_a_map_of_ones_own_is_followed_and_none_is_drawn(host, script, head):
+    plain, p = job(host).sampler.sample(job(host)), job(host)
+    out, pictures = gallery(script, p, with_own(own_map=head + encoded(two_things())))
+    assert not MapSampler.made and not same(out, plain) and not p.comments
+    (shown,) = pictures
+    assert shown.size == (128, 128) and shown.getpixel((26, 60)) == (255, 255, 255)
+    wanted = hashlib.sha256(two_things().tobytes()).hexdigest()[:10]
+    assert p.extra_generation_params["Attn map hashes"] == wanted
+    assert f"map hash: {wanted}" in p.extra_generation_params["Attn depth-guide"]
+    assert "own" not in p.extra_generation_params["Attn depth-guide"]
+
+
+def test_a_pasted_picture_finds_its_map_while_it_is_here_and_says_when_it_is_not(host, script):
+    p = job(host)
+    first, _ = gallery(script, p, with_own())
+    values, messages = Settings.from_infotext(p.extra_generation_params)
+    pasted = {"depth_guide": values["depth_guide"].to_dict()}
+    assert not messages and pasted["depth_guide"]["own_map"] == ""
+    again, pictures = gallery(script, job(host), pasted)
+    assert same(again, first) and len(pictures) == 1
+    sys.modules["lib_attn.webui.job"]._store.clear()
+    p, plain = job(host), job(host).sampler.sample(job(host))
+    out, pictures = gallery(script, p, pasted)
+    missing = pasted["depth_guide"]["map_hash"]
+    assert same(out, plain) and not pictures and any(f"{missing}, which is not here" in text for text in p.comments)
+    p, other = job(host), two_things()[::-1]
+    gallery(
+        script, p, with_own(own_map=encoded(np.ascontiguousarray(other)), map_hash=pasted["depth_guide"]["map_hash"])
+    )
+    assert any("is another one than" in text for text in p.comments)
+
+
+def test_a_drawn_map_can_be_used_for_another_seed(host, script):
+    p = job(host)
+    gallery(script, p)
+    drawn = p.extra_generation_params["Attn map hashes"]
+    host.weights = ((1.0,), (1.0,))
+    p = job(host)
+    p.seeds = p.subseeds = p.rng.seeds = [3, 4]
+    gallery(script, p, {"depth_guide": {**ON["depth_guide"], "map_hash": drawn}})
+    assert len(MapSampler.made) == 1 and p.extra_generation_params["Attn map hashes"] == drawn and not p.comments
+
+
+@pytest.mark.parametrize(
+    "own, why",
+    [
+        (encoded(np.full((8, 8, 3), 99, np.uint8)), "of one grey"),
+        (base64.b64encode(b"no picture").decode(), "no picture that can be read"),
+        ("file:///etc/passwd", "is a picture as base64"),
+        ("https://example.org/a.png", "is a picture as base64"),
+    ],
+)
+def test_what_is_no_map_is_told_and_the_picture_comes_unguided(host, script, own, why):
+    plain, p = job(host).sampler.sample(job(host)), job(host)
+    file = "" if "base64" in why else "relief"
+    args = {"depth_guide": {"enabled": True, "file": file, "own_map": own, "strength": 1.0 if file else 0.0}}
+    out, pictures = gallery(script, p, args)
+    assert same(out, plain) and not pictures and any(why in text for text in p.comments)
+
+
+def test_first_steps_encodes_a_map_of_ones_own_at_the_picture_s_size(host, script, monkeypatch):
+    asked = []
+
+    def encode(pixels, model=None):
+        asked.append(pixels)
+        return torch.zeros(1, 4, 16, 16)
+
+    monkeypatch.setattr(host.processing, "images_tensor_to_samples", encode, raising=False)
+    plain, p = job(host).sampler.sample(job(host)), job(host)
+    out, _ = gallery(script, p, {"depth_guide": {**with_own()["depth_guide"], "guide": "first steps", "file": ""}})
+    assert asked[0].shape == (1, 3, 128, 128) and asked[0].max() == 1 and not same(out, plain)
+    assert not any("choose a file" in text for text in p.comments)
+
+
+def test_the_noise_of_a_picture_that_follows_a_map_loses_its_layout(host, script):
+    noise = torch.randn(1, 4, 16, 16)
+    for args, changed in ((ON, True), ({"depth_guide": {**ON["depth_guide"], "guide": "first steps"}}, False)):
+        p, x = job(host), noise.clone()
+        script.before_process(p, args)
+        script.process(p, args)
+        script.process_before_every_sampling(p, args, x=x, noise=x, **conds(p))
+        assert torch.equal(x, noise) is not changed
+    p, x = job(host), noise.clone()
+    script.before_process(p, ON)
+    script.process(p, ON)
+    script.process_before_every_sampling(p, ON, x=x, noise=x.clone(), **conds(p))
+    assert torch.equal(x, noise), "img2img: the picture is there already"
 
 
 def test_one_map_for_each_picture_of_a_batch(host, script):
@@ -470,3 +606,18 @@ def test_a_unit_without_a_map_rests(host, script, controlnet):
     args = {"depth_guide": {**TO_CONTROLNET["depth_guide"], "file": "nothing"}}
     _, pictures, (other, ours) = with_controlnet(script, p, there, args)
     assert (other.start_guidance_percent, ours.start_guidance_percent) == (0.1, 2.0) and not pictures
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_where_controlnet_reads_normals_alone_it_gets_them_of_the_depth_map(host, script, controlnet, asked):
+    there = controlnet({}, models=("control_v11p_sd15_normalbae [cb7296e6]",))
+    p = job(host)
+    p.scripts, p.batch_size = None, 1
+    args = {"depth_guide": {**TO_CONTROLNET["depth_guide"], "normals": asked}}
+    _, (shown,), (ours,) = with_controlnet(script, p, there, args)
+    assert there.units[0].enabled is False or "normalbae" in there.units[0].model
+    (drawn,) = sys.modules["lib_attn.webui.job"]._store.get("maps").current
+    assert np.array_equal(np.asarray(shown), normal_map(drawn.picture) if asked else drawn.picture)
+    wanted = torch.from_numpy(normal_map(drawn.picture)).permute(2, 0, 1)[None] / 255
+    torch.testing.assert_close(ours.hint_cond, F.interpolate(wanted, (128, 128), mode="bilinear"))
+    assert not p.comments

@@ -1,5 +1,9 @@
 """Learning in the host: a job that draws pictures and makes a file of them, by the page and by the API."""
 
+import base64
+import dataclasses
+import io
+import json
 import os
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,6 +23,25 @@ ASKED = {
     "kind": "means", "name": "mine", "prompts": "a cat\n\n  a dog  \n", "options": {"factor": 2},
     "pictures": {"count": 3, "steps": 2, "width": 128, "height": 64},
 }  # fmt: skip
+LOOK = dataclasses.replace(LEARNER, look=True)
+
+
+def picture(colour="red", size=(96, 64), kind="PNG"):
+    """A picture as a program sends it."""
+    from PIL import Image
+
+    out = io.BytesIO()
+    Image.new("RGB", size, colour).save(out, kind)
+    return base64.b64encode(out.getvalue()).decode()
+
+
+OWN = {
+    "kind": "means", "name": "mine", "options": {"factor": 2}, "caption": "a fox",
+    "init_images": [
+        picture("red"), picture("green", (70, 300), "JPEG"), "data:image/webp;base64," + picture("blue", kind="WEBP")
+    ],
+    "pictures": {"width": 128, "height": 128},
+}  # fmt: skip
 
 
 class Host:
@@ -26,9 +49,11 @@ class Host:
 
     def __init__(self, fake):
         self.fake, self.drawn, self.event = fake, [], lambda number: None
-        self.passes = 0
+        self.passes, self.shown = 0, []
 
     def process_images(self, p):
+        if "sample" in vars(p):
+            return self._process_own(p)
         (script,) = p.scripts.alwayson_scripts
         assert p.do_not_save_samples and p.do_not_save_grid and fake_length(p, script) == 1
         p.sampler = Sampler(self.fake, self.fake.script_callbacks, steps=p.steps, event=lambda step: self._step(step))
@@ -36,6 +61,30 @@ class Host:
         run(script, p, *p.script_args[script.args_from : script.args_to])
         self.drawn.append((p.prompt, p.seed))
         self.fake.shared.state.job_no += 1
+
+    def _process_own(self, p):
+        """What the host does around a job's own ``sample``."""
+        with torch.no_grad():
+            (given,) = p.sample(
+                conditioning=torch.ones(1, 8, 16), unconditional_conditioning=None, seeds=[p.seed], subseeds=[0],
+                subseed_strength=0, prompts=[p.prompt],
+            )  # fmt: skip
+        assert given.shape == (3, p.height, p.width) and given.abs().max() <= 1
+        self.drawn.append((p.prompt, p.width, p.height, given.mean((1, 2)).round().tolist()))
+        self.fake.shared.state.job_no += 1
+
+    def apply_model(self, x, timesteps, cond):
+        assert not torch.is_inference_mode_enabled(), "the host could not change what it keeps of the weights then"
+        self.shown.append((float(timesteps), tuple(x.shape), float(x.std())))
+        self._step(len(self.shown) % 8)
+        assert cond["c_concat"][0] is x
+        return self.fake.shared.sd_model.unet(x, timesteps, context=cond["c_crossattn"][0])
+
+    def encode(self, values, model):
+        assert values.shape[:2] == (1, 3) and 0 <= values.min() and values.max() <= 1
+        latent = torch.nn.functional.avg_pool2d(values, 8)
+        latent = torch.cat([latent, latent[:, :1]], 1)
+        return latent + 0.01 * torch.randn(latent.shape)  # as the host's VAE does
 
     def _step(self, step):
         if step == 1:
@@ -54,13 +103,15 @@ def learning(host, script_module, monkeypatch, tmp_path):
     from lib_attn.webui import learn_tab, learning
 
     for module in (runs, learning, learn_tab):
-        monkeypatch.setattr(module, "learners", lambda: {"means": LEARNER})
+        monkeypatch.setattr(module, "learners", lambda: {"means": LOOK})
     monkeypatch.setattr(runs, "AT_MOST", 1e9)
     monkeypatch.setattr(host.paths, "models_path", str(tmp_path / "models"))
     monkeypatch.setattr(learning, "UNFINISHED", str(tmp_path / "unfinished"))
     host.shared.sd_model = Model()
     drawing = Host(host)
     monkeypatch.setattr(host.processing, "process_images", drawing.process_images)
+    monkeypatch.setattr(host.sd_samplers_common, "images_tensor_to_samples", drawing.encode)
+    host.shared.sd_model.apply_model = drawing.apply_model
     monkeypatch.setattr(host.processing, "StableDiffusionProcessingTxt2Img", lambda **fields: Processing(fields))
     host.scripts.scripts_txt2img.alwayson_scripts = [
         SimpleNamespace(title=lambda: "Another"), _placed(script_module.AttentionLab())
@@ -84,6 +135,9 @@ class Processing(Job):
 
     def close(self):
         pass
+
+    def txt2img_image_conditioning(self, x):
+        return x
 
 
 def made(host):
@@ -259,6 +313,101 @@ def test_a_file_that_cannot_be_written_is_said(learning, monkeypatch):
         learning.learn(ASKED)
 
 
+def test_a_file_is_learned_from_own_pictures(learning, host):
+    from lib_attn.learn.shown import TIMESTEPS
+
+    before = torch.random.get_rng_state()
+    assert learning.learn(OWN)[0].startswith("mine is learned, from 3 pictures in ")
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert learning.drawing.drawn == [
+        ("a fox", 128, 128, [1, -1, -1]), ("a fox", 64, 256, [-1, 0, -1]), ("a fox", 128, 128, [-1, -1, 1])
+    ]  # fmt: skip
+    assert [time for time, *_ in learning.drawing.shown] == [*TIMESTEPS] * 3
+    assert [shape for _, shape, _ in learning.drawing.shown[::8]] == [(1, 4, 16, 16), (1, 4, 32, 8), (1, 4, 16, 16)]
+    noise = [std for *_, std in learning.drawing.shown[:8]]
+    assert noise == sorted(noise) and noise[-1] == pytest.approx(1, abs=0.1), "more noise at higher timesteps"
+    about = made(host).about["learned"]
+    assert about["pictures"]["count"] == 3 and about["pictures"]["width"] == 128
+    assert host.shared.state.job_count == 3 and host.shared.state.sampling_step == 8
+
+
+def test_other_own_pictures_make_another_file(learning, host):
+    learning.learn(OWN)
+    first = made(host)
+    learning.learn(OWN | {"replace": True})
+    assert all(torch.equal(value, made(host).tensors[name]) for name, value in first.tensors.items())
+    learning.learn(OWN | {"replace": True, "init_images": OWN["init_images"][::-1]})
+    assert not all(torch.equal(value, made(host).tensors[name]) for name, value in first.tensors.items())
+
+
+@pytest.mark.parametrize("button", ["interrupted", "skipped", "stopping_generation"])
+def test_an_interrupted_run_over_own_pictures_goes_on_without_loss(learning, host, button):
+    learning.learn(OWN | {"name": "whole"})
+    learning.drawing.passes, learning.drawing.drawn, learning.drawing.shown = 0, [], []
+    learning.drawing.event = lambda number: setattr(host.shared.state, button, number == 2)
+    # The second picture is given up, but for "stop after the present one".
+    kept = 2 if button == "stopping_generation" else 1
+    assert learning.learn(OWN) == [f"Interrupted: {kept} of 3 pictures are kept. The same again goes on from there."]
+    host.shared.state.begin()
+    learning.drawing.event, learning.drawing.drawn = lambda number: None, []
+    assert learning.learn(OWN)[0].startswith("mine is learned") and len(learning.drawing.drawn) == 3 - kept
+    from lib_attn.webui.host import files
+
+    whole = files.load("means", "whole").tensors
+    assert all(torch.equal(value, made(host).tensors[name]) for name, value in whole.items())
+
+
+@pytest.mark.parametrize("change", [{"caption": "a dog"}, {"init_images": [picture()] * 3}])
+def test_an_unfinished_run_over_other_pictures_is_begun_anew(learning, host, change):
+    learning.drawing.event = lambda number: setattr(host.shared.state, "interrupted", number == 2)
+    learning.learn(OWN)
+    host.shared.state.begin()
+    learning.drawing.event, learning.drawing.drawn = lambda number: None, []
+    assert learning.learn(OWN | change)[0].endswith("it was begun anew.") and len(learning.drawing.drawn) == 3
+
+
+CUT = base64.b64encode(base64.b64decode(picture("red", (300, 300), "JPEG"))[:600]).decode()
+
+
+@pytest.mark.parametrize(
+    "changes, sentence",
+    [
+        ({"init_images": []}, "There are no pictures to learn from"),
+        ({"init_images": "x"}, "The field init_images is a list"),
+        ({"init_images": [3]}, "The field init_images is a list"),
+        ({"init_images": [picture(), "nonsense"]}, "Picture 2 cannot be read: PNG, JPEG"),
+        ({"init_images": ["", picture()]}, "Picture 1 cannot be read"),
+        ({"init_images": ["/etc/passwd"]}, "Picture 1 cannot be read"),
+        ({"init_images": ["http://127.0.0.1/x.png"]}, "Picture 1 cannot be read"),
+        ({"init_images": [base64.b64encode(b"%!PS-Adobe-3.0 EPSF-3.0").decode()]}, "Picture 1 cannot be read"),
+        ({"init_images": [CUT]}, "Picture 1 cannot be read"),
+        ({"init_images": [picture(size=(9000, 8000))]}, "Picture 1 is too large: 64 million pixels at most"),
+        ({"init_images": [picture()] * 1001}, "There may be 1000 pictures at most"),
+        ({"caption": 3}, "The caption is a text"),
+        ({"caption": "x" * 2001}, "The caption is a text"),
+        ({"pictures": {"width": 1}}, "pictures.width = 1 is outside"),
+    ],
+)  # fmt: skip
+def test_own_pictures_that_are_not_understood_are_one_sentence(learning, changes, sentence):
+    with pytest.raises(ValueError, match=f"^{sentence}"):
+        learning.learn(OWN | changes)
+    assert learning.drawing.drawn == []
+
+
+def test_a_technique_without_a_look_is_not_learned_from_own_pictures(learning, monkeypatch):
+    monkeypatch.setattr(learning, "learners", lambda: {"means": LEARNER})
+    with pytest.raises(ValueError, match="^Means is learned from pictures that the model draws"):
+        learning.learn(OWN)
+
+
+def test_a_unet_in_place_of_the_models_own_ends_the_run(learning, host):
+    """The host puts it in place when a job begins."""
+    process = learning.drawing._process_own
+    learning.drawing._process_own = lambda p: (setattr(host.sd_unet, "current_unet", object()), process(p))
+    with pytest.raises(ValueError, match="SD Unet setting"):
+        learning.learn(OWN)
+
+
 def client(learning, *dependencies, guarded=True):
     from fastapi.testclient import TestClient
 
@@ -316,7 +465,7 @@ def test_the_page_has_a_control_for_everything(tab):
     from lib_attn.learn.run import Pictures
 
     found = components(tab)
-    names = ["kind", "name", "prompts", "replace", "start", "stop", "said", "progress"]
+    names = ["kind", "name", "source", "prompts", "own", "caption", "replace", "start", "stop", "said", "progress"]
     names += [f"{p.technique}_{p.name}" for g in (Pictures, LEARNER.options) for p in g.params()]
     assert {f"attention_lab_learn_{name}" for name in names} <= found.keys()
     labels = [c.label for c in found.values() if getattr(c, "label", None)]
@@ -339,8 +488,33 @@ def test_the_page_learns(tab, learning, host):
     assert "There is a learned file mine already" in said and "<script" not in said
 
 
+def test_the_page_learns_from_own_pictures(tab, learning, host):
+    from lib_attn.webui.learn_tab import TEXTS
+
+    start = next(d for d in tab.dependencies if d["js"] == "attentionLab.learn")
+    inputs = [tab.blocks[i] for i in start["inputs"]]
+    learn = tab.fns[tab.dependencies.index(start)].fn
+    given = {"name": "mine", "source": TEXTS["own"], "caption": "a fox", "pictures_width": 128, "pictures_height": 128}
+    values = [given.get((c.elem_id or "").removeprefix("attention_lab_learn_"), c.value) for c in inputs]
+    assert "There are no pictures to learn from" in learn(*values)[0]
+    values[1] = json.dumps(OWN["init_images"])
+    assert "mine is learned, from 3 pictures" in learn(*values)[0] and len(learning.drawing.drawn) == 3
+    values[1] = "no JSON"
+    assert "script" not in learn(*values)[0] and len(learning.drawing.drawn) == 3
+
+
+def test_the_page_shows_what_belongs_to_the_source(tab):
+    from lib_attn.webui.learn_tab import TEXTS
+
+    changes = [d for d in tab.dependencies if len(d["inputs"]) == 2 and len(d["outputs"]) == 4]
+    assert len(changes) == 2
+    show = tab.fns[tab.dependencies.index(changes[0])].fn
+    for source, drawn in ((TEXTS["drawn"], True), (TEXTS["own"], False)):
+        assert [update["visible"] for update in show("Means", source)] == [True, True, drawn, not drawn]
+
+
 def test_interrupt_presses_the_hosts_button(tab, host):
-    (stop,) = [d for d in tab.dependencies if not d["inputs"] and not d["outputs"]]
+    (stop,) = [d for d in tab.dependencies if not d["inputs"] and not d["outputs"] and not d["js"]]
     tab.fns[tab.dependencies.index(stop)].fn()
     assert host.shared.state.interrupted and not stop["queue"]
 

@@ -161,6 +161,8 @@ def sentences_in(path):
     docs = {id(n.value) for n in ast.walk(tree) if isinstance(n, ast.Expr)}
     for node in ast.walk(tree):
         raised = isinstance(node, ast.Call) and getattr(node.func, "id", "") == "ValueError"
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "attr", "") == "textinfo":
+            yield text_of(node.value)  # stands in the bar that shows how far a job is
         for part in node.args if raised else [node]:
             text = text_of(part)
             if text is None or id(part) in inside or id(part) in docs:
@@ -235,6 +237,13 @@ def learning_texts():
     return texts | {text for p in params for text in (p.label, p.help, *p.choices)}
 
 
+#: What raises a ValueError while a file is learned, whose text the user reads.
+LEARNING = (
+    *("webui/learning.py", "webui/showing.py", "learn/run.py", "learn/capture.py", "learn/shown.py"),
+    *(f"learn/{name}/{path.name}" for name in ORDER for path in (ROOT / "lib_attn" / "learn" / name).glob("*.py")),
+)
+
+
 def told_texts():
     """What is said beyond the page's own labels."""
     from lib_attn.presets import NEEDS, OWN, shipped
@@ -247,7 +256,7 @@ def told_texts():
     previews = [f"techniques/{name}/preview.py" for name in ORDER]
     more = ("techniques/facts.py", "presets.py", "webui/live.py", "webui/preset_actions.py", "webui/compare.py")
     texts |= learning_texts()
-    for path in ("preview.py", "webui/learning.py", *previews, *more):
+    for path in ("preview.py", *LEARNING, *previews, *more):
         texts |= set(sentences_in(path))
     apart = [ROOT / "lib_attn" / room for room in ("lab", "learn")]
     for path in (ROOT / "lib_attn").rglob("*.py"):

@@ -73,8 +73,8 @@ def run(args: argparse.Namespace) -> int:
     result |= {"machine": machine(spec.device)}
 
     def keep(part: str, rows) -> None:
-        known = {row["name"]: row for row in result.get(part, [])} if wanted else {}
-        rows = known | {row["name"]: row for row in map(to_json, rows)}
+        kept = [row for row in result.get(part, []) if wanted or row["size"] != args.size]
+        rows = {(row["name"], row["size"]): row for row in [*kept, *map(to_json, rows)]}
         result[part] = list(rows.values())
         result[f"{part}_command"] = command_line()
         write_json(args.out, result)

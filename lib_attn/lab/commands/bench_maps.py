@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     variant = preset(args.preset, **{f"{first}.{name}": value for name, value in asked.items()})
     judge, chosen = Judge.load(args.judge), model_of(args)
     model = chosen.load()
-    with progress_bar(3 * len(spec.requests())) as step:
+    with progress_bar(4 * len(spec.requests())) as step:
         result = measure(model, judge, spec, variant, step)
     told = {"kind": "maps", "command": command_line(), "checkpoint": model.name, "sha256": file_hash(chosen.file)}
     told |= {"machine": machine(chosen.device), "settings": variant.changed, "spec": asdict(spec)}

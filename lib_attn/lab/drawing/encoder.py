@@ -13,9 +13,9 @@ from torch import nn
 
 from lib_attn.lab.drawing.checkpoint import VAE, ModelSpec, read_config, read_weights
 from lib_attn.lab.shared.errors import LabError
+from lib_attn.learn.shown import MAX_PICTURES, fitted
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
-MAX_PICTURES = 1000
 
 
 class Encoder(nn.Module):
@@ -70,7 +70,7 @@ def picture_files(folder: Path) -> list[Path]:
 
 
 def read_picture(path: Path, side: int) -> np.ndarray:
-    """A picture, uint8 ``[h, w, 3]``: scaled to about `side` x `side` pixels, its sides to multiples of 64.
+    """A picture, uint8 ``[h, w, 3]``, as `lib_attn.learn.shown.fitted` makes it.
 
     Raises:
         LabError: when it cannot be read.
@@ -78,12 +78,9 @@ def read_picture(path: Path, side: int) -> np.ndarray:
     from PIL import Image
 
     try:
-        picture = Image.open(path).convert("RGB")
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        return fitted(Image.open(path), side)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise LabError(f"{path.name} cannot be read as a picture: {error}.") from None
-    factor = side / (picture.width * picture.height) ** 0.5
-    width, height = (max(64, round(length * factor / 64) * 64) for length in picture.size)
-    return np.asarray(picture.resize((width, height), Image.Resampling.LANCZOS))
 
 
 def encoded(spec: ModelSpec, pictures: Iterable[np.ndarray]) -> Iterator[torch.Tensor]:

@@ -108,12 +108,13 @@ def sample(
             picture to the next.
     """
     images = len(request.seeds)
-    store = _underdrawn(model, request, variant, say, store)
     scheduler = make_scheduler(model, request.sampler)
     scheduler.set_timesteps(request.steps)
     generators = [torch.Generator().manual_seed(seed) for seed in request.seeds]
     shape = (model.channels, request.height // 8, request.width // 8)
-    x = torch.stack([torch.randn(shape, generator=g) for g in generators]) * scheduler.init_noise_sigma
+    noise = torch.stack([torch.randn(shape, generator=g) for g in generators])
+    store = _underdrawn(model, request, variant, say, store, noise)
+    x = noise * scheduler.init_noise_sigma
     guided = request.cfg != 1 or variant.uses_negative
     rows = plan_rows([[1.0]] * images, negatives=guided)
     negative = bool(request.negative.strip())
@@ -138,8 +139,9 @@ def sample(
     return x.float().clone()
 
 
-def _underdrawn(model: LabModel, request: Request, variant: Variant, say, store: Store | None) -> Store | None:
-    """`store`, or one, with the maps that a technique of `variant` has drawn before the picture."""
+def _underdrawn(model: LabModel, request: Request, variant: Variant, say, store, noise: torch.Tensor) -> Store | None:
+    """`store`, or one, with the maps that a technique of `variant` has drawn before the picture. `noise`, with which
+    that begins, may be changed."""
     groups = (
         [group for group in variant.settings.for_pass(hires=False) if group.draws_first] if variant.settings else []
     )
@@ -151,14 +153,16 @@ def _underdrawn(model: LabModel, request: Request, variant: Variant, say, store:
         )  # fmt: skip
 
         def draw(asked=asked):
-            latents = sample(model, asked)
-            return list(zip(latents, map(np.asarray, decode(model, latents)), strict=True))
+            return sample(model, asked)
+
+        def decoded(latents):
+            return [np.asarray(picture) for picture in decode(model, latents)]
 
         def pictures(asked=asked):
             return [(model.name, asked.one(i)) for i in range(len(asked.seeds))]
 
         first_pass_of(group.name)(
-            group, model.unet, pictures, draw, files=model.files, store=store, say=say or _nobody,
+            group, model.unet, pictures, draw, decoded, files=model.files, store=store, say=say or _nobody, noise=noise,
             decoder=model.decoder, prediction="v" if model.prediction == "v_prediction" else "epsilon",
         )  # fmt: skip
     return store

@@ -32,18 +32,27 @@ from lib_attn.unet.families import find_layers
 
 COUNTS = (64, 256, 1024)
 MODES = ("live", "global")
+REACHES = ("self-attention", "cross-attention", "skip connection")
 
 
 def shortcut_cases() -> list[Variant]:
-    """Near-sighted attention as it is and with pooled keys alone, each mode at each number of atoms, and static."""
+    """Near-sighted attention as it is and with pooled keys alone, each mode at each number of atoms, and static, for
+    self-attention alone and beyond it."""
     plain = [setting("near-sighted", "pool=4"), setting("pooled keys", "tile=0; pool=2")]
     ours = [
         setting(f"{mode} {n}", f"dictionary.mode={mode}; atoms={n}; depth_scaling=0; full_first=0")
         for n in COUNTS
         for mode in MODES
     ]
-    static = setting("static", "dictionary.mode=static; dictionary.file=embedded-warm; full_first=0")
-    return [*plain, *ours, static]
+    static = [
+        setting(f"static{name}", f"dictionary.mode=static; dictionary.file=embedded-warm; full_first=0{more}")
+        for name, more in (
+            ("", ""),
+            (" and cross", "; reach=cross-attention"),
+            (" and skip", "; reach=skip connection"),
+        )
+    ]
+    return [*plain, *ours, *static]
 
 
 @dataclass(frozen=True)
@@ -77,6 +86,7 @@ class PromptRow:
     (`lib_attn.lab.judging.agreement`). Each with its standard error."""
 
     name: str
+    size: int
     pictures: int
     right: float
     right_error: float
@@ -92,7 +102,7 @@ def measure_prompts(
         found = run(generator(model, spec, case), judge, spec.prompts)
         right, agreed = found["single"]["both"], found["agreement"]
         error = (right * (1 - right) / spec.prompts.singles) ** 0.5
-        yield PromptRow(case.name, spec.prompts.singles, right, error, agreed["all"], agreed["all_error"])
+        yield PromptRow(case.name, spec.width, spec.prompts.singles, right, error, agreed["all"], agreed["all_error"])
 
 
 #: Colours and pattern of a set of pictures to learn a look from.

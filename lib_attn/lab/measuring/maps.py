@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
+from PIL import Image
 
 from lib_attn.lab.drawing.checkpoint import LabModel
 from lib_attn.lab.drawing.sampling import Request, decode, sample
@@ -15,10 +17,12 @@ from lib_attn.lab.judging import geometry
 from lib_attn.lab.judging.judge import Judge
 from lib_attn.lab.judging.metrics import score
 from lib_attn.lab.judging.prompts import pair_prompts, single_prompts
+from lib_attn.lab.measuring.normals import angular_error
 from lib_attn.lab.shared.progress import Progress, silent
 from lib_attn.learn.scenes import renderers
 from lib_attn.learn.scenes.layout import Scene
 from lib_attn.store import Store
+from lib_attn.techniques.depth_guide.maps import Map
 
 #: How far a map is from its nearest render, by its kind: what that is called in a result file.
 DISTANCES = {"depth": "abs_rel", "normal": "degrees"}
@@ -50,23 +54,54 @@ class MapsSpec:
         ]  # fmt: skip
 
 
+def _shuffled(maps: Sequence[Map]) -> list[Map]:
+    """Each the map of another prompt."""
+    return [*maps[1:], *maps[:1]]
+
+
+def _moved(maps: Sequence[Map]) -> list[Map]:
+    """Each smaller and elsewhere, as a user's own may be; what comes in at an edge is far."""
+    out = []
+    for number, drawn in enumerate(maps):
+        height, width = drawn.picture.shape[:2]
+        right, down = (share * edge for share, edge in zip(MOVED[number % len(MOVED)], (width, height), strict=True))
+        back = 1 / SHRUNK
+        across = (back, 0, width / 2 - back * (width / 2 + right), 0, back, height / 2 - back * (height / 2 + down))
+        picture = Image.fromarray(drawn.picture)
+        out.append(
+            Map(np.array(picture.transform(picture.size, Image.Transform.AFFINE, across, Image.Resampling.BILINEAR)))
+        )
+    return out
+
+
+#: How far maps are moved, in shares of the picture's width and height, and how much smaller they become.
+MOVED, SHRUNK = ((0.1, 0.08), (-0.1, -0.08), (0.1, -0.08), (-0.1, 0.08)), 0.8
+#: What pictures follow, made of the maps that were drawn for them.
+WAYS: dict[str, Callable[[Sequence[Map]], list[Map]]] = {"guided": list, "shuffled": _shuffled, "moved": _moved}
+
+
 def measure(model: LabModel, judge: Judge, spec: MapsSpec, variant: Variant, progress: Progress = silent) -> dict:
-    """Figures on the maps that `variant` draws first, on the pictures of the same seeds without a map, with it and with
-    the map of another prompt, and on the time. Every mean comes with its standard error."""
-    drawn: dict[str, list[np.ndarray]] = {"unguided": [], "guided": [], "shuffled": []}
-    maps: list[np.ndarray] = []
+    """Figures on the maps that `variant` draws first, on pictures of the same seeds, and on the time.
+
+    The pictures are drawn without a map, with their own, with that of another prompt, and with their own made smaller
+    and moved. Every mean comes with its standard error.
+    """
+    drawn: dict[str, list[np.ndarray]] = {"unguided": [], **{name: [] for name in WAYS}}
+    maps: dict[str, list[np.ndarray]] = {name: [] for name in WAYS}
     for request in spec.requests():
-        store = Store()
+        store, own = Store(), []
         for name in drawn:
             progress(name)
-            if name == "shuffled":
-                store.get("maps").swap()
+            if own:
+                store.get("maps").exchange(WAYS[name](own))
             latents = sample(model, request, FULL if name == "unguided" else variant, store=store)
             drawn[name] += [np.asarray(p) for p in decode(model, latents)]
-            if name == "guided":
-                maps += [m.picture for m in store.get("maps").current]
+            if name != "unguided":
+                followed = store.get("maps").current
+                own = own or followed
+                maps[name] += [m.picture for m in followed]
     with renderers.open_renderer(spec.size) as renderer:
-        figures = judged(maps, spec, geometry.MapJudge(renderer))
+        figures = judged(maps["guided"], spec, geometry.MapJudge(renderer)) | _angles(maps["guided"], spec, renderer)
     return {
         "maps": figures,
         "pictures": _pictures(drawn, maps, judge, spec),
@@ -91,21 +126,23 @@ def judged(maps: list[np.ndarray], spec: MapsSpec, judge: geometry.MapJudge) -> 
     return out
 
 
-def _pictures(drawn: dict[str, list[np.ndarray]], maps: list[np.ndarray], judge: Judge, spec: MapsSpec) -> dict:
-    """For each way of drawing how far pictures cover their map, and how right they are. Those that followed another's
-    map are held against that one and, as "own", against the map of their own prompt."""
-    outlines = [_small(geometry.outline(m)) for m in maps]
-    swapped = []
-    for i in range(0, len(maps), spec.batch):
-        part = outlines[i : i + spec.batch]
-        swapped += part[1:] + part[:1]
+def _angles(maps: list[np.ndarray], spec: MapsSpec, renderer) -> dict:
+    """How far normals that are worked out from depth maps are from those of renders, of their own and other prompts."""
+    scenes, out = spec.scenes(), {}
+    for name, of in (("angle", scenes), ("angle_shuffled", [*scenes[1:], scenes[0]])):
+        out[name] = mean([angular_error(m, s, renderer) for m, s in zip(maps, of, strict=True)])
+    return out
+
+
+def _pictures(drawn: dict[str, list[np.ndarray]], maps: dict[str, list[np.ndarray]], judge: Judge, spec) -> dict:
+    """For each way of drawing how right pictures are, and how far they cover each of the maps of `WAYS`."""
+    outlines = {name: [_small(geometry.outline(m)) for m in found] for name, found in maps.items()}
     out = {}
     for name, pictures in drawn.items():
         verdicts, masks = judge.look(np.stack(pictures))
-        against = {"overlap": swapped if name == "shuffled" else outlines, "other": swapped, "own": outlines}
         out[name] = asdict(score(verdicts, spec.scenes())) | {
-            key: mean([geometry.overlap(a, b) for a, b in zip(masks, wanted, strict=True)])
-            for key, wanted in against.items()
+            f"covers_{key}": mean([geometry.overlap(a, b) for a, b in zip(masks, wanted, strict=True)])
+            for key, wanted in outlines.items()
         }
     return out
 

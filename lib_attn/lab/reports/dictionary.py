@@ -8,29 +8,34 @@ from lib_attn.lab.measuring.dictionary import ErrorRow, LookRow, PromptRow
 from lib_attn.lab.shared.markdown import markdown_table, percent
 from lib_attn.lab.shared.results import from_json
 
+PARTS = ("prompts right", "agreement")
+
 
 def shortcut_table(result: Mapping) -> str:
     """A line for each case, with what has been measured of it."""
     errors = {row["name"]: from_json(ErrorRow, row) for row in result.get("errors", [])}
-    prompts = {row["name"]: from_json(PromptRow, row) for row in result.get("prompts", [])}
+    prompts = {(row["name"], row["size"]): from_json(PromptRow, row) for row in result.get("prompts", [])}
+    drawn = sorted({size for _, size in prompts})
     speed = {row["name"]: row for row in result.get("speed", [])}
     sizes = sorted({size for row in speed.values() for size in row if size != "name"}, key=int)
-    names = list(dict.fromkeys([*prompts, *errors, *speed]))
+    names = list(dict.fromkeys([*errors, *(name for name, _ in prompts), *speed]))
     lines = []
     for name in names:
-        error, prompt, times = errors.get(name), prompts.get(name), speed.get(name, {})
+        error, times = errors.get(name), speed.get(name, {})
+        said = [prompts.get((name, size)) for size in drawn]
         lines.append(
             [
                 name,
                 "-"
                 if error is None or error.error is None
                 else f"{error.error:.3f} ({error.least:.3f} … {error.largest:.3f})",
-                "-" if prompt is None else f"{percent(prompt.right)} ± {100 * prompt.right_error:.0f}",
-                "-" if prompt is None else f"{prompt.agreement:.2f} ± {prompt.agreement_error:.2f}",
+                *("-" if row is None else f"{percent(row.right)} ± {100 * row.right_error:.0f}" for row in said),
+                *("-" if row is None else f"{row.agreement:.2f} ± {row.agreement_error:.2f}" for row in said),
                 *(f"{times[size]['ratio']:.2f}x" if size in times else "-" for size in sizes),
             ]
         )
-    head = ["case", "output error (layers)", "prompts right", "agreement", *(f"steps at {size} px" for size in sizes)]
+    head = ["case", "output error (layers)", *(f"{part}, {size} px" for part in PARTS for size in drawn)]
+    head += [f"steps at {size} px" for size in sizes]
     measured = [i for i in range(len(head)) if any(line[i] != "-" for line in lines)]
     return markdown_table([head[i] for i in measured], [[line[i] for i in measured] for line in lines])
 

@@ -115,9 +115,10 @@ def front_short(result: dict) -> str:
     Peers and formulas are left to the page that shows everything.
     """
     times, quality = _rows(result)
-    sizes = {size: {row.name: row for row in rows} for size, rows in _by_size(times).items() if size[2] == 1}
+    sizes = {size: {row.name: row for row in rows} for size, rows in _by_size(times).items()}
     moved = {size: {q.name: q for q in quality if q.size == size} for size in sorted({q.size for q in quality})}
-    head = ["", *(f"speed-up at {w} x {h}" for h, w, _ in sizes), *(f"moves the picture, {n} px" for n in moved)]
+    at = [f"speed-up at {w} x {h}" + (f", {n} at once" if n > 1 else "") for h, w, n in sizes]
+    head = ["", *at, *(f"moves the picture, {n} px" for n in moved)]
     names = [row.name for row in next(iter(sizes.values())).values() if _is_fewer(row.name) or _is_ours(row.name)]
     lines = []
     for name in names:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 
 from lib_attn.lab.shared.markdown import markdown_table
 
+COVERS = ["picture", "covers its map", "another's", "the moved one", "things right", "in order", "background"]
+
 
 def maps_block(result: Mapping) -> str:
     """Tables of the maps, of the pictures and of the cost."""
@@ -17,28 +19,35 @@ def maps_block(result: Mapping) -> str:
         for key, text in named.items()
         if key in maps
     ]
+    angles = (_pm(maps[key], 1) + "°" for key in ("angle", "angle_shuffled"))
     near = [["outline's overlap with the nearest render", _pm(maps["outline"]), _pm(maps["outline_shuffled"])],
-            ["AbsRel against it", _pm(maps["abs_rel"]), _pm(maps["abs_rel_shuffled"])]]  # fmt: skip
+            ["AbsRel against it", _pm(maps["abs_rel"]), _pm(maps["abs_rel_shuffled"])],
+            ["angle between normals by geometry and its own", *angles]]  # fmt: skip
     ways = {
-        "unguided": ("without a map", "own"),
-        "guided": ("with its map", "own"),
-        "shuffled": ("with another's map", "other"),
+        "unguided": ("without a map", ""),
+        "guided": ("with its map", "guided"),
+        "shuffled": ("with another's map", "shuffled"),
+        "moved": ("with its map, smaller and moved", "moved"),
     }
     shown = [
-        [text, _pm(pictures[key][against]), *(f"{pictures[key][p]:.2f}" for p in ("both", "relation", "background"))]
-        for key, (text, against) in ways.items()
-    ]
-    shown.insert(1, ["without a map, another's held against it", _pm(pictures["unguided"]["other"]), "", "", ""])
+        [text, *(_bold(_pm(pictures[key][f"covers_{of}"]), of == followed) for of in ("guided", "shuffled", "moved")),
+         *(f"{pictures[key][p]:.2f}" for p in ("both", "relation", "background"))]
+        for key, (text, followed) in ways.items()
+    ]  # fmt: skip
     return "\n\n".join(
         [
             f"`{result['command']}`, {pictures['guided']['pictures']} pictures, ± one standard error:",
             markdown_table(head, rows),
             markdown_table(["", "own prompt", "another prompt"], near),
-            markdown_table(["picture", "covers the map", "things right", "in order", "background"], shown),
+            markdown_table(COVERS, shown),
             f"CPU time of one picture without a map {cost['picture']:.1f} s, of its map {cost['map']:.1f} s "
             f"({100 * cost['share']:.0f} %), of following it {cost['following']:.1f} s.",
         ]
     )
+
+
+def _bold(text: str, followed: bool) -> str:
+    return f"**{text}**" if followed else text
 
 
 def _pm(value: Mapping[str, float | None], digits: int = 3) -> str:

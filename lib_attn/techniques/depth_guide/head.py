@@ -12,6 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from lib_attn.learned.header import Refused
+from lib_attn.techniques.base import Context
+from lib_attn.techniques.depth_guide.settings import KIND, DepthGuide
+
 #: In front of the names of the network's tensors in a learned file.
 PREFIX = "head."
 WIDTH = 32
@@ -58,6 +62,21 @@ def read_head(tensors: Mapping[str, torch.Tensor]) -> Head | None:
         except RuntimeError:
             raise ValueError("the network that reads maps is not complete") from None
         return head.requires_grad_(False)
+
+
+def head_of(settings: DepthGuide, context: Context) -> Head | None:
+    """The network of the file that `settings` name; None, and a sentence, when there is none that can be used."""
+    try:
+        head = read_head(context.learned(KIND, settings.file).tensors)
+    except Refused as refused:
+        context.say(str(refused))
+        return None
+    except ValueError as error:
+        context.say(f"The picture is drawn without its map: {error}.")
+        return None
+    if head is None:
+        context.say("The picture is drawn without its map: the file has no network that reads maps.")
+    return head
 
 
 def blurred(latents: torch.Tensor, spread: float) -> torch.Tensor:

@@ -2,33 +2,47 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
-from collections.abc import Hashable
+import io
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
+from lib_attn.techniques.depth_guide.normals import normal_map
+
 #: Where they are in a `lib_attn.store.Store`; under a technique's name there are runs that the user has recorded.
 PLACE = "maps"
 #: Most maps kept.
 LIMIT = 64
+#: Longest side of a map that is given, in pixels.
+LARGEST = 8192
 #: Shares of a map's brightness that become black and white.
 QUANTILES = (0.1, 0.98)
 
 
 @dataclass(frozen=True)
 class Map:
-    """picture: uint8 ``[H, W, 3]``. latent: ``[C, h, w]`` of which it was decoded, None for a map from elsewhere."""
+    """picture: uint8 ``[H, W, 3]``. latent: ``[C, h, w]`` of which it was decoded, None for a map from elsewhere. kind:
+    ``depth`` or ``normal``."""
 
     picture: np.ndarray
     latent: torch.Tensor | None = None
+    kind: str = "depth"
 
-    @property
+    @cached_property
     def hash(self) -> str:
         return hashlib.sha256(self.picture.tobytes()).hexdigest()[:10]
+
+    @cached_property
+    def normals(self) -> np.ndarray:
+        """The map as one of normals, uint8 ``[H, W, 3]``."""
+        return self.picture if self.kind == "normal" else normal_map(self.picture)
 
     def wanted(self, size: tuple[int, int]) -> torch.Tensor:
         """Its brightness ``[h, w]``, 0 … 1, averaged over areas."""
@@ -42,6 +56,36 @@ def levelled(picture: np.ndarray) -> np.ndarray:
     low, high = np.quantile(grey, QUANTILES)
     grey = np.clip((grey - low) / max(high - low, 1.0), 0, 1) * 255
     return np.repeat(np.rint(grey).astype(np.uint8)[..., None], 3, -1)
+
+
+def read_map(text: str) -> Map:
+    """A map from a picture as base64, with the head of a data URL or without; what is transparent is far.
+
+    Raises:
+        ValueError: when it is no picture that can be read; its text is the end of a sentence.
+    """
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(base64.b64decode(text.rpartition(",")[2]))) as opened:
+            if max(opened.size) > LARGEST:
+                raise ValueError(f"it has more than {LARGEST} pixels on a side")
+            return Map(_eight_bit(opened))
+    except (OSError, SyntaxError, base64.binascii.Error, Image.DecompressionBombError):
+        raise ValueError("it is no picture that can be read") from None
+
+
+def _eight_bit(opened) -> np.ndarray:
+    """uint8 ``[H, W, 3]`` of a PIL picture of any kind."""
+    from PIL import Image
+
+    if opened.mode.startswith(("I", "F")):
+        values = np.asarray(opened, dtype=np.float64)
+        # Pictures of whole numbers have 16 bits, whatever holds them; those of others go from 0 to 1.
+        grey = np.rint(np.nan_to_num(values) * (255 if opened.mode == "F" else 1 / 257)).clip(0, 255)
+        return np.repeat(grey.astype(np.uint8)[..., None], 3, -1)
+    with_alpha = opened.convert("RGBA")
+    return np.array(Image.alpha_composite(Image.new("RGBA", opened.size, "black"), with_alpha).convert("RGB"))
 
 
 class Maps:
@@ -59,10 +103,13 @@ class Maps:
     def get(self, drawn_of: Hashable) -> Map | None:
         return self._kept.get(drawn_of)
 
-    def swap(self) -> None:
-        """Give everything the map of another: what a picture that follows its map is held against."""
-        maps = list(self._kept.values())
-        self._kept = dict(zip(self._kept, maps[1:] + maps[:1], strict=True))
+    def named(self, wanted: str) -> Map | None:
+        """The map of this hash."""
+        return next((kept for kept in self._kept.values() if kept.hash == wanted), None)
+
+    def exchange(self, maps: Sequence[Map]) -> None:
+        """Give everything kept another map than its own, in order: what shows how far a picture follows one."""
+        self._kept = dict(zip(self._kept, maps, strict=True))
 
     def keep(self, drawn_of: Hashable, drawn: Map) -> None:
         """Keep a map; the oldest go when there are too many."""

@@ -4,16 +4,25 @@ from __future__ import annotations
 
 from typing import Any
 
-from lib_attn.techniques.depth_guide.settings import DepthGuide
+from lib_attn.techniques.depth_guide.settings import KIND, DepthGuide
 from lib_attn.techniques.facts import Facts, Pass, Said
 
 
 def tell(s: DepthGuide, settings: Any, facts: Facts, passes: list[Pass], said: Said) -> None:
     """Lines and warnings on the passes in which it may act; see `lib_attn.preview`."""
-    if not s.file:
+    names = [] if s.file else facts.files.folders().names(KIND)
+    if len(names) == 1:
+        (name,) = names
+        said.line("No file is chosen: {name} is used where it fits.", name=name)
+    elif not s.file and not (s.map_hash and s.guide != "predicted picture"):
         said.warn("Choose a file with map blocks.", idle=True)
-    first = facts.passes[0]
-    said.line("A map of {steps} steps is drawn first: {share} % of the first pass.", steps=s.map_steps,
-              share=round(100 * s.map_steps / first.steps))  # fmt: skip
-    if not s.strength or s.until <= s.start:
+    if not s.strength:
+        said.warn("The strength is 0: no map is drawn.", idle=True)
+    elif s.map_hash:
+        said.line("The map {wanted} is used, none is drawn.", wanted=s.map_hash)
+    else:
+        first = facts.passes[0]
+        said.line("A map of {steps} steps is drawn first: {share} % of the first pass.", steps=s.map_steps,
+                  share=round(100 * s.map_steps / first.steps))  # fmt: skip
+    if s.strength and s.until <= s.start:
         said.warn("The map is drawn, and the picture does not follow it.")

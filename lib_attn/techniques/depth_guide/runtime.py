@@ -7,11 +7,10 @@ import math
 import torch
 import torch.nn.functional as F
 
-from lib_attn.learned.header import Refused
 from lib_attn.techniques.base import Context, Runtime
-from lib_attn.techniques.depth_guide.head import Head, read_head, towards
+from lib_attn.techniques.depth_guide.head import Head, head_of, towards
+from lib_attn.techniques.depth_guide.layout import LOUD, arranged
 from lib_attn.techniques.depth_guide.maps import PLACE, Maps
-from lib_attn.techniques.depth_guide.settings import KIND
 from lib_attn.unet.rows import NEGATIVE, POSITIVE
 
 
@@ -24,20 +23,7 @@ class DepthGuideRuntime(Runtime):
         self._maps = kept.current if isinstance(kept, Maps) else ()
         self._head: Head | None = None
         if any(self._maps) and settings.strength and settings.guide == "predicted picture":
-            self._head = self._load_head()
-
-    def _load_head(self) -> Head | None:
-        try:
-            head = read_head(self._context.learned(KIND, self._settings.file).tensors)
-        except Refused as refused:
-            self._say(str(refused))
-            return None
-        except ValueError as error:
-            self._say(f"The picture is drawn without its map: {error}.")
-            return None
-        if head is None:
-            self._say("The picture is drawn without its map: the file has no network that reads maps.")
-        return head
+            self._head = head_of(settings, context)
 
     @property
     def _guides(self) -> bool:
@@ -91,15 +77,17 @@ class DepthGuideRuntime(Runtime):
         x = x[: prediction.shape[0]].float()
         velocity = self._context.prediction == "v"
         clean = signal * x - noise * prediction if velocity else (x - noise * prediction) / signal
-        change = self._change(clean[None], image)[0]
+        change = self._change(clean[None], image, call.sigma)[0]
         return -change / noise if velocity else -change * signal / noise
 
-    def _change(self, clean: torch.Tensor, image: int) -> torch.Tensor:
+    def _change(self, clean: torch.Tensor, image: int, sigma: float) -> torch.Tensor:
         """What to add to the predicted latents ``[1, C, h, w]``."""
         s, drawn = self._settings, self._maps[image]
         if self._head is not None:
-            wanted = drawn.wanted(tuple(clean.shape[-2:])).to(clean.device)[None]
-            return towards(clean, wanted, self._head.to(clean.device), s.strength)
+            wanted, head = drawn.wanted(tuple(clean.shape[-2:])).to(clean.device)[None], self._head.to(clean.device)
+            if sigma < LOUD:
+                return towards(clean, wanted, head, s.strength)
+            return min(s.strength, 1.0) * (arranged(clean, head(clean).sigmoid(), wanted) - clean)
         if drawn.latent is None:
             self._say("The picture is drawn without its map: First steps needs a map that was drawn here.")
             return torch.zeros_like(clean)

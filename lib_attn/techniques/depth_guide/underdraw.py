@@ -11,33 +11,44 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+from PIL import Image
 
 from lib_attn.learned.files import LearnedFile, Loader
 from lib_attn.learned.foreign import VAE
 from lib_attn.learned.header import Refused
 from lib_attn.store import Store
 from lib_attn.techniques.base import Context
-from lib_attn.techniques.depth_guide.head import PREFIX
+from lib_attn.techniques.depth_guide.given import given
+from lib_attn.techniques.depth_guide.head import PREFIX, head_of
+from lib_attn.techniques.depth_guide.layout import quieted
 from lib_attn.techniques.depth_guide.maps import PLACE, Map, Maps, levelled
 from lib_attn.techniques.depth_guide.settings import KIND, DepthGuide
 from lib_attn.unet.families import find_layers, find_unet
 from lib_attn.unet.replace import DECODER, FREE, Unfitting, replaced
 from lib_attn.unet.standalone import is_whole, stood_in
 
-#: What a host draws: latents ``[C, h, w]`` and uint8 ``[H, W, 3]`` of each picture, or as many channels as the file's
-#: own decoder draws; None when it was stopped.
-Drawn = Sequence[tuple[torch.Tensor, np.ndarray]]
+#: What a host makes of prompts: latents ``[B, C, h, w]``, None when it was stopped; and of these: uint8 ``[H, W, 3]``,
+#: or as many channels as the file's own decoder draws.
+Draw = Callable[[], torch.Tensor | None]
+Decode = Callable[[torch.Tensor], Sequence[np.ndarray]]
+#: Size at which maps are decoded, as a share of the picture's: a map has no detail that needs more, and decoding takes
+#: half the time of a small map's.
+DECODED = 0.7
 
 
 def underdraw(
     settings: DepthGuide,
     model: Any,
     pictures: Callable[[], Sequence[Hashable]],
-    draw: Callable[[], Drawn | None],
+    draw: Draw,
+    decode: Decode,
     *,
     files: Loader,
     store: Store,
     say: Callable[[str], None],
+    encode: Callable[[np.ndarray], torch.Tensor] | None = None,
+    noise: torch.Tensor | None = None,
     decoder: Any = None,
     prediction: str = "epsilon",
 ) -> tuple[Map, ...]:
@@ -45,7 +56,9 @@ def underdraw(
 
     Args:
         pictures: gives for each picture everything its map depends on beside the file with the blocks.
-        draw: draws all maps by `model`, which has the other blocks on while it runs.
+        draw, decode: draw all maps by `model`, which has the other blocks on while they run.
+        encode: gives the latents ``[C, h, w]`` of a map uint8 ``[H, W, 3]`` from elsewhere, at the picture's size.
+        noise: ``[B, C, h, w]`` that the pictures are going to begin with; changed in place where they follow a map.
         decoder: the module by which it decodes them, with ``decoder`` and ``post_quant_conv`` in it.
         prediction: what the model predicts, ``epsilon`` or ``v``.
     """
@@ -53,32 +66,70 @@ def underdraw(
     maps = kept if isinstance(kept, Maps) else Maps()
     maps.current = ()
     store.keep(PLACE, maps)
+    if not settings.strength:
+        say("The strength is 0: no map is drawn.")
+        return ()
+    context = Context(say=say, layers=tuple(find_layers(model)), files=files)
+    if settings.own_map or settings.map_hash:
+        maps.current = given(settings, maps, say, encode) * len(pictures())
+    else:
+        maps.current = _drawn(
+            settings, maps, find_unet(model), pictures, (draw, decode), (decoder, prediction), context
+        )
+    from_noise = settings.guide == "predicted picture" and settings.start == 0 < min(settings.end, settings.until)
+    if maps.current and noise is not None and from_noise and head_of(settings, context) is not None:
+        noise.copy_(quieted(noise, settings.strength))
+    return maps.current
+
+
+def _drawn(
+    settings: DepthGuide,
+    maps: Maps,
+    unet: Any,
+    pictures: Callable[[], Sequence[Hashable]],
+    by: tuple[Draw, Decode],
+    about: tuple[Any, str],
+    context: Context,
+) -> tuple[Map, ...]:
+    """Maps that are kept, or drawn now and kept from now on; see `underdraw`. about: decoder and prediction."""
+    draw, decode = by
     if not settings.file:
-        say("The picture is drawn without a map: choose a file with map blocks.")
+        context.say("The picture is drawn without a map: choose a file with map blocks.")
         return ()
     try:
-        file = Context(say=say, layers=tuple(find_layers(model)), files=files).learned(KIND, settings.file)
+        file = context.learned(KIND, settings.file)
         keys = [(file.hash, picture) for picture in pictures()]
         found = {key: maps.get(key) for key in keys}
         if None in found.values():
-            with _drawing(file, find_unet(model), decoder, prediction):
-                drawn = draw()
-            if drawn is None:
-                return ()
-            for key, (latent, picture) in zip(keys, drawn, strict=True):
-                picture = _chosen(picture, file)
+            with _drawing(file, unet, *about):
+                latents = draw()
+                if latents is None:
+                    return ()
+                decoded = decode(_smaller(latents))
+            for key, latent, small in zip(keys, latents, decoded, strict=True):
+                kind, picture = file.about.get("map", "depth"), _enlarged(_chosen(small, file), latent)
                 # Latents of a decoder of its own are none of the model's.
                 latent = None if "channels" in file.about else latent
-                found[key] = Map(picture if file.about.get("map") == "normal" else levelled(picture), latent)
+                found[key] = Map(picture if kind == "normal" else levelled(picture), latent, kind)
                 maps.keep(key, found[key])
     except Refused as refused:
-        say(str(refused))
+        context.say(str(refused))
         return ()
     except Unfitting as error:
-        say(f"The picture is drawn without a map: {error}.")
+        context.say(f"The picture is drawn without a map: {error}.")
         return ()
-    maps.current = tuple(found[key] for key in keys)
-    return maps.current
+    return tuple(found[key] for key in keys)
+
+
+def _smaller(latents: torch.Tensor) -> torch.Tensor:
+    size = [max(1, round(DECODED * n)) for n in latents.shape[-2:]]
+    return F.interpolate(latents.float(), size, mode="bicubic", antialias=True).to(latents.dtype)
+
+
+def _enlarged(picture: np.ndarray, latent: torch.Tensor) -> np.ndarray:
+    """A picture of `_smaller` latents at the size that those of `latent` have."""
+    height, width = (n * picture.shape[0] // max(1, round(DECODED * latent.shape[-2])) for n in latent.shape[-2:])
+    return np.array(Image.fromarray(picture).resize((width, height), Image.Resampling.BICUBIC))
 
 
 @contextlib.contextmanager

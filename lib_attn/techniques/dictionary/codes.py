@@ -14,18 +14,18 @@ import torch
 TOKENS = 4096  # whose similarities with all atoms are held at once
 
 
-def linear_map(atoms: torch.Tensor, results: torch.Tensor, ridge: float = 0.0) -> torch.Tensor:
-    """Matrix ``[C, D]``: a token that is a sum of `atoms` ``[M, C]`` becomes that sum of their `results` ``[M, D]``.
+def solver(atoms: torch.Tensor, ridge: float = 0.0) -> torch.Tensor:
+    """Matrix ``[C, M]`` that gives a token's weights of `atoms` ``[M, C]``.
 
     Args:
         ridge: how strongly large weights are held back, as a share of the atoms' mean square; 0: pseudo-inverse.
     """
     atoms = atoms.float()
     if not ridge:
-        return torch.linalg.pinv(atoms) @ results.float()
+        return torch.linalg.pinv(atoms)
     gram = atoms.T @ atoms
     held = gram + ridge * gram.diagonal().mean() * torch.eye(len(gram), device=gram.device)
-    return torch.linalg.solve(held, atoms.T @ results.float())
+    return torch.linalg.solve(held, atoms.T)
 
 
 def sparse_codes(x: torch.Tensor, atoms: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:

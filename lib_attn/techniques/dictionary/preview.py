@@ -24,8 +24,16 @@ def tell(s: Dictionary, settings: Any, facts: Facts, passes: list[Pass], said: S
         said.warn("Blend 0 is full attention: nothing is changed.", idle=True)
     if s.file:
         _tell_file(s, facts, said)
-    if s.mode != "full" and settings["near_sighted"].enabled:
+    styled = bool(s.file and s.strength)
+    if settings["near_sighted"].enabled and styled:
+        said.warn("Near-sighted is on as well: it stands back where the style bank acts, and takes other layers first.")
+    elif s.mode != "full" and settings["near_sighted"].enabled:
         said.warn("Near-sighted is on as well and takes its layers first.")
+    adds = next((group.label for group in settings.active() if group.adds_keys), None)
+    if s.mode != "full" and adds:
+        said.warn(
+            "Where {technique} adds keys, layers are computed in full; the style bank acts there too.", technique=adds
+        )
     if facts.profile is None or s.mode in ("full", "static") or not s.blend:
         return
     gains = [_speed(s, facts, p) for p in passes]
@@ -36,7 +44,7 @@ def tell(s: Dictionary, settings: Any, facts: Facts, passes: list[Pass], said: S
             said.line("{size}: little to gain (less than 1.05x).", size=p.size)
         else:
             said.line("{size}: about {factor}x faster steps.", size=p.size, factor=f"{factor:.1f}")
-    if not any(layers for layers, _ in gains) and not (s.file and s.strength):
+    if not any(layers for layers, _ in gains) and not styled:
         said.warn("At this size nothing is left to gain: larger pictures or other values are needed.", idle=True)
 
 

@@ -6,12 +6,12 @@ import torch
 
 from lib_attn.learned.header import Refused
 from lib_attn.techniques.base import Context, Runtime
-from lib_attn.techniques.dictionary.attention import Keys, attend, full_attention, live_attention, tiled_attention
+from lib_attn.techniques.dictionary.attention import Keys, full_attention, live_attention, tiled_attention
 from lib_attn.techniques.dictionary.bank import matched, weight_bias
 from lib_attn.techniques.dictionary.clusters import lloyd, means, strided, sums
-from lib_attn.techniques.dictionary.codes import linear_map, rebuild, sparse_codes
 from lib_attn.techniques.dictionary.content import Content, read
 from lib_attn.techniques.dictionary.plan import plan_clusters, tile_plan
+from lib_attn.techniques.dictionary.static import Static
 from lib_attn.techniques.near_sighted.kernel import EXCLUDED
 from lib_attn.techniques.near_sighted.plan import shift_point
 from lib_attn.unet.layers import layer_keys, parse_selector
@@ -30,7 +30,7 @@ class DictionaryRuntime(Runtime):
         self._idle = self._load()
         self.extends = bool(self._content.bank and settings.strength)
         self._labels: dict[tuple[int, Row], tuple[int, torch.Tensor]] = {}
-        self._results: dict[int, torch.Tensor] = {}
+        self._static = Static(settings)
 
     def _load(self) -> str | None:
         """Take what is needed of the file; returns why there is nothing to do, None if there is."""
@@ -82,10 +82,11 @@ class DictionaryRuntime(Runtime):
     # Full attention, and what was rebuilt from it, with the style bank's keys behind the picture's own
 
     def edits(self, call) -> bool:
-        clustered = self._settings.mode in ("live", "global") and self._acts(call)
-        return self._sees_style(call) and not clustered
+        return self._sees_style(call)
 
     def edit(self, call, q, k, v):
+        if self._settings.mode in ("live", "global") and any(e.extends and e is not self for e in call.edits):
+            self._say("Dictionary: where keys of another technique are added, layers are computed in full.")
         more = self._style_keys(call, v)
         bias = torch.cat([more.bias.new_zeros(len(k), k.shape[1]), more.bias[:, 0]], 1)[:, None, None]
         return q, torch.cat([k, more.k.transpose(1, 2)], 1), torch.cat([v, more.v.transpose(1, 2)], 1), bias
@@ -107,13 +108,20 @@ class DictionaryRuntime(Runtime):
             return None
         s = self._settings
         if s.mode == "static":
-            out = call.finish(self._rebuilt(call))
+            key = self._keys[call.layer.index]
+            out = self._static.attention(
+                call, *(t[key].to(call.x.device) for t in (self._content.atoms, self._content.counts))
+            )
             return out if s.blend == 1 else torch.lerp(call.exact(), out, s.blend)
         return call.attend(lambda q, k, v: self._clustered(call, q, k, v))
 
     def _clustered(self, call, q, k, v):
         s = self._settings
-        more = self._style_keys(call, v) if self._sees_style(call) else None
+        more, n = None, q.shape[1]
+        if k.shape[1] > n:  # the style bank's keys, which `edit` has put behind the picture's own
+            bias = call.bias[:, :, 0, n:].expand(len(k), k.shape[2], -1)
+            more = Keys(k[:, n:].transpose(1, 2), v[:, n:].transpose(1, 2), bias)
+            k, v = k[:, :n], v[:, :n]
         atoms = plan_clusters(*call.grid, s, depth=call.layer.depth).atoms
         labels = self._clusters(call, k, atoms)
         if s.mode == "live":
@@ -168,32 +176,17 @@ class DictionaryRuntime(Runtime):
         k = k.transpose(1, 2).to(keys.dtype)
         return torch.cat([k, strided(keys, atoms - k.shape[2])], 2) if k.shape[2] < atoms else k
 
-    # The static dictionary
+    # The static dictionary beyond self-attention
 
-    def _rebuilt(self, call) -> torch.Tensor:
-        """The attention's result ``[B, N, H, d]``, put together from the atoms' own."""
-        s, x = self._settings, call.x
-        key, layer = self._keys[call.layer.index], call.layer.index
-        atoms = self._content.atoms[key].to(x.device)
-        if layer not in self._results:
-            self._results[layer] = self._pass_atoms(call, atoms, self._content.counts[key].to(x.device))
-        results = self._results[layer]
-        if s.codes == "sparse":
-            out = rebuild(*sparse_codes(x.flatten(0, 1), atoms, min(s.sparse, len(atoms))), results.flatten(1))
-            return out.to(x.dtype).view(*x.shape[:2], *results.shape[1:])
-        return (x @ results.flatten(1).to(x.dtype)).unflatten(-1, results.shape[1:])
+    def wants_skip(self, layer) -> bool:
+        return self.wants_cross(layer)
 
-    def _pass_atoms(self, call, atoms: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
-        """Once a pass: the atoms through self-attention, each as often as it was met; for linear codes with the code,
-        ``[C, H, d]``, for sparse ones ``[M, H, d]``."""
-        s = self._settings
-        q, k, v = call.project_input(atoms[None].to(call.x.dtype))
-        bias = counts.float().clamp_min(1).log().expand(1, k.shape[2], -1)
-        keys = Keys(k.transpose(1, 2), v.transpose(1, 2), bias)
-        results = attend(q.transpose(1, 2), keys, call.scale).transpose(1, 2)[0]
-        if s.codes == "sparse":
-            return results.float()
-        return linear_map(atoms, results.flatten(1), s.ridge * (s.codes == "ridge")).unflatten(-1, results.shape[1:])
+    def wants_cross(self, layer) -> bool:
+        return not self._idle and self._static.crosses and self._may_act(layer)
+
+    def cross(self, call):
+        out, blend = self._static.cross(call), self._settings.blend
+        return out if out is None or blend == 1 else torch.lerp(call.z, out, blend)
 
 
 RUNTIME = DictionaryRuntime

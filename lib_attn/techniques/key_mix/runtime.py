@@ -49,7 +49,7 @@ class KeyMixRuntime(Runtime):
         super().__init__(settings, context)
         chosen = parse_selector(settings.blocks)
         self._selector = AUTO if chosen.auto else chosen
-        self.extends = settings.operator == "concatenate"
+        self.extends = settings.adds_keys
         self.compares = compares_with_negative(settings)
         self._mixes, self._mixes_features = mixes(settings), mixes_features(settings)
         self._feature_blocks = self._find_feature_blocks()

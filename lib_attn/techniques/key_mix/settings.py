@@ -47,3 +47,8 @@ class KeyMix(Technique):
         """What a picture's text has to say beyond the settings: what else it takes to make the picture again."""
         needs = {"first image": "its batch", "batch mean": "its batch", "recorded run": "the recorded run"}
         return needs.get(self.source, "")
+
+    @property
+    def adds_keys(self) -> bool:
+        """Whether keys of the source stand beside the picture's own."""
+        return self.operator == "concatenate"

@@ -1,6 +1,7 @@
 """Test-only extension: looks at the model from inside the host, and breaks jobs on purpose."""
 
 import copy
+import hashlib
 import os
 import sys
 
@@ -204,10 +205,22 @@ def on_app_started(demo, app):
         kinds = script_callbacks.callback_map
         return {k: sum("attention_lab.py" in str(c.script) for c in found) for k, found in kinds.items()}
 
+    def weights():
+        digest = hashlib.sha256()
+        for name, tensor in sorted(unet().state_dict().items()):
+            digest.update(name.encode() + tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
     def reload():
         shared.state.request_restart()
 
-    for path, function in [("state", state), ("axes", axes), ("callbacks", callbacks), ("rows", rows_matrix.run)]:
+    for path, function in [
+        ("state", state),
+        ("axes", axes),
+        ("callbacks", callbacks),
+        ("rows", rows_matrix.run),
+        ("weights", weights),
+    ]:
         route(path, function)
     for path, function in [("parse", parse), ("quote", quote), ("reload", reload)]:
         route(path, function, ["POST"])
