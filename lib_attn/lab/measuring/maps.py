@@ -168,10 +168,11 @@ def _small(outline: np.ndarray, edge: int = 32) -> np.ndarray:
     return (torch.nn.functional.interpolate(shares, (edge, edge), mode="area")[0, 0] > 0.5).numpy()
 
 
-def mean(values: list[float]) -> dict[str, float]:
-    """Mean and standard error of the values that are numbers."""
+def mean(values: list[float]) -> dict[str, float | None]:
+    """Mean and standard error of the values that are numbers; None where there are too few."""
     found = np.array([v for v in values if np.isfinite(v)])
-    return {"mean": float(found.mean()), "error": float(found.std(ddof=1) / len(found) ** 0.5)}
+    error = float(found.std(ddof=1) / len(found) ** 0.5) if len(found) > 1 else None
+    return {"mean": float(found.mean()) if len(found) else None, "error": error}
 
 
 def cost(model: LabModel, request: Request, variant: Variant) -> dict[str, float]:
