@@ -142,18 +142,17 @@ def _encoded(p: Any, picture: np.ndarray) -> torch.Tensor:
     return processing.images_tensor_to_samples(pixels, model=host.current_model())[0].float().cpu()
 
 
-def completed(settings: Settings) -> tuple[Settings, list[str]]:
-    """`settings` with the one file that fits the model where what draws first names none, and a sentence on it."""
-    said = []
+def completed(settings: Settings, say: Callable[[str], None] = lambda text: None) -> Settings:
+    """`settings` with the one file that fits the model where what draws first names none."""
     for group in settings.active():
         if group.draws_first and not group.file:
             kind = next(param.file for param in group.params() if param.name == "file")
             fitting = host.fitting(kind)
             if len(fitting) == 1:
-                name = fitting[0]
+                (name,) = fitting
                 settings = settings.replace(**{group.name: replace(group, file=name)})
-                said.append(f"No file with map blocks was chosen: {name} is used, the only one that fits.")
-    return settings, said
+                say(f"No file with map blocks was chosen: {name} is used, the only one that fits.")
+    return settings
 
 
 def shown(p: Any, group: Group, maps: tuple[Any, ...]) -> list[Any]:

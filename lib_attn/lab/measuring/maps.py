@@ -17,12 +17,13 @@ from lib_attn.lab.judging import geometry
 from lib_attn.lab.judging.judge import Judge
 from lib_attn.lab.judging.metrics import score
 from lib_attn.lab.judging.prompts import pair_prompts, single_prompts
-from lib_attn.lab.measuring.normals import angular_error
 from lib_attn.lab.shared.progress import Progress, silent
-from lib_attn.learn.scenes import renderers
+from lib_attn.learn.scenes import layout, renderers
+from lib_attn.learn.scenes.guides import depth_picture
 from lib_attn.learn.scenes.layout import Scene
 from lib_attn.store import Store
 from lib_attn.techniques.depth_guide.maps import Map
+from lib_attn.techniques.depth_guide.normals import normals_of_depth
 
 #: How far a map is from its nearest render, by its kind: what that is called in a result file.
 DISTANCES = {"depth": "abs_rel", "normal": "degrees"}
@@ -132,6 +133,20 @@ def _angles(maps: list[np.ndarray], spec: MapsSpec, renderer) -> dict:
     for name, of in (("angle", scenes), ("angle_shuffled", [*scenes[1:], scenes[0]])):
         out[name] = mean([angular_error(m, s, renderer) for m, s in zip(maps, of, strict=True)])
     return out
+
+
+def angular_error(picture: np.ndarray, scene: Scene, renderer) -> float:
+    """Mean angle in degrees to the normals of the render of the same words whose outline is nearest, where both show
+    something; nan where they have nothing in common. picture: a depth map uint8 (H, W, 3)."""
+    mine, best = geometry.outline(picture), (-1.0, None, None)
+    for index in range(geometry.RENDERS):
+        drawn = renderer.render(layout.scene_of(scene.things, scene.count, scene.relation, seed=991, index=index))
+        other = geometry.outline(depth_picture(drawn.inverse_depth, drawn.mask))
+        share = geometry.overlap(mine, other)
+        if share > best[0]:
+            best = share, drawn.normals, mine & other
+    _, truth, where = best
+    return geometry.angle(normals_of_depth(picture), truth, where)
 
 
 def _pictures(drawn: dict[str, list[np.ndarray]], maps: dict[str, list[np.ndarray]], judge: Judge, spec) -> dict:
