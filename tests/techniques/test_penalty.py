@@ -298,7 +298,7 @@ def test_a_text_shown_in_another_type_than_the_models(hypernetwork):
         text.take(shown, ((1, 2),))
         attend(x, context)
         text.take(None, None)
-    assert torch.equal(*results) and len(handles) == 3
+    assert torch.equal(*results) and len(handles) == 4
 
 
 def test_cross_attention_computed_in_its_own_way_is_left_alone(unet):
