@@ -226,10 +226,6 @@ class Technique(Group):
     end: float = param(1.0, "End", "When it stops. Start = End: never active.", 0.0, 1.0, 0.01, unit="share of the steps", reads=OF_STEPS, advanced=True)
     hires: str = param("same", "Hires pass", "What to do in the hires. fix pass.", choices=("same", "off", "only"), advanced=True)
 
-    def stamped(self) -> Technique:
-        """As a picture's text has it: with the hash of what is given for this job alone."""
-        return self
-
     @classmethod
     def all_params(cls) -> tuple[Param, ...]:
         """As for every group; the shared fields come last."""

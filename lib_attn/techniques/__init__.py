@@ -42,6 +42,11 @@ def first_pass_of(name: str) -> Callable[..., Any]:
     return import_module(f"{__name__}.{name}.underdraw").underdraw
 
 
+def stamped(settings: Technique) -> Technique:
+    """Settings of a technique that draws first as a picture's text has them, see ``given.py`` in its folder."""
+    return import_module(f"{__name__}.{settings.name}.given").stamped(settings)
+
+
 def teller_of(name: str) -> Callable[..., None] | None:
     """``tell`` of the technique's ``preview.py``, what it says before drawing; None when it has no such file."""
     place = f"{__name__}.{name}.preview"

@@ -10,6 +10,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from lib_attn import techniques
 from lib_attn.attach import attach
 from lib_attn.settings import Group, Settings
 from lib_attn.store import Kept, Store
@@ -354,7 +355,7 @@ def reserve(p: Any, args: Sequence[Any]) -> None:
     """Before anybody reads the arguments of job `p`: reserve what the map, which is drawn later, is handed to."""
     give_back(p)
     settings, _ = xyz.overridden(api.read_args(args)[0], dict(getattr(p, xyz.ATTRIBUTE, None) or {}))
-    settings, _ = underdrawing.completed(settings)
+    settings = underdrawing.completed(settings)
     inner = host.is_inner_pass(p) and not settings.general.inner_passes
     for group in settings.active():
         if group.draws_first and group.guide == "ControlNet" and not inner:
@@ -374,10 +375,11 @@ def begin(p: Any, args: Sequence[Any]) -> None:
     chosen, messages = api.read_args(args)
     settings, more = xyz.apply_overrides(p, chosen)
     inner = host.is_inner_pass(p) and not settings.general.inner_passes
-    settings, found = underdrawing.completed(settings)
+    found: list[str] = []
+    settings = underdrawing.completed(settings, found.append)
     if not inner:
         stamped = settings.with_files(host.files.stamped)
-        stamped = stamped.replace(**{group.name: group.stamped() for group in stamped.active()})
+        stamped = stamped.replace(**{g.name: techniques.stamped(g) for g in stamped.active() if g.draws_first})
         infotext.write(p.extra_generation_params, stamped, options.full_infotext(), changed_nothing)
     for message in dict.fromkeys([*messages, *more, *found, *grid.told(p, chosen, recorded() is not None)]):
         host.comment(p, message)

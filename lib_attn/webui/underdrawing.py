@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from modules import devices, images, processing, rng, sd_samplers, sd_samplers_common, shared
+from modules import devices, images, processing, rng, sd_samplers, shared
 from PIL import Image
 
 from lib_attn.settings import Group, Settings
@@ -139,21 +139,20 @@ def _encoded(p: Any, picture: np.ndarray) -> torch.Tensor:
     """Latents ``[C, h, w]`` of a map at the size of job `p`."""
     sized = Image.fromarray(picture).resize((p.width, p.height), Image.Resampling.LANCZOS)
     pixels = torch.from_numpy(np.array(sized)).permute(2, 0, 1)[None].to(devices.device, torch.float32) / 255
-    return sd_samplers_common.images_tensor_to_samples(pixels, model=host.current_model())[0].float().cpu()
+    return processing.images_tensor_to_samples(pixels, model=host.current_model())[0].float().cpu()
 
 
-def completed(settings: Settings) -> tuple[Settings, list[str]]:
-    """`settings` with the one file that fits the model where what draws first names none, and a sentence on it."""
-    said = []
+def completed(settings: Settings, say: Callable[[str], None] = lambda text: None) -> Settings:
+    """`settings` with the one file that fits the model where what draws first names none."""
     for group in settings.active():
         if group.draws_first and not group.file:
             kind = next(param.file for param in group.params() if param.name == "file")
             fitting = host.fitting(kind)
             if len(fitting) == 1:
-                name = fitting[0]
+                (name,) = fitting
                 settings = settings.replace(**{group.name: replace(group, file=name)})
-                said.append(f"No file with map blocks was chosen: {name} is used, the only one that fits.")
-    return settings, said
+                say(f"No file with map blocks was chosen: {name} is used, the only one that fits.")
+    return settings
 
 
 def shown(p: Any, group: Group, maps: tuple[Any, ...]) -> list[Any]:

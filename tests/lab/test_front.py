@@ -196,6 +196,12 @@ def test_the_command(tiny, tmp_path, capsys):
     assert cli.main(["bench", "front", *again]) == 0
     both = json.loads((tmp_path / "both.json").read_text(encoding="utf-8"))
     assert (both["time"], both["quality"]) == (result["time"], result["quality"])
+    other = result | {"quality": [result["quality"][1] | {"accuracy": 0.25}]}
+    (tmp_path / "other.json").write_text(json.dumps(other))
+    again[3:4] = [str(out), str(tmp_path / "other.json")]
+    assert cli.main(["bench", "front", *again]) == 0
+    rows = json.loads((tmp_path / "both.json").read_text(encoding="utf-8"))["quality"]
+    assert [row["name"] for row in rows] == names and rows[1]["accuracy"] == 0.25
     with pytest.raises(LabError, match="both time and quality"):
         plot(result | {"time": []}, picture)
 

@@ -10,10 +10,14 @@ pytest.importorskip("ldm", reason="the networks are ldm's")
 pytest.importorskip("accelerate", reason="training runs on accelerate")
 
 from lib_attn.lab.drawing.embedded import EMBEDDED
-from lib_attn.learn.depth import choices
+from lib_attn.lab.judging import geometry
+from lib_attn.lab.judging.prompts import pair_prompts, single_prompts
+from lib_attn.lab.reports.maps import choices_block
+from lib_attn.learn.depth import ablation, choices
 from lib_attn.learn.depth.__main__ import main
 from lib_attn.learn.depth.recipe import Recipe
 from lib_attn.learn.depth.run import schedule
+from lib_attn.learn.scenes import layout, renderers
 from lib_attn.learn.scenes.guides import FARTHEST, depth_of, depth_picture, normal_picture, normals_of
 from lib_attn.learned.files import load
 from lib_attn.learned.folders import Folders
@@ -114,3 +118,46 @@ def test_a_run_of_another_checkpoint_is_refused(work, capsys):
     finally:
         path.write_text(kept)
     assert "holds a run of another checkpoint" in capsys.readouterr().err
+
+
+def test_every_choice_is_trained_for_the_same_time_and_judged(work, monkeypatch):
+    monkeypatch.setattr(ablation, "TRIAL", 4)
+    monkeypatch.setattr(geometry, "BANK", 1)
+    monkeypatch.setattr(geometry, "RENDERS", 2)
+    out, asked = work / "choices.json", [str(work), "--judged", "1", *SMALL]
+    monkeypatch.setattr(choices, "CHOICES", ("lora",))
+    assert main([*asked, "--ablation", "0.1", "--out", str(out)]) == 0
+    (known,) = json.loads(out.read_text())["rows"]
+    monkeypatch.setattr(choices, "CHOICES", ("lora", "out"))
+    assert main([*asked, "--ablation", "0.1", "--out", str(out)]) == 0
+    result = json.loads(out.read_text())
+    first, second = result["rows"]
+    assert first == known, "the same command goes on"
+    assert (first["train"], second["train"]) == ("lora", "out") and second["weights"] > 5 * first["weights"]
+    assert all(row["steps"] >= 1 and row["maps"]["all"]["maps"] == 2 for row in (first, second))
+    assert result["command"].startswith("python -m lib_attn.learn ") and str(work) not in out.read_text()
+    table = choices_block(result)
+    assert "`out`" in table and "`lora`" in table and "of 8 scenes at 64 px" in table
+    assert not list(work.glob("tmp*")), "what was only trained to be judged is gone"
+    assert main([*asked, "--ablation", "0.2", "--out", str(out)]) == 1, "rows of another time are not mixed"
+
+
+@pytest.mark.parametrize("kind", ["depth", "normal"])
+def test_a_judge_names_rendered_things_and_finds_them_nearer_than_others(kind, monkeypatch):
+    monkeypatch.setattr(geometry, "BANK", 6)
+    monkeypatch.setattr(geometry, "RENDERS", 6)
+    with renderers.open_renderer(128) as renderer:
+        judge = geometry.MapJudge(renderer, kind)
+        scenes = [*single_prompts(3, 5), *pair_prompts(3, 5)]
+        drawn = [
+            judge.picture(layout.scene_of(s.things, s.count, s.relation, seed=4242, index=i))
+            for i, s in enumerate(scenes)
+        ]
+        assert geometry.score_maps(judge, drawn, scenes).relation >= 0.8
+        assert geometry.score_maps(judge, drawn, [*scenes[1:], scenes[0]]).relation <= 0.2
+        own = np.array([judge.nearest(m, s) for m, s in zip(drawn, scenes, strict=True)])
+        other = np.array([judge.nearest(m, s) for m, s in zip(drawn, [*scenes[1:], scenes[0]], strict=True)])
+        assert own[:, 0].mean() > other[:, 0].mean() + 0.1 and own[:, 1].mean() < other[:, 1].mean()
+        render = judge.renders(scenes[0])[0]
+        assert judge.nearest(render, scenes[0])[0] == 1.0
+        assert judge.nearest(render, scenes[0])[1] == pytest.approx(0, abs=0.1)

@@ -216,6 +216,12 @@ def test_maps_are_levelled_and_few_are_kept():
     assert maps.bytes == LIMIT * (128 * 128 * 3 + 4 * 16 * 16 * 4)
 
 
+def test_a_map_prompt_may_hold_the_picture_s():
+    assert DepthGuide().prompt_of("a cube") == "a cube"
+    assert DepthGuide(map_prompt="a cone").prompt_of("a cube") == "a cone"
+    assert DepthGuide(map_prompt="depth map of {prompt}, {x}").prompt_of("a cube") == "depth map of a cube, {x}"
+
+
 def as_base64(picture, mode=None):
     stream = io.BytesIO()
     Image.fromarray(picture, mode).save(stream, "PNG")

@@ -108,7 +108,7 @@ def script(host, script_module, model, tmp_path, monkeypatch):
     monkeypatch.setattr(
         host.processing,
         "decode_latent_batch",
-        lambda sd_model, latents, target_device, check_for_nans: [x[:3] for x in latents],
+        lambda sd_model, latents, target_device, check_for_nans: list(F.interpolate(latents[:, :3], scale_factor=8)),
         raising=False,
     )
     MapSampler.made = []
@@ -159,7 +159,7 @@ def test_the_map_is_drawn_with_the_other_blocks_and_the_picture_follows_it(host,
     assert not any(drawn.seen), "no technique of ours sits on the model while the map is drawn"
     assert drawn.asked.steps == 2 and drawn.asked.cfg_scale == 4.0 and p.steps == 2 and p.cfg_scale == 5.0
     assert torch.equal(drawn.noise[0], Rng((4, 16, 16), [1]).next()[0])
-    assert len(pictures) == 1 and pictures[0].size == (16, 16)
+    assert len(pictures) == 1 and pictures[0].size == (128, 128)
     assert not same(out, plain) and not p.comments
     assert len(p.extra_generation_params["Attn map hashes"]) == 10
     assert host.shared.state.jobs == 1
@@ -299,8 +299,8 @@ def test_a_pasted_picture_finds_its_map_while_it_is_here_and_says_when_it_is_not
     sys.modules["lib_attn.webui.job"]._store.clear()
     p, plain = job(host), job(host).sampler.sample(job(host))
     out, pictures = gallery(script, p, pasted)
-    (said,) = p.comments
-    assert same(out, plain) and not pictures and pasted["depth_guide"]["map_hash"] in said and "is not here" in said
+    missing = pasted["depth_guide"]["map_hash"]
+    assert same(out, plain) and not pictures and any(f"{missing}, which is not here" in text for text in p.comments)
     p, other = job(host), two_things()[::-1]
     gallery(
         script, p, with_own(own_map=encoded(np.ascontiguousarray(other)), map_hash=pasted["depth_guide"]["map_hash"])
@@ -343,7 +343,7 @@ def test_first_steps_encodes_a_map_of_ones_own_at_the_picture_s_size(host, scrip
         asked.append(pixels)
         return torch.zeros(1, 4, 16, 16)
 
-    monkeypatch.setattr(host.sd_samplers_common, "images_tensor_to_samples", encode, raising=False)
+    monkeypatch.setattr(host.processing, "images_tensor_to_samples", encode, raising=False)
     plain, p = job(host).sampler.sample(job(host)), job(host)
     out, _ = gallery(script, p, {"depth_guide": {**with_own()["depth_guide"], "guide": "first steps", "file": ""}})
     assert asked[0].shape == (1, 3, 128, 128) and asked[0].max() == 1 and not same(out, plain)

@@ -92,7 +92,7 @@ def test_paste_fields(script_module):
     a request field for each that has an `api` name."""
     tabs = [build(script_module.AttentionLab, tab) for tab in (False, True)]
     for script in tabs:
-        pasted = [control for control in script.controls if control.label != "Compare off / on"]
+        pasted = [control for control in script.controls if control.label not in ("Compare off / on", "Your own map")]
         assert {field.component for field in script.infotext_fields} == set(pasted)
         assert all(field.api is None for field in script.infotext_fields)
         assert script.paste_field_names == [field.function for field in script.infotext_fields]

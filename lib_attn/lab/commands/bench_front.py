@@ -53,7 +53,13 @@ def add_commands(inner) -> None:
     options.add_argument("--cases", default="", metavar="'NAME;NAME'", help="cases by name (default: all)")
     options.add_argument("--steps", type=int, default=20, help="(default 20)")
     options.add_argument("--cfg", type=float, default=7.0, help="(default 7)")
-    options.add_argument("--add", type=Path, nargs="*", default=[], help="result files whose rows come first")
+    options.add_argument(
+        "--add",
+        type=Path,
+        nargs="*",
+        default=[],
+        help="result files whose rows come first; later rows of a case replace earlier ones",
+    )
     options.add_argument("--out", type=Path, default=Path("out/front.json"), help="(default out/front.json)")
     options.add_argument("--plot", type=Path, default=None, metavar="FILE", help="draw the front as PNG")
     add_model_options(options)
@@ -115,13 +121,14 @@ def run(args: argparse.Namespace) -> int:
     result |= {"time": [], "quality": []}
     for path in reversed(args.add):
         earlier = read_result(path, "front")
-        rows = {name: [*earlier[name], *result[name]] for name in ("commands", "time", "quality")}
+        rows = {name: newest([*earlier[name], *result[name]]) for name in ("time", "quality")}
+        rows["commands"] = [*earlier["commands"], *result["commands"]]
         result = (
             (earlier if args.no_time else result) | {"checkpoint": result["checkpoint"] or earlier["checkpoint"]} | rows
         )
 
     def keep(kind: str, before: list, rows: list[TimeRow] | list[QualityRow]) -> None:
-        result[kind] = before + [to_json(row) for row in rows]
+        result[kind] = newest([*before, *(to_json(row) for row in rows)])
         write_json(args.out, result)  # a long run that is stopped leaves what it has
 
     timed = [] if args.no_time else [(batch, size) for batch in spec.batches for size in spec.sizes]
@@ -145,6 +152,12 @@ def run(args: argparse.Namespace) -> int:
         plot(result, args.plot)
         print(f"Written: {args.plot}")
     return 0
+
+
+def newest(rows: list[dict]) -> list[dict]:
+    """Of rows for the same case, size, batch and sampler the last one, where the first one stood."""
+    same = ("name", "height", "width", "images", "size", "sampler")
+    return list({tuple(row.get(key) for key in same): row for row in rows}.values())
 
 
 def _bench(args: argparse.Namespace, device: str, drawer, rows: int) -> Bench:

@@ -17,12 +17,13 @@ from lib_attn.lab.judging import geometry
 from lib_attn.lab.judging.judge import Judge
 from lib_attn.lab.judging.metrics import score
 from lib_attn.lab.judging.prompts import pair_prompts, single_prompts
-from lib_attn.lab.measuring.normals import angular_error
 from lib_attn.lab.shared.progress import Progress, silent
-from lib_attn.learn.scenes import renderers
+from lib_attn.learn.scenes import layout, renderers
+from lib_attn.learn.scenes.guides import depth_picture
 from lib_attn.learn.scenes.layout import Scene
 from lib_attn.store import Store
 from lib_attn.techniques.depth_guide.maps import Map
+from lib_attn.techniques.depth_guide.normals import normals_of_depth
 
 #: How far a map is from its nearest render, by its kind: what that is called in a result file.
 DISTANCES = {"depth": "abs_rel", "normal": "degrees"}
@@ -134,6 +135,20 @@ def _angles(maps: list[np.ndarray], spec: MapsSpec, renderer) -> dict:
     return out
 
 
+def angular_error(picture: np.ndarray, scene: Scene, renderer) -> float:
+    """Mean angle in degrees to the normals of the render of the same words whose outline is nearest, where both show
+    something; nan where they have nothing in common. picture: a depth map uint8 (H, W, 3)."""
+    mine, best = geometry.outline(picture), (-1.0, None, None)
+    for index in range(geometry.RENDERS):
+        drawn = renderer.render(layout.scene_of(scene.things, scene.count, scene.relation, seed=991, index=index))
+        other = geometry.outline(depth_picture(drawn.inverse_depth, drawn.mask))
+        share = geometry.overlap(mine, other)
+        if share > best[0]:
+            best = share, drawn.normals, mine & other
+    _, truth, where = best
+    return geometry.angle(normals_of_depth(picture), truth, where)
+
+
 def _pictures(drawn: dict[str, list[np.ndarray]], maps: dict[str, list[np.ndarray]], judge: Judge, spec) -> dict:
     """For each way of drawing how right pictures are, and how far they cover each of the maps of `WAYS`."""
     outlines = {name: [_small(geometry.outline(m)) for m in found] for name, found in maps.items()}
@@ -153,10 +168,11 @@ def _small(outline: np.ndarray, edge: int = 32) -> np.ndarray:
     return (torch.nn.functional.interpolate(shares, (edge, edge), mode="area")[0, 0] > 0.5).numpy()
 
 
-def mean(values: list[float]) -> dict[str, float]:
-    """Mean and standard error of the values that are numbers."""
+def mean(values: list[float]) -> dict[str, float | None]:
+    """Mean and standard error of the values that are numbers; None where there are too few."""
     found = np.array([v for v in values if np.isfinite(v)])
-    return {"mean": float(found.mean()), "error": float(found.std(ddof=1) / len(found) ** 0.5)}
+    error = float(found.std(ddof=1) / len(found) ** 0.5) if len(found) > 1 else None
+    return {"mean": float(found.mean()) if len(found) else None, "error": error}
 
 
 def cost(model: LabModel, request: Request, variant: Variant) -> dict[str, float]:

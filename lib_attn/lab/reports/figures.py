@@ -20,7 +20,7 @@ from pathlib import Path
 
 from lib_attn.lab.reports.dictionary import look_block, shortcut_block
 from lib_attn.lab.reports.front import front_block, front_short
-from lib_attn.lab.reports.maps import maps_block
+from lib_attn.lab.reports.maps import choices_block, maps_block
 from lib_attn.lab.reports.steps import steps_block
 from lib_attn.lab.reports.thin import thin_block
 from lib_attn.lab.shared.errors import LabError
@@ -34,6 +34,7 @@ BLOCKS: dict[str, Callable[[Mapping], str]] = {
     "look": look_block,
     "thin": thin_block,
     "maps": maps_block,
+    "choices": choices_block,
     "front": front_block,
 }
 """Kind of a result: what a page shows of it, in Markdown."""

@@ -1,4 +1,4 @@
-"""What a page shows of ``bench maps``."""
+"""What a page shows of ``bench maps``, and of ``learn depth --ablation``."""
 
 from __future__ import annotations
 
@@ -50,5 +50,32 @@ def _bold(text: str, followed: bool) -> str:
     return f"**{text}**" if followed else text
 
 
-def _pm(value: Mapping[str, float], digits: int = 3) -> str:
-    return f"{value['mean']:.{digits}f} ± {value['error']:.{digits}f}"
+def _pm(value: Mapping[str, float | None], digits: int = 3) -> str:
+    if value["mean"] is None:
+        return "none"  # no map covers a place of its render
+    return f"{value['mean']:.{digits}f}" + ("" if value["error"] is None else f" ± {value['error']:.{digits}f}")
+
+
+def choices_block(result: Mapping) -> str:
+    """A table of what maps are worth after equal time, by which weights have learned."""
+    recipe = result["recipe"]
+    distance = {"depth": ("abs_rel", "AbsRel", 3), "normal": ("degrees", "degrees off", 1)}[recipe["map"]]
+    key, text, digits = distance
+    judged = result["rows"][0]["maps"]["all"]["maps"]
+    head = ["learns", "weights", "steps", "processor time", "right number", "shapes and order right", "overlap", text]
+    rows = []
+    for row in result["rows"]:
+        maps = row["maps"]
+        rows.append([
+            f"`{row['train']}`", f"{row['weights'] / 1e6:.2f} M", str(row["steps"]), f"{row['seconds']:.0f} s",
+            f"{maps['all']['count']:.2f}", f"{maps['all']['relation']:.2f} ({maps['shuffled']['relation']:.2f})",
+            f"{_pm(maps['outline'])} ({_pm(maps['outline_shuffled'])})",
+            f"{_pm(maps[key], digits)} ({_pm(maps[f'{key}_shuffled'], digits)})",
+        ])  # fmt: skip
+    return "\n\n".join(
+        [
+            f"`{result['command']}`: steps of {recipe['batch']} maps of {recipe['scenes']} scenes at "
+            f"{recipe['size']} px, {judged} maps judged, ± one standard error, in brackets against another prompt:",
+            markdown_table(head, rows),
+        ]
+    )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import sys
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from lib_attn.lab.drawing.embedded import default_checkpoint
 from lib_attn.lab.measuring.maps import MapsSpec
 from lib_attn.lab.shared.errors import LabError
 from lib_attn.lab.shared.machine import machine
-from lib_attn.lab.shared.results import command_line, write_json
+from lib_attn.lab.shared.results import command_line, read_result, write_json
 from lib_attn.learn.stopping import carried_out
 
 from ..reference_model.state import StateError
@@ -91,14 +92,20 @@ def load_base(args: argparse.Namespace) -> Base:
 
 
 def compare(args: argparse.Namespace) -> None:
-    """Train and judge every choice; the result file grows by a row with each."""
+    """Train and judge every choice; the result file grows by a row with each, and the same command goes on with it."""
     base = load_base(args)
     recipe = choose_recipe(args, base)
     out, spec = args.out or args.work / "choices.json", MapsSpec(args.judged, args.judged, recipe.size)
     told = {"kind": "choices", "command": command_line("lib_attn.learn"), "checkpoint": base.path.stem,
             "sha256": base.digest, "machine": machine(base.model.device), "asked": args.ablation,
-            "recipe": dataclasses.asdict(recipe), "rows": []}  # fmt: skip
-    for row in ablation.rows(args.work, recipe, lambda: load_base(args), args.ablation, spec, args.scenes_from):
+            "judged": dataclasses.asdict(spec), "recipe": dataclasses.asdict(recipe), "rows": []}  # fmt: skip
+    if out.exists():
+        before = read_result(out, "choices")
+        if any(before.get(key) != json.loads(json.dumps(told[key])) for key in ("sha256", "asked", "recipe", "judged")):
+            raise ValueError(f"{out.name} holds rows that were measured with other values; choose another file.")
+        told["rows"] = before["rows"]
+    known = [row["train"] for row in told["rows"]]
+    for row in ablation.rows(args.work, recipe, lambda: load_base(args), args.ablation, spec, args.scenes_from, known):
         told["rows"].append(row)
         write_json(out, told)
         print(row["train"], row["steps"], row["maps"]["all"], row["maps"]["outline"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -28,9 +28,15 @@ TRIAL, WARM = 8, 2
 
 
 def rows(
-    work: Path, recipe: Recipe, base: Callable[[], Base], seconds: float, spec: MapsSpec, scenes: Path | None = None
+    work: Path,
+    recipe: Recipe,
+    base: Callable[[], Base],
+    seconds: float,
+    spec: MapsSpec,
+    scenes: Path | None = None,
+    known: Sequence[str] = (),
 ) -> Iterator[dict]:
-    """Figures on each of `choices.CHOICES`, one after the other.
+    """Figures on each of `choices.CHOICES` but those in `known`, one after the other.
 
     Args:
         work: where scenes and latents are, or are made; they are shared. recipe: all but ``train`` and ``steps`` holds.
@@ -39,24 +45,21 @@ def rows(
     """
     recipe = dataclasses.replace(recipe, preview=0, save_seconds=float("inf"))
     with renderers.open_renderer(recipe.size) as renderer:
-        yield from _rows(work, recipe, base, seconds, spec, scenes, MapJudge(renderer, recipe.map))
-
-
-def _rows(work, recipe, base, seconds, spec, scenes, judge: MapJudge) -> Iterator[dict]:
-    for choice in choices.CHOICES:
-        trial = dataclasses.replace(recipe, train=choice, steps=TRIAL)
-        _, times = _trained(Run(work, trial, base(), scenes))
-        steps = max(1, round(seconds / float(np.median(times[WARM:]))))
-        run = Run(work, dataclasses.replace(trial, steps=steps), base(), scenes)
-        loop, times = _trained(run)
-        tensors = choices.written(run.base.model.unet, loop.ema.shadow)
-        yield {
-            "train": choice,
-            "steps": steps,
-            "seconds": sum(times),
-            "weights": sum(t.numel() for t in tensors.values()),
-            "maps": judged(_drawn(run, loop, spec), spec, judge),
-        }
+        judge = MapJudge(renderer, recipe.map)
+        for choice in (name for name in choices.CHOICES if name not in known):
+            trial = dataclasses.replace(recipe, train=choice, steps=TRIAL)
+            _, times = _trained(Run(work, trial, base(), scenes))
+            steps = max(1, round(seconds / float(np.median(times[WARM:]))))
+            run = Run(work, dataclasses.replace(trial, steps=steps), base(), scenes)
+            loop, times = _trained(run)
+            tensors = choices.written(run.base.model.unet, loop.ema.shadow)
+            yield {
+                "train": choice,
+                "steps": steps,
+                "seconds": sum(times),
+                "weights": sum(t.numel() for t in tensors.values()),
+                "maps": judged(_drawn(run, loop, spec), spec, judge),
+            }
 
 
 def _trained(run: Run) -> tuple[Loop, list[float]]:

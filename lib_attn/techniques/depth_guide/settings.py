@@ -44,9 +44,3 @@ class DepthGuide(Technique):
     def prompt_of(self, prompt: str) -> str:
         """What the map of a picture of `prompt` is drawn from."""
         return self.map_prompt.replace("{prompt}", prompt) or prompt
-
-    def stamped(self) -> DepthGuide:
-        """With the hash of the map that is uploaded."""
-        from lib_attn.techniques.depth_guide.given import stamped  # takes torch, which settings do not
-
-        return stamped(self)
