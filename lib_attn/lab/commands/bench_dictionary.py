@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
     if set(parts) - set(PARTS):
         raise LabError(f"--parts are {', '.join(PARTS)}.")
     if "prompts" in parts and (args.size // 8) ** 2 < LEAST_TOKENS:
-        raise LabError("At this size Blocks: auto leaves every layer exact, so all cases are alike: 384 pixels at least.")
+        raise LabError("At this size Blocks: auto leaves every layer exact, so cases are alike: 384 pixels at least.")
     wanted = [name.strip() for name in args.only.split(",") if name.strip()]
     cases = [case for case in shortcut_cases() if not wanted or case.name in wanted]
     spec = model_of(args)
