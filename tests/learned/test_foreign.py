@@ -282,11 +282,11 @@ def test_half_a_unet_is_not_put_on(unet, tmp_path):
         pass
 
 
-def underdrawn(unet, folder, name, draw, decoder=None, prediction="epsilon"):
+def underdrawn(unet, folder, name, draw, decode=None, decoder=None, prediction="epsilon"):
     said, loader = [], Loader(lambda: Folders([folder]))
     settings = DepthGuide(enabled=True, file=name)
-    maps = underdraw(settings, unet, lambda: ["a picture"], draw, files=loader, store=Store(), say=said.append,
-                     decoder=decoder, prediction=prediction)  # fmt: skip
+    maps = underdraw(settings, unet, lambda: ["a picture"], draw, decode, files=loader, store=Store(),
+                     say=said.append, decoder=decoder, prediction=prediction)  # fmt: skip
     return maps, said
 
 
@@ -310,20 +310,22 @@ def test_a_map_is_made_of_the_channels_that_the_file_s_decoder_draws(unet, tmp_p
 
     def draw():
         assert not torch.equal(run(unet), plain)
-        with torch.no_grad():
-            shown = decoder.decoder.conv_out(torch.zeros(1, 8, 64, 64))[0]
-        ramp = torch.arange(64.0).expand(64, 64)
-        picture = (60 * shown + ramp).permute(1, 2, 0).to(torch.uint8).numpy()
-        return [(torch.zeros(4, 8, 8), picture)]
+        return torch.zeros(1, 4, 8, 8)
 
-    (drawn,), said = underdrawn(unet, tmp_path, name, draw, decoder)
+    def decode(latents):
+        h, w = (8 * n for n in latents.shape[-2:])
+        with torch.no_grad():
+            shown = decoder.decoder.conv_out(torch.zeros(1, 8, h, w))[0]
+        return [(60 * shown + torch.arange(float(w))).permute(1, 2, 0).to(torch.uint8).numpy()]
+
+    (drawn,), said = underdrawn(unet, tmp_path, name, draw, decode, decoder)
     assert drawn.picture.shape == (64, 64, 3) and drawn.latent is None and not said
     if shows:
         assert (drawn.picture[..., 0] == drawn.picture[..., 1]).all() and drawn.picture.max() == 255
     else:
         assert [int(drawn.picture[0, 0, c]) for c in range(3)] == [0, 60, 120]
     assert decoder.decoder.conv_out.weight.shape == (3, 8, 3, 3)
-    none, said = underdrawn(unet, tmp_path, name, lambda: [(torch.zeros(4, 8, 8), draw()[0][1][..., :3])], decoder)
+    none, said = underdrawn(unet, tmp_path, name, draw, lambda latents: [decode(latents)[0][..., :3]], decoder)
     if shows:
         assert none == () and "VAE type for decoding is not Full" in said[0]
 
