@@ -22,7 +22,7 @@ VALUES = {
 
 
 #: Hooks that are called only with a learned file.
-WITH_FILE = {"dictionary": {"edit"}}
+WITH_FILE = {"dictionary": {"edit", "cross"}}
 
 #: With these a technique is on, and what comes out is what comes without it. One that is not here has no such values.
 EXACT = {

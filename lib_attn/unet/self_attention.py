@@ -136,11 +136,12 @@ class SelfAttentionHook:
         """Hook `layers`; returns the handles that take the hooks off and the forwards, each with its module."""
         self.on = True
         transformers = {id(layer.transformer): layer.transformer for layer in layers}.values()
+        # Asked first: a runtime that fails must not leave hooks behind.
+        seen = [layer for layer in layers if any(r.wants_skip(layer) for r in self._runtimes)]
         handles = [t.register_forward_pre_hook(self._enter_transformer, with_kwargs=True) for t in transformers]
-        for layer in layers:
-            if any(r.wants_skip(layer) for r in self._runtimes):
-                norm, _ = layer.family.norms(layer.block)
-                handles.append(norm.register_forward_pre_hook(self._see_skip(layer)))
+        for layer in seen:
+            norm, _ = layer.family.norms(layer.block)
+            handles.append(norm.register_forward_pre_hook(self._see_skip(layer)))
         forwards = [(layer.attn1, _Forward(self, layer, vars(layer.attn1).get("forward"))) for layer in layers]
         return handles, forwards
 
