@@ -46,6 +46,14 @@ def test_thin_qk_says_before_that_a_picture_is_small(side, blocks, idle):
     assert found is idle and any("nothing is left to gain" in text for text in warnings) is idle
 
 
+@pytest.mark.parametrize(
+    "values, told", [({"until": 0.3}, False), ({"until": 0.8}, True), ({"guide": "predicted picture"}, False)]
+)
+def test_first_steps_for_long_leave_greys(values, told):
+    _, warnings, _ = said({"depth_guide": {"enabled": True, "file": "mine", "guide": "first steps", **values}})
+    assert any("keeps the map's greys" in text for text in warnings) is told
+
+
 def test_an_estimate_of_nothing_is_one():
     for values in ({"tile": 256}, {"pool": 1}, {"start": 0.5, "end": 0.5}, {"blocks": "!all"}):
         found = estimate(512, 512, NearSighted(enabled=True, **values), SD1)

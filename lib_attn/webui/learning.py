@@ -152,7 +152,8 @@ def _group(group: Any, values: Any) -> Any:
         raise ValueError("Pictures and options are told as dictionaries of named fields")
     read, messages = group.read(values or {})
     if messages:
-        raise ValueError(messages[0])
+        # Behind the colon stands what a picture would use instead; here nothing is learned.
+        raise ValueError(messages[0].rpartition(": ")[0])
     return read
 
 
