@@ -26,9 +26,10 @@ from lib_attn.lab.shared.progress import progress_bar
 from lib_attn.lab.shared.results import command_line, read_result, to_json, write_json
 from lib_attn.lab.shared.sizes import check_size, parse_sizes
 from lib_attn.settings import Settings
-from lib_attn.techniques.near_sighted.plan import LEAST_TOKENS
 
 PARTS = ("errors", "prompts", "speed")
+#: From 2048 points on the shortcuts act by themselves.
+LEAST_SIZE = 384
 
 
 def add_commands(inner) -> None:
@@ -67,8 +68,8 @@ def run(args: argparse.Namespace) -> int:
         raise LabError("Numbers of pictures, steps and repeats are 1 at least, numbers of prompts 0.")
     if set(parts) - set(PARTS):
         raise LabError(f"--parts are {', '.join(PARTS)}.")
-    if "prompts" in parts and (args.size // 8) ** 2 < LEAST_TOKENS:
-        raise LabError("At this size Blocks: auto leaves every layer exact, so cases are alike: 384 pixels at least.")
+    if "prompts" in parts and args.size < LEAST_SIZE:
+        raise LabError(f"Below {LEAST_SIZE} pixels Blocks: auto leaves every layer exact, so cases are alike.")
     wanted = [name.strip() for name in args.only.split(",") if name.strip()]
     cases = [case for case in shortcut_cases() if not wanted or case.name in wanted]
     spec = model_of(args)
