@@ -16,8 +16,6 @@ MAX_TEXT = 400
 GENERAL = "general"  # name of the group that holds for all techniques
 MAX_UNIT = 8000  # characters of a technique's infotext that are read
 MAX_PICTURE = 64 << 20  # characters of a picture
-#: Of a picture, with the head of a data URL or without.
-_BASE64 = re.compile(r"(data:image/[\w.+-]{1,40};base64,)?[A-Za-z0-9+/\s]*={0,2}")
 
 
 @dataclass(frozen=True)
@@ -97,6 +95,9 @@ class Param:
                 raise ValueError(f"{self.key} has to be finite, not {shown}")
             number = min(max(number, self.low), self.high)
             return int(round(number)) if self.kind == "int" else number
+        if self.kind == "picture":
+            # What is none is told by who opens it: no default stands for a picture that was meant.
+            return (value if isinstance(value, str) else shown).strip()[:MAX_PICTURE]
         if not isinstance(value, str):
             raise ValueError(f"{self.key} is a text, not {shown}")
         if self.kind == "choice":
@@ -112,10 +113,6 @@ class Param:
         if self.kind == "file":
             if value.strip() and not is_learned(split_hash(value.strip())[0]):
                 raise ValueError(f"{self.key} is the name of a learned file, not {shown}")
-            return value.strip()
-        if self.kind == "picture":
-            if len(value) > MAX_PICTURE or not _BASE64.fullmatch(value.strip()):
-                raise ValueError(f"{self.key} is a picture as base64, not {shown}")
             return value.strip()
         if len(value) > MAX_TEXT:
             raise ValueError(f"{self.key} may have {MAX_TEXT} characters at most")

@@ -7,8 +7,9 @@ import os
 import weakref
 from typing import Any
 
+import numpy as np
 import torch
-from modules import paths, sd_models, sd_unet, shared
+from modules import paths, sd_models, sd_samplers_common, sd_unet, shared
 from modules.hypernetworks import hypernetwork
 from PIL import Image
 
@@ -29,6 +30,18 @@ log = logging.getLogger("attention_lab")
 def current_model() -> Any:
     """The model that samples now; the refiner and the hires checkpoint take the place of the first one."""
     return shared.sd_model
+
+
+def encoded(model: Any, picture: np.ndarray, seed: int = 0) -> torch.Tensor:
+    """Latents ``[1, C, h, w]``, as the U-Net takes them, of a picture uint8 ``[8h, 8w, 3]``.
+
+    Args:
+        seed: of what the host's VAE draws from what it finds likely, for which it takes the global generator.
+    """
+    values = torch.from_numpy(picture.copy()).permute(2, 0, 1)[None].float() / 255
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        return sd_samplers_common.images_tensor_to_samples(values, model=model).float()
 
 
 def model_state(model: Any) -> tuple:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from modules import processing, prompt_parser, sd_samplers_common, shared
+from modules import processing, prompt_parser, shared
 from PIL import Image
 
 from lib_attn.learn import shown
@@ -95,15 +95,15 @@ def show(run: Run, own: Own) -> bool:
         refusal = host.refusal()
         if refusal is not None:
             raise ValueError(refusal.rstrip("."))
-        values = torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None].float() / 255
         with contextlib.suppress(Stopped):
             shown.show_one(
-                run.done, run.capture, p.sd_model, _Predict(p, conditioning), _encoded(p, values, run.done),
+                run.done, run.capture, p.sd_model, _Predict(p, conditioning),
+                host.encoded(p.sd_model, pixels, run.done),
                 hypernetwork=host.apply_hypernetworks, upcast=host.upcasts_attention, inert=host.is_idle_wrapper,
                 say=told.append,
             )  # fmt: skip
         # Nothing was drawn: the host gets back what it was given.
-        return processing.DecodedSamples([values[0] * 2 - 1])
+        return processing.DecodedSamples([torch.from_numpy(pixels.copy()).permute(2, 0, 1) / 127.5 - 1])
 
     p.sample = sample
     with contextlib.closing(p):
@@ -111,14 +111,6 @@ def show(run: Run, own: Own) -> bool:
     if told:
         raise ValueError(told[0].rstrip("."))
     return not (state.interrupted or state.skipped)
-
-
-def _encoded(p: Any, values: torch.Tensor, seed: int) -> torch.Tensor:
-    """Latents ``[1, 4, h, w]``, as the U-Net takes them, of a picture ``[1, 3, 8h, 8w]``, 0 … 1."""
-    # The host's VAE draws from what it finds likely, by the global generator.
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        return sd_samplers_common.images_tensor_to_samples(values, model=p.sd_model).float()
 
 
 class _Predict:

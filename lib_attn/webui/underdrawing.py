@@ -138,14 +138,13 @@ def _decoded(latents: torch.Tensor) -> list[np.ndarray]:
 def _encoded(p: Any, picture: np.ndarray) -> torch.Tensor:
     """Latents ``[C, h, w]`` of a map at the size of job `p`."""
     sized = Image.fromarray(picture).resize((p.width, p.height), Image.Resampling.LANCZOS)
-    pixels = torch.from_numpy(np.array(sized)).permute(2, 0, 1)[None].to(devices.device, torch.float32) / 255
-    return processing.images_tensor_to_samples(pixels, model=host.current_model())[0].float().cpu()
+    return host.encoded(host.current_model(), np.array(sized))[0].cpu()
 
 
 def completed(settings: Settings, say: Callable[[str], None] = lambda text: None) -> Settings:
     """`settings` with the one file that fits the model where what draws first names none."""
     for group in settings.active():
-        if group.draws_first and not group.file:
+        if group.draws_first and group.needs_file and not group.file:
             kind = next(param.file for param in group.params() if param.name == "file")
             fitting = host.fitting(kind)
             if len(fitting) == 1:

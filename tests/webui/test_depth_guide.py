@@ -323,15 +323,14 @@ def test_a_drawn_map_can_be_used_for_another_seed(host, script):
     "own, why",
     [
         (encoded(np.full((8, 8, 3), 99, np.uint8)), "of one grey"),
-        (base64.b64encode(b"no picture").decode(), "no picture that can be read"),
-        ("file:///etc/passwd", "is a picture as base64"),
-        ("https://example.org/a.png", "is a picture as base64"),
+        *((own, "no picture that can be read") for own in (base64.b64encode(b"no picture").decode(), "!!!!", "üü",
+          "abc", "file:///etc/passwd", "https://example.org/a.png", 5, ["a"], {})),
     ],
-)
+)  # fmt: skip
 def test_what_is_no_map_is_told_and_the_picture_comes_unguided(host, script, own, why):
+    """No map is drawn in its place."""
     plain, p = job(host).sampler.sample(job(host)), job(host)
-    file = "" if "base64" in why else "relief"
-    args = {"depth_guide": {"enabled": True, "file": file, "own_map": own, "strength": 1.0 if file else 0.0}}
+    args = with_own(own_map=own)
     out, pictures = gallery(script, p, args)
     assert same(out, plain) and not pictures and any(why in text for text in p.comments)
 
@@ -340,13 +339,18 @@ def test_first_steps_encodes_a_map_of_ones_own_at_the_picture_s_size(host, scrip
     asked = []
 
     def encode(pixels, model=None):
+        torch.rand(1)  # as the host's VAE does
         asked.append(pixels)
         return torch.zeros(1, 4, 16, 16)
 
-    monkeypatch.setattr(host.processing, "images_tensor_to_samples", encode, raising=False)
+    generator = torch.random.get_rng_state()
+
+    monkeypatch.setattr(host.sd_samplers_common, "images_tensor_to_samples", encode)
     plain, p = job(host).sampler.sample(job(host)), job(host)
     out, _ = gallery(script, p, {"depth_guide": {**with_own()["depth_guide"], "guide": "first steps", "file": ""}})
     assert asked[0].shape == (1, 3, 128, 128) and asked[0].max() == 1 and not same(out, plain)
+    assert not p.comments and "file" not in p.extra_generation_params["Attn depth-guide"], "none is needed"
+    assert torch.equal(torch.random.get_rng_state(), generator)
     assert not any("choose a file" in text for text in p.comments)
 
 

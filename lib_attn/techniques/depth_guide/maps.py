@@ -67,12 +67,12 @@ def read_map(text: str) -> Map:
     from PIL import Image
 
     try:
-        with Image.open(io.BytesIO(base64.b64decode(text.rpartition(",")[2]))) as opened:
-            if max(opened.size) > LARGEST:
-                raise ValueError(f"it has more than {LARGEST} pixels on a side")
+        opened = Image.open(io.BytesIO(base64.b64decode(text.rpartition(",")[2])))
+        if max(opened.size) <= LARGEST:
             return Map(_eight_bit(opened))
-    except (OSError, SyntaxError, base64.binascii.Error, Image.DecompressionBombError):
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         raise ValueError("it is no picture that can be read") from None
+    raise ValueError(f"it has more than {LARGEST} pixels on a side")
 
 
 def _eight_bit(opened) -> np.ndarray:

@@ -13,11 +13,12 @@ GREYS = 0.4
 
 def tell(s: DepthGuide, settings: Any, facts: Facts, passes: list[Pass], said: Said) -> None:
     """Lines and warnings on the passes in which it may act; see `lib_attn.preview`."""
-    names = [] if s.file else facts.files.folders().names(KIND)
+    missing = s.needs_file and not s.file
+    names = facts.files.folders().names(KIND) if missing else []
     if len(names) == 1:
         (name,) = names
         said.line("No file is chosen: {name} is used where it fits.", name=name)
-    elif not s.file and not (s.map_hash and s.guide != "predicted picture"):
+    elif missing:
         said.warn("Choose a file with map blocks.", idle=True)
     if not s.strength:
         said.warn("The strength is 0: no map is drawn.", idle=True)

@@ -41,6 +41,11 @@ class DepthGuide(Technique):
     map_hash: str = param("", "Use this map", "Hash of a map that was drawn or given here earlier (it stands in the picture's text), used in place of drawing one.", advanced=True, since=8)
     normals: bool = param(False, "As normals", "A depth map is shown, saved and given to ControlNet as normals, worked out by geometry.", advanced=True, since=8)
 
+    @property
+    def needs_file(self) -> bool:
+        """Without the file nothing can be drawn, or the predicted picture cannot be read."""
+        return self.guide == "predicted picture" or not (self.own_map or self.map_hash)
+
     def prompt_of(self, prompt: str) -> str:
         """What the map of a picture of `prompt` is drawn from."""
         return self.map_prompt.replace("{prompt}", prompt) or prompt
