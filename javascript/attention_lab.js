@@ -114,8 +114,13 @@ var attentionLab = (function() {
             if (value !== undefined) values[param.key] = value;
         });
         var steps = number(tab + "_steps"), denoising = number(tab + "_denoising_strength");
+        var pictures = {};
+        panel.pictures.forEach(function(param) {
+            var img = find(param.id, "img");
+            if (img) pictures[param.key] = [img.naturalWidth, img.naturalHeight];
+        });
         var found = {
-            values: values, width: number(tab + "_width"), height: number(tab + "_height"),
+            values: values, pictures: pictures, width: number(tab + "_width"), height: number(tab + "_height"),
             cfg: number(tab + "_cfg_scale"), batch: number(tab + "_batch_size"),
             steps: tab == "img2img" ? stepsOf(steps, denoising) : steps,
             preset: read(panel.prefix + "preset"),
@@ -254,7 +259,7 @@ var attentionLab = (function() {
         var schema = JSON.parse(element.dataset.schema), prefix = schema.prefix;
         var panel = panels[prefix];
         if (panel && panel.element === element) return panel;
-        panel = panels[prefix] = {prefix: prefix, params: schema.params, element: element, seen: null, asked: 0, names: null};
+        panel = panels[prefix] = {prefix: prefix, params: schema.params, pictures: schema.pictures, element: element, seen: null, asked: 0, names: null};
         var clear = find(prefix + "recorded_clear");
         if (clear) clear.addEventListener("click", () => press(prefix + "clear"));
         schema.params.forEach(function(param) {

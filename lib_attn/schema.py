@@ -28,6 +28,7 @@ class Param:
     low, high, step: range of numbers. unit: what 1 stands for, shown in help and docs. reads: (factor, unit), how the
     panel reads the value out beside the slider: 16 times (8, "px") is 128 px. advanced: folded away in the panel.
     since: positional API order; fields of a later release get a higher number and so come after all earlier ones.
+    latest: what stands on a button beside it, which fills in the latest value there is; empty for no button.
     transient: a wish for one job; not in the infotext, in presets, X/Y/Z, the command line and the docs.
     earlier: ((release, default), …), oldest first: up to and with that release another default held. Pictures name
     the release whose defaults they mean.
@@ -50,6 +51,7 @@ class Param:
     transient: bool = False
     earlier: tuple[tuple[str, Any], ...] = ()
     file: str = ""
+    latest: str = ""
 
     def default_of(self, release: str) -> Any:
         """The default that held in `release` ("0.1.0"); today's for a release that is not understood."""
@@ -126,7 +128,7 @@ def read_release(text: str) -> tuple[int, ...]:
 
 def param(
     default, label, help, low=None, high=None, step=None, *, choices=(), blocks=False, unit="", reads=None,
-    advanced=False, since=1, transient=False, earlier=(), file="", picture=False,
+    advanced=False, since=1, transient=False, earlier=(), file="", picture=False, latest="",
 ):  # fmt: skip
     """Make a dataclass field that carries its description (see `Param`); the kind follows from the default."""
     if isinstance(default, bool):
@@ -138,7 +140,7 @@ def param(
     else:
         kind = "choice" if choices else "blocks" if blocks else "file" if file else "picture" if picture else "text"
     shown = {"kind": kind, "label": label, "help": help, "unit": unit, "reads": reads, "advanced": advanced}
-    shown |= {"since": since, "transient": transient, "earlier": tuple(earlier), "file": file}
+    shown |= {"since": since, "transient": transient, "earlier": tuple(earlier), "file": file, "latest": latest}
     limits = {"low": low, "high": high, "step": step, "choices": tuple(choices)}
     return dataclasses.field(default=default, metadata=shown | limits)
 

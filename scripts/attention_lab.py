@@ -11,7 +11,7 @@ from modules.infotext_utils import PasteField
 from modules.ui_components import InputAccordion
 
 from lib_attn.presets import Presets
-from lib_attn.webui import compare, host, infotext, job, learn_tab, learning, live, options, panel, xyz
+from lib_attn.webui import compare, controlnet, host, infotext, job, learn_tab, learning, live, options, panel, xyz
 
 PRESETS = Presets(os.path.join(paths.data_path, "attention_lab", "presets"))
 DOCS = os.path.join(scripts.basedir(), "docs")
@@ -19,7 +19,9 @@ DOCS = os.path.join(scripts.basedir(), "docs")
 
 def surroundings():
     """What the panel's sentences depend on beside the panel."""
-    return live.Surroundings(host.profile(), job.recorded(), job.forget_recorded, host.files)
+    return live.Surroundings(
+        host.profile(), job.recorded(), job.forget_recorded, host.files, controlnet.lacking, job.latest
+    )
 
 
 def docs(name):

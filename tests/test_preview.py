@@ -4,6 +4,8 @@ import dataclasses
 
 import pytest
 
+from lib_attn.learned.files import Loader
+from lib_attn.learned.folders import Folders
 from lib_attn.preview import passes_of, preview, warnings_of
 from lib_attn.settings import NearSighted, NegativeSkip, Settings
 from lib_attn.techniques.facts import Facts, Pass
@@ -52,6 +54,37 @@ def test_thin_qk_says_before_that_a_picture_is_small(side, blocks, idle):
 def test_first_steps_for_long_leave_greys(values, told):
     _, warnings, _ = said({"depth_guide": {"enabled": True, "file": "mine", "guide": "first steps", **values}})
     assert any("keeps the map's greys" in text for text in warnings) is told
+
+
+def test_a_map_of_ones_own_is_known_before_drawing():
+    """In the page its settings have a word for it, and the page gives its size: 96 x 64 for 1024 x 1024 loses a sixth
+    on each side."""
+    own = {"depth_guide": {"enabled": True, "file": "mine", "own_map": "on the page"}}
+    lines, warnings, idle = said(own, pictures={"depth_guide.own_map": (96, 64)})
+    assert lines == [
+        "Your own map is used, none is drawn.",
+        "The map is wider than the picture: 16.7 % of it are left out at its left, and at its right.",
+    ]
+    assert not idle and not any("map blocks" in text for text in warnings)
+    assert said(own)[0] == ["Your own map is used, none is drawn."]
+    assert said({"depth_guide": {**own["depth_guide"], "map_hash": "0123456789"}})[0] == said(own)[0]
+    free = {"depth_guide": {**own["depth_guide"], "file": "", "guide": "first steps", "until": 0.3}}
+    assert said(free) == (["No file with map blocks is needed.", "Your own map is used, none is drawn."], [], False)
+
+
+def test_a_map_of_ones_own_needs_the_network_for_the_predicted_picture(tmp_path):
+    empty = Loader(lambda: Folders([tmp_path]))
+    own = {"depth_guide": {"enabled": True, "own_map": "on the page"}}
+    _, (warning,), idle = said(own, files=empty)
+    assert idle and "read by the network of a file with map blocks" in warning
+
+
+def test_controlnet_that_takes_no_map_is_told_before_drawing():
+    asked = {"depth_guide": {"enabled": True, "file": "mine", "guide": "ControlNet"}}
+    lines, (_, warning), idle = said(asked)
+    assert idle and not lines and warning.endswith("none is drawn: ControlNet is an extension of the webui.")
+    lines, _, idle = said(asked, controlnet=lambda settings: None)
+    assert not idle and any("is drawn first" in text for text in lines)
 
 
 def test_an_estimate_of_nothing_is_one():

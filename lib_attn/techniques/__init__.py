@@ -24,6 +24,7 @@ from lib_attn.techniques.step_skip.settings import StepSkip
 from lib_attn.techniques.thin_qk.settings import ThinQk
 
 if TYPE_CHECKING:
+    from lib_attn.store import Store
     from lib_attn.techniques.base import Runtime
 
 TECHNIQUES: tuple[type[Technique], ...] = (
@@ -42,9 +43,16 @@ def first_pass_of(name: str) -> Callable[..., Any]:
     return import_module(f"{__name__}.{name}.underdraw").underdraw
 
 
-def stamped(settings: Technique) -> Technique:
-    """Settings of a technique that draws first as a picture's text has them, see ``given.py`` in its folder."""
-    return import_module(f"{__name__}.{settings.name}.given").stamped(settings)
+def stamped(settings: Any, store: Store) -> Any:
+    """`lib_attn.settings.Settings` as a picture's text has them: what is given to a technique that draws first is named
+    by its hash, see ``given.py`` in its folder."""
+    first = [group for group in settings.active() if group.draws_first]
+    return settings.replace(**{g.name: import_module(f"{__name__}.{g.name}.given").stamped(g, store) for g in first})
+
+
+def latest_of(name: str, store: Store) -> str:
+    """The hash of what a technique that draws first had drawn last, as `store` has it; empty when there is nothing."""
+    return import_module(f"{__name__}.{name}.maps").maps_in(store).latest
 
 
 def teller_of(name: str) -> Callable[..., None] | None:

@@ -5,6 +5,7 @@ A sentence is a template with values, so that it can be translated.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -51,12 +52,19 @@ class Pass:
         return [i for i in range(self.steps) if technique.start <= i / self.steps < technique.end]
 
 
+def no_controlnet(settings: Technique) -> Sentence:
+    """Of every host but the webui."""
+    return sentence("The picture follows no map, and none is drawn: ControlNet is an extension of the webui.")
+
+
 @dataclass(frozen=True)
 class Facts:
     """What is known of the job.
 
     profile: of the loaded model, None without one. negative: whether there is a negative prompt, None if unknown.
-    recorded: whether there is a recorded run to follow. files: loads learned files.
+    recorded: whether there is a recorded run to follow. files: loads learned files. pictures: (width, height) of the
+    pictures that are put into the page, by parameter key; the settings only have a word for each. controlnet: why a
+    picture drawn with a technique's settings cannot be guided by ControlNet; None when it may.
     """
 
     passes: tuple[Pass, ...] = (Pass(512, 512, 20, 7.0),)
@@ -65,6 +73,8 @@ class Facts:
     negative: bool | None = None
     recorded: bool = False
     files: Loader = field(default_factory=Loader)
+    pictures: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    controlnet: Callable[[Technique], Sentence | None] = no_controlnet
 
 
 @dataclass

@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from modules import extensions
 
 from lib_attn.learned.header import Refused
+from lib_attn.techniques.facts import Sentence, sentence
 from lib_attn.webui import host
 
 #: A window of steps that never comes: the unit rests while the map itself is drawn.
@@ -74,20 +74,20 @@ class Reserved:
                 elif maps:
                     one.start_guidance_percent = self.start
         if maps and self.number < len(params):
-            self._hand_over(params[self.number], maps[0].normals if self.normals else maps[0].picture)
+            self._hand_over(params[self.number], maps[0])
         return maps
 
     def release(self, p: Any) -> None:
         """Give the unit back: whoever runs `p` again reserves another."""
         self.interface.update_cn_script_in_processing(p, self.before)
 
-    @staticmethod
-    def _hand_over(unit: Any, picture: np.ndarray) -> None:
-        hint = torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1)[None].float() / 255
+    def _hand_over(self, unit: Any, drawn: Any) -> None:
         for name in ("hint_cond", "hr_hint_cond"):
             there = getattr(unit, name)
             if isinstance(there, torch.Tensor) and there.ndim == 4:
-                setattr(unit, name, F.interpolate(hint, there.shape[-2:], mode="bilinear").to(there))
+                height, width = there.shape[-2:]
+                hint = torch.from_numpy(drawn.at(width, height, self.normals)).permute(2, 0, 1)[None].float() / 255
+                setattr(unit, name, hint.to(there))
         reset = getattr(getattr(unit, "control_model", None), "reset", None)
         if reset is not None:
             reset()  # adapters keep what they have made of the hint of an earlier batch
@@ -101,15 +101,47 @@ def kind_of(group: Any) -> str:
         return "depth"
 
 
-def model_for(interface: Any, kind: str) -> str | None:
+def model_for(interface: Any, kind: str, look_again: bool = True) -> str | None:
     """The name of a model of ControlNet for maps of `kind` that fits the checkpoint; None when there is none.
 
     Of those for normals the ones trained on NormalBae's come first, whose frame the maps have.
+
+    Args:
+        look_again: in the folders, where ControlNet knows of none.
     """
-    for names in (interface.get_models(), interface.get_models(update=True)):
+    for update in (False, True) if look_again else (False,):
+        names = interface.get_models(update=update)
         found = [name for name in names if kind in name.lower() and _takes_hints(name) and _fits(interface, name)]
         if found:
             return min(found, key=lambda name: kind == "normal" and "bae" not in name.lower())
+    return None
+
+
+def _model_of(interface: Any, group: Any, look_again: bool = True) -> tuple[str | None, str]:
+    """The model for the maps of `group`, see `model_for`, and the kind of map that it reads."""
+    kind = "normal" if group.normals else kind_of(group)
+    model = model_for(interface, kind, look_again)
+    if model is None and kind == "depth":
+        # Normals can be worked out from depth, but not the other way round.
+        model = model_for(interface, "normal", look_again)
+        kind = kind if model is None else "normal"
+    return model, kind
+
+
+def lacking(group: Any) -> Sentence | None:
+    """Why a picture will follow no map of `group`, as far as it is known before there is a job; None when it may."""
+    try:
+        interface = find_interface()
+        if interface is None:
+            return sentence(
+                "The picture follows no map, and none is drawn: ControlNet is not installed or switched off."
+            )
+        model, kind = _model_of(interface, group, look_again=False)
+    except Exception:
+        host.log.exception("ControlNet could not be asked")
+        return sentence("The picture follows no map, and none is drawn: ControlNet could not be asked, see the log.")
+    if model is None:
+        return sentence("The picture follows no map, and none is drawn: ControlNet has no {kind} model.", kind=kind)
     return None
 
 
@@ -138,12 +170,7 @@ def reserve(p: Any, group: Any, say: Callable[[str], None]) -> Reserved | None:
     if free is None:
         say("The picture is drawn without its map: ControlNet has no free unit.")
         return None
-    kind = "normal" if group.normals else kind_of(group)
-    model = model_for(interface, kind)
-    if model is None and kind == "depth":
-        # Normals can be worked out from depth, but not the other way round.
-        model = model_for(interface, "normal")
-        kind = kind if model is None else "normal"
+    model, kind = _model_of(interface, group)
     if model is None:
         say(f"The picture is drawn without its map: ControlNet has no {kind} model.")
         return None

@@ -12,7 +12,7 @@ from modules import shared
 from lib_attn.preview import warnings_of
 from lib_attn.settings import Settings
 from lib_attn.techniques.facts import Facts, Pass
-from lib_attn.webui import host, xyz
+from lib_attn.webui import controlnet, host, xyz
 
 #: Axes of the host that change what a technique can do, so that the panel's own numbers say nothing.
 VARIES = ("CFG Scale", "Steps", "Size", "Hires steps", "Negative Guidance minimum sigma", "Checkpoint name")
@@ -50,6 +50,7 @@ def _facts(p: Any, recorded: bool) -> Facts:
         negative=bool(str(getattr(p, "negative_prompt", "")).strip()),
         recorded=recorded,
         files=host.files,
+        controlnet=controlnet.lacking,
     )
 
 

@@ -48,11 +48,14 @@ class UnitText(str):
         return None if self.still(p) else str(self)
 
 
-def write_maps(parameters: MutableMapping[str, Any], hashes: list[str]) -> None:
-    """Add the maps of a batch to those of the job."""
+def write_maps(
+    parameters: MutableMapping[str, Any], hashes: list[str], still: Callable[[Any], bool] = lambda p: False
+) -> None:
+    """Add the maps of a batch to those of the job. `still`: whether the job's pictures are known to follow none."""
     found = [*filter(None, parameters.get(MAPS, "").split(" ")), *hashes]
     if found:
-        parameters[MAPS] = " ".join(dict.fromkeys(found))
+        parameters[MAPS] = text = UnitText(" ".join(dict.fromkeys(found)))
+        text.still = still
 
 
 def write(

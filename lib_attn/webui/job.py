@@ -21,6 +21,8 @@ from lib_attn.unet.rows import Row
 from lib_attn.webui import api, controlnet, grid, host, infotext, negatives, options, underdrawing, xyz
 
 ATTRIBUTE = "attention_lab"
+CONTROLNET = "ControlNet"
+"""How a picture is guided where the host's extension does it."""
 LABELS = {technique.name: technique.label for technique in TECHNIQUES}
 RESERVED = "attention_lab_reserved"
 OBSERVERS = "attention_lab_observers"
@@ -110,7 +112,10 @@ class Job:
         for group in self.settings.active():
             if not group.draws_first:
                 continue
-            reserved = self.reserved
+            reserved, said = self.reserved, len(self._said)
+            if group.guide == CONTROLNET and reserved is None:
+                self._acted.add(group.name)  # why no map is drawn was said when nothing could be reserved
+                continue
             followed = noise if group in self.settings.for_pass(hires=False) else None
             try:
 
@@ -124,12 +129,13 @@ class Job:
             except Exception:
                 host.log.exception("The map could not be drawn")
                 self.say("The map could not be drawn, see the log: the picture comes without it.")
-                continue
-            if maps:
-                self._acted.add(group.name)
+                maps = ()
+            if maps or len(self._said) > said:
+                self._acted.add(group.name)  # there is no more to say on why the picture follows no map
             if maps and reserved:
                 self.changed.add(group.name)
-            infotext.write_maps(p.extra_generation_params, [drawn.hash for drawn in maps])
+            hashes = [drawn.hash for drawn in maps]
+            infotext.write_maps(p.extra_generation_params, hashes, lambda p, g=group: changed_nothing(p, g.name))
 
     def _sample(self, original: Callable, *args: Any, **kwargs: Any) -> Any:
         self._restore_sampler()
@@ -307,6 +313,11 @@ def recorded() -> dict[str, Any] | None:
     return about | {"prompt": str(about["prompt"])[:80], "mib": round(found.bytes / 2**20, 1)}
 
 
+def latest(key: str) -> str:
+    """What a button beside the parameter of this key fills in; empty when there is nothing yet."""
+    return techniques.latest_of(key.partition(".")[0], _store)
+
+
 def forget_recorded() -> None:
     """Drop the recorded run."""
     _store.clear()
@@ -358,7 +369,7 @@ def reserve(p: Any, args: Sequence[Any]) -> None:
     settings = underdrawing.completed(settings)
     inner = host.is_inner_pass(p) and not settings.general.inner_passes
     for group in settings.active():
-        if group.draws_first and group.guide == "ControlNet" and not inner:
+        if group.draws_first and group.guide == CONTROLNET and not inner:
             said: list[str] = []
             say, reserved = said.append, None
             try:
@@ -379,7 +390,7 @@ def begin(p: Any, args: Sequence[Any]) -> None:
     settings = underdrawing.completed(settings, found.append)
     if not inner:
         stamped = settings.with_files(host.files.stamped)
-        stamped = stamped.replace(**{g.name: techniques.stamped(g) for g in stamped.active() if g.draws_first})
+        stamped = techniques.stamped(stamped, _store)
         infotext.write(p.extra_generation_params, stamped, options.full_infotext(), changed_nothing)
     for message in dict.fromkeys([*messages, *more, *found, *grid.told(p, chosen, recorded() is not None)]):
         host.comment(p, message)

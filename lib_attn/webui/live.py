@@ -11,10 +11,11 @@ from lib_attn.learned.files import Loader
 from lib_attn.presets import Presets
 from lib_attn.preview import passes_of, preview
 from lib_attn.settings import TECHNIQUES, Settings
-from lib_attn.techniques.facts import Facts, Said, sentence
+from lib_attn.techniques.facts import Facts, Said, Sentence, no_controlnet, sentence
 from lib_attn.unet.layers import parse_selector
 from lib_attn.unet.profile import Profile
 
+PICTURES = {p.key for technique in TECHNIQUES for p in technique.all_params() if p.kind == "picture"}
 MAX_TEXT = 20000  # characters of a question
 
 
@@ -23,13 +24,16 @@ class Surroundings:
     """What the page's program knows at the moment.
 
     profile: of the loaded model. recorded: prompt, width, height and mib of the recorded run, None without one.
-    clear: drops the recorded run. files: loads learned files.
+    clear: drops the recorded run. files: loads learned files. controlnet: see `Facts`. latest: gives what the button
+    beside a parameter fills in, by the parameter's key; empty when there is nothing yet.
     """
 
     profile: Profile | None = None
     recorded: Mapping[str, Any] | None = None
     clear: Callable[[], None] | None = None
     files: Loader = field(default_factory=Loader)
+    controlnet: Callable[[Any], Sentence | None] = no_controlnet
+    latest: Callable[[str], str] = lambda key: ""
 
 
 class Live:
@@ -49,12 +53,13 @@ class Live:
         """Sentences for what the script sees.
 
         Args:
-            text: JSON with ``values`` by parameter key, ``preset``, ``batch``, ``negative`` and the numbers that
-                `lib_attn.preview.passes_of` takes.
+            text: JSON with ``values`` by parameter key, ``pictures``: [width, height] by parameter key, ``preset``,
+                ``batch``, ``negative`` and the numbers that `lib_attn.preview.passes_of` takes.
         """
         asked = _read(text)
         given = asked.get("values") if isinstance(asked.get("values"), dict) else {}
-        settings, _ = Settings.read(given)
+        pictures = _sizes(asked.get("pictures"))
+        settings, _ = Settings.read(given | dict.fromkeys(pictures, "on the page"))
         around = self._surroundings()
         facts = Facts(
             passes=passes_of(asked),
@@ -63,6 +68,8 @@ class Live:
             negative=asked["negative"] if isinstance(asked.get("negative"), bool) else None,
             recorded=around.recorded is not None,
             files=around.files,
+            pictures=pictures,
+            controlnet=around.controlnet,
         )
         found = preview(settings, facts)
         for technique in TECHNIQUES:
@@ -87,6 +94,16 @@ def _read(text: Any) -> dict[str, Any]:
     except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def _sizes(value: Any) -> dict[str, tuple[int, int]]:
+    """Sizes of pictures by key; (0, 0) where the page does not know."""
+    found = {}
+    for key in PICTURES & set(value if isinstance(value, dict) else ()):
+        size = value[key]
+        sides = size if isinstance(size, list) and len(size) == 2 else (0, 0)
+        found[key] = tuple(side if type(side) is int and 0 < side < 1 << 20 else 0 for side in sides)
+    return found
 
 
 def _whole(value: Any) -> int:

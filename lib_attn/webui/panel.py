@@ -42,6 +42,7 @@ TEXTS = {
     "general": "In general",
     "more": "What it is",
     "look": "Look again",
+    "none": "There is none yet.",
 }
 
 
@@ -96,7 +97,7 @@ def build(
         start_with: name of the preset that a freshly loaded page begins with, empty for none.
         compare: whether the page can draw the same seeds without and with; shows the button.
     """
-    panel, page = Panel(), Page(elem_id, docs, files or Loader())
+    panel, page = Panel(), Page(elem_id, docs, files or Loader(), surroundings)
     general = [p for p in General.params() if p.name != "enabled"]
     master = General.params()[0]
     with switch(master.default, label=master.label, elem_id=elem_id(General.name)) as control:
@@ -123,8 +124,14 @@ def build(
 class Page:
     """What all parts need to know of the page they are put on; see `build` for what is handed in."""
 
-    def __init__(self, elem_id: Callable[[str], str], docs: Callable[[str], str] | None, files: Loader):
-        self.id, self.docs, self._files = elem_id, docs, files
+    def __init__(
+        self,
+        elem_id: Callable[[str], str],
+        docs: Callable[[str], str] | None,
+        files: Loader,
+        surroundings: Callable[[], Surroundings] = Surroundings,
+    ):
+        self.id, self.docs, self._files, self._surroundings = elem_id, docs, files, surroundings
 
     @property
     def prefix(self) -> str:
@@ -135,12 +142,20 @@ class Page:
         params = [
             {"key": p.key, "id": control_id(p, self.id), "reads": p.reads} for group in GROUPS for p in group.params()
         ]
-        data = html.escape(json.dumps({"prefix": self.prefix, "params": params}), quote=True)
+        all_params = [p for group in GROUPS for p in group.all_params()]
+        pictures = [{"key": p.key, "id": control_id(p, self.id)} for p in all_params if p.kind == "picture"]
+        schema = {"prefix": self.prefix, "params": params, "pictures": pictures}
+        data = html.escape(json.dumps(schema), quote=True)
         gr.HTML(f'<div class="attention-lab-data" hidden data-schema="{data}"></div>', elem_id=self.id("data"))
 
     def files(self, kind: str) -> list[str]:
         """Names of learned files of a kind, with the empty one for none."""
         return ["", *self._files.folders().names(kind)]
+
+    def latest(self, key: str) -> tuple[Any, str]:
+        """What the button beside a parameter fills in, and a sentence where there is nothing."""
+        found = self._surroundings().latest(key)
+        return found or gr.update(), "" if found else sentences([TEXTS["none"]])
 
     def live(self, name: str) -> Any:
         return gr.HTML('<div class="attention-lab-live" aria-live="polite"></div>', elem_id=self.id(f"{name}_live"))
@@ -238,7 +253,21 @@ def control(group: type[Group], param: Param, page: Page) -> Any:
         with gr.Column():
             gr.HTML(sentences([help]))
             return _transient(Picture(height=PICTURE, **shared))
+    if param.latest:
+        return _text_with_latest(param, page, shared)
     return gr.Textbox(placeholder=param.default, max_lines=1, **shared)
+
+
+def _text_with_latest(param: Param, page: Page, shared: dict[str, Any]) -> Any:
+    """A text, and a button that fills in the latest value there is."""
+    with gr.Column():
+        text = gr.Textbox(placeholder=param.default, max_lines=1, **shared)
+        button = _transient(gr.Button(param.latest, size="sm", elem_id=f"{shared['elem_id']}_latest"))
+        said = gr.HTML("", elem_id=f"{shared['elem_id']}_said")
+    button.click(lambda: page.latest(param.key), [], [text, said], queue=False, show_progress="hidden").then(
+        None, [], [], _js="() => { attentionLab.updateSoon(); return []; }"
+    )
+    return text
 
 
 def _file(param: Param, page: Page, shared: dict[str, Any]) -> Any:

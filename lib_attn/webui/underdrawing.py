@@ -52,7 +52,7 @@ def draw(
 
         return first_pass_of(group.name)(
             group, model, pictures, lambda: _sampled(asked, noise, *conds, say), _decoded, files=host.files,
-            store=store, say=say, encode=lambda picture: _encoded(p, picture), noise=begins_with,
+            store=store, say=say, encode=_encoded, size=(p.width, p.height), noise=begins_with,
             decoder=getattr(model, "first_stage_model", None), prediction=host.predicts(model),
         )  # fmt: skip
 
@@ -107,7 +107,7 @@ def _map_job(p: Any, group: Group) -> Any:
 def _sampled(
     asked: Any, x: torch.Tensor, conditioning: Any, unconditional: Any, say: Callable[[str], None]
 ) -> torch.Tensor | None:
-    """Latents ``[B, C, h, w]`` of the maps; None when the user has stopped them."""
+    """Latents ``[B, C, h, w]`` of the maps; None, and a sentence, when the user has stopped them."""
     state = shared.state
     state.job_count += 1
     before = state.textinfo
@@ -122,7 +122,10 @@ def _sampled(
     finally:
         state.nextjob()
         state.textinfo = before
-    if state.interrupted or state.skipped or state.stopping_generation:
+    if state.interrupted or state.skipped:
+        # The host stops the picture before its first step, as it does without us.
+        how = "Interrupted" if state.interrupted else "Skipped"
+        say(f"{how} while its map was drawn: the picture has stayed the noise that it begins with.")
         return None
     return latents.cpu()
 
@@ -135,10 +138,9 @@ def _decoded(latents: torch.Tensor) -> list[np.ndarray]:
     return list(pictures.to(torch.uint8).numpy())
 
 
-def _encoded(p: Any, picture: np.ndarray) -> torch.Tensor:
-    """Latents ``[C, h, w]`` of a map at the size of job `p`."""
-    sized = Image.fromarray(picture).resize((p.width, p.height), Image.Resampling.LANCZOS)
-    return host.encoded(host.current_model(), np.array(sized))[0].cpu()
+def _encoded(picture: np.ndarray) -> torch.Tensor:
+    """Latents ``[C, h, w]`` of a map."""
+    return host.encoded(host.current_model(), picture)[0].cpu()
 
 
 def completed(settings: Settings, say: Callable[[str], None] = lambda text: None) -> Settings:
@@ -156,9 +158,7 @@ def completed(settings: Settings, say: Callable[[str], None] = lambda text: None
 
 def shown(p: Any, group: Group, maps: tuple[Any, ...]) -> list[Any]:
     """The maps as pictures for the gallery, as far as they are wanted there; saves them where that is wanted."""
-    pictures = [Image.fromarray(np.ascontiguousarray(one.normals if group.normals else one.picture)) for one in maps]
-    # A map that was given has a size of its own.
-    pictures = [one if one.size == (p.width, p.height) else one.resize((p.width, p.height)) for one in pictures]
+    pictures = [Image.fromarray(one.at(p.width, p.height, group.normals)) for one in maps]
     if group.save and p.save_samples():
         for picture, prompt, seed in zip(pictures, p.prompts, p.seeds, strict=True):
             images.save_image(

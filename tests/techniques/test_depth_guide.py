@@ -17,11 +17,12 @@ from lib_attn.attach import attach
 from lib_attn.learned.files import Loader, save
 from lib_attn.learned.folders import Folders
 from lib_attn.store import Store
-from lib_attn.techniques.depth_guide import runtime
+from lib_attn.techniques.depth_guide import maps, runtime
 from lib_attn.techniques.depth_guide.head import PREFIX, Head, error, read_head, towards
 from lib_attn.techniques.depth_guide.layout import DEPTH, FAR, arranged, quieted
 from lib_attn.techniques.depth_guide.maps import LARGEST, LIMIT, PLACE, Map, Maps, levelled, read_map
 from lib_attn.techniques.depth_guide.normals import normal_map, normals_of_depth
+from lib_attn.techniques.depth_guide.proportions import left_out, middle
 from lib_attn.techniques.depth_guide.settings import DepthGuide
 from lib_attn.unet.families import find_layers
 from lib_attn.unet.flight import sigma_of
@@ -209,11 +210,11 @@ def test_maps_are_levelled_and_few_are_kept():
     picture[16:48, 16:48] = 160
     levels = levelled(picture)
     assert levels.min() == 0 and levels.max() == 255 and levels.shape == picture.shape
-    maps = Maps()
+    kept = Maps()
     for i in range(LIMIT + 3):
-        maps.keep(i, a_map())
-    assert maps.get(2) is None and maps.get(LIMIT + 2) is not None
-    assert maps.bytes == LIMIT * (128 * 128 * 3 + 4 * 16 * 16 * 4)
+        kept.keep(i, a_map())
+    assert kept.get(2) is None and kept.get(LIMIT + 2) is not None
+    assert kept.bytes == LIMIT * (128 * 128 * 3 + 4 * 16 * 16 * 4)
 
 
 def test_a_map_prompt_may_hold_the_picture_s():
@@ -240,8 +241,55 @@ def test_maps_of_all_kinds_of_pictures_are_read_alike():
     assert read_map(as_base64(grey)).hash == read_map(as_base64(wanted)).hash
     with pytest.raises(ValueError, match="no picture"):
         read_map("AAAA")
-    with pytest.raises(ValueError, match="more than"):
-        read_map(as_base64(np.zeros((1, LARGEST + 1), np.uint8)))
+    for size in ((1, LARGEST + 1), (LARGEST + 1, 1)):
+        with pytest.raises(ValueError, match=f"more than {LARGEST} pixels on a side"):
+            read_map(as_base64(np.zeros(size, np.uint8)))
+
+
+def test_absurd_pictures_are_told_by_their_size(monkeypatch):
+    """Pillow refuses what is larger still, and a text that is cut off could not be read."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(ValueError, match="pixels on a side"):
+        read_map(as_base64(np.zeros((20, 20), np.uint8)))
+    monkeypatch.setattr(maps, "MAX_PICTURE", 4 << 20)
+    with pytest.raises(ValueError, match="more than 3 MiB"):
+        read_map("A" * (4 << 20))
+
+
+@pytest.mark.parametrize("kind", ["L", "RGB", "RGBA", "P", "I;16", "JPEG"])
+def test_a_large_map_is_made_smaller_before_anything_else(monkeypatch, kind):
+    """A fourth of each side; a map that is no larger than enough is left as it is."""
+    grey = np.zeros((96, 160), np.uint8)
+    grey[:, 80:] = 200
+    stream = io.BytesIO()
+    if kind == "I;16":
+        Image.fromarray(grey.astype(np.uint16) * 257).save(stream, "PNG")
+    elif kind == "JPEG":
+        Image.fromarray(grey).save(stream, "JPEG", quality=95)
+    else:
+        Image.fromarray(grey).convert(kind).save(stream, "PNG")
+    text = base64.b64encode(stream.getvalue()).decode()
+    monkeypatch.setattr(maps, "ENOUGH", 40)
+    small = read_map(text).picture
+    assert small.shape == (24, 40, 3) and small[:, :18].max() <= 4 and abs(small[:, 22:].astype(int) - 200).max() <= 4
+    monkeypatch.setattr(maps, "ENOUGH", 160)
+    assert read_map(text).picture.shape == (96, 160, 3)
+
+
+def test_a_map_of_other_proportions_gives_its_middle():
+    """64 x 128 for squares: columns 32 to 95. A side that is longer by a fiftieth is squeezed, not cut."""
+    assert middle((64, 128), (16, 16)) == (slice(0, 64), slice(32, 96))
+    assert middle((128, 64), (24, 24)) == (slice(32, 96), slice(0, 64))
+    assert middle((64, 96), (33, 50)) == (slice(0, 64), slice(0, 96))
+    assert left_out((64, 128), (16, 16)) == (0, 25.0) and left_out((100, 64), (64, 64)) == (18.0, 0)
+    wide = np.zeros((64, 128, 3), np.uint8)
+    wide[:, 32:64], wide[:, 64:96], wide[:, 96:] = 51, 102, 255
+    latent = torch.arange(16.0).expand(4, 8, 16)
+    drawn = Map(wide, latent)
+    assert torch.allclose(drawn.wanted((8, 8))[0], torch.tensor([0.2] * 4 + [0.4] * 4))
+    assert torch.equal(drawn.latents(torch.zeros(1, 4, 8, 8))[0, 0, 0], torch.arange(4.0, 12.0))
+    assert drawn.at(32, 32).shape == (32, 32, 3) and drawn.at(32, 32)[0, 0, 0] == 51
+    assert np.array_equal(drawn.at(128, 64), wide), "of its own size it is what it is"
 
 
 def test_normals_of_a_depth_map_are_those_of_its_relief():

@@ -266,8 +266,8 @@ def encoded(picture, mode=None):
 
 
 def two_things():
-    picture = np.zeros((64, 96, 3), np.uint8)
-    picture[20:40, 10:30], picture[20:50, 60:80] = 255, 160
+    picture = np.zeros((64, 64, 3), np.uint8)
+    picture[20:40, 6:20], picture[20:50, 40:54] = 255, 160
     return picture
 
 
@@ -282,10 +282,43 @@ def test_a_map_of_ones_own_is_followed_and_none_is_drawn(host, script, head):
     assert not MapSampler.made and not same(out, plain) and not p.comments
     (shown,) = pictures
     assert shown.size == (128, 128) and shown.getpixel((26, 60)) == (255, 255, 255)
+    assert shown.getpixel((94, 70)) == (160, 160, 160) and shown.getpixel((60, 60)) == (0, 0, 0)
     wanted = hashlib.sha256(two_things().tobytes()).hexdigest()[:10]
     assert p.extra_generation_params["Attn map hashes"] == wanted
     assert f"map hash: {wanted}" in p.extra_generation_params["Attn depth-guide"]
     assert "own" not in p.extra_generation_params["Attn depth-guide"]
+
+
+@pytest.mark.parametrize("guide", ["predicted picture", "first steps"])
+def test_a_map_of_other_proportions_is_cropped_in_the_middle_and_that_is_said(host, script, monkeypatch, guide):
+    """Twice as wide as the picture: a quarter at its left and a quarter at its right are left out."""
+    wide, asked = np.zeros((64, 128, 3), np.uint8), []
+    wide[:, :32], wide[:, 32:64], wide[:, 64:96], wide[:, 96:] = 10, 60, 160, 255
+    encode = lambda pixels, model=None: asked.append(pixels) or torch.zeros(1, 4, 16, 16)  # noqa: E731
+    monkeypatch.setattr(host.sd_samplers_common, "images_tensor_to_samples", encode)
+    p = job(host)
+    _, (shown,) = gallery(script, p, with_own(own_map=encoded(wide), guide=guide))
+    row = np.asarray(shown)[64, :, 0]
+    assert (row[:56] == 60).all() and (row[72:] == 160).all() and shown.size == (128, 128)
+    assert [text for text in p.comments if "left out" in text] == [
+        "The map is wider than the picture: 25.0 % of it are left out at its left, and at its right."
+    ]
+    wanted = hashlib.sha256(wide.tobytes()).hexdigest()[:10]
+    assert p.extra_generation_params["Attn map hashes"] == wanted, "the hash is that of the whole map"
+    if guide == "first steps":
+        assert np.allclose(asked[0][0, 0, 64].numpy() * 255, row)
+    slim = job(host)
+    gallery(script, slim, with_own(own_map=encoded(np.ascontiguousarray(wide.transpose(1, 0, 2)))))
+    assert any("taller than the picture: 25.0 %" in text for text in slim.comments)
+
+
+def test_a_map_of_ones_own_is_read_once_for_all_jobs(host, script, monkeypatch):
+    given, read, times = sys.modules["lib_attn.techniques.depth_guide.given"], [], 2
+    once = given.read_map
+    monkeypatch.setattr(given, "read_map", lambda text: read.append(text) or once(text))
+    for _ in range(times):
+        gallery(script, job(host), with_own())
+    assert len(read) == 1
 
 
 def test_a_pasted_picture_finds_its_map_while_it_is_here_and_says_when_it_is_not(host, script):
@@ -378,6 +411,14 @@ def test_one_map_for_each_picture_of_a_batch(host, script):
     assert pictures[0].tobytes() != pictures[1].tobytes()
 
 
+def test_a_host_that_is_to_stop_after_this_picture_draws_it_with_its_map(host, script):
+    """Its "stopping_generation" ends the job after the present pictures, and no sampling."""
+    host.shared.state.stopping_generation = True
+    p = job(host)
+    out, pictures = gallery(script, p)
+    assert len(pictures) == 1 and not p.comments and not same(out, job(host).sampler.sample(job(host)))
+
+
 @pytest.mark.parametrize("event", [RuntimeError("out of memory"), Interrupted()])
 def test_a_map_that_fails_says_so_and_the_picture_comes_unguided(host, script, event, monkeypatch):
     plain = job(host).sampler.sample(job(host))
@@ -393,7 +434,10 @@ def test_a_map_that_fails_says_so_and_the_picture_comes_unguided(host, script, e
     p = job(host)
     out, pictures = gallery(script, p)
     assert same(out, plain) and not pictures
-    assert any("map" in text for text in p.comments)
+    (told,) = p.comments
+    assert told.startswith(
+        "Interrupted while its map was drawn: " if isinstance(event, Interrupted) else "The map could"
+    )
     host.shared.state.interrupted = False
     monkeypatch.setattr(host.sd_samplers, "create_sampler", made)
     assert len(gallery(script, job(host))[1]) == 1, "the next job draws a map again"
@@ -411,6 +455,26 @@ def test_a_file_that_does_not_fit_is_told(host, script, model, tmp_path, tensors
     out, pictures = gallery(script, p, {"depth_guide": {**ON["depth_guide"], "file": file}})
     assert same(out, plain) and not pictures and not MapSampler.made
     assert any(why in text for text in p.comments)
+
+
+def test_the_latest_map_can_be_filled_in(host, script):
+    """What the button "Use the last map" fills in: the hash of the last map drawn, of a batch the last one."""
+    jobs = sys.modules["lib_attn.webui.job"]
+    assert jobs.latest("depth_guide.map_hash") == ""
+    host.weights = ((1.0,), (1.0,))
+    p = job(host)
+    p.seeds = p.subseeds = p.rng.seeds = [3, 4]
+    gallery(script, p)
+    assert jobs.latest("depth_guide.map_hash") == p.extra_generation_params["Attn map hashes"].split()[1]
+
+
+def test_no_hash_is_written_of_a_map_that_the_picture_does_not_follow(host, script):
+    """Drawn and shown, but no step follows it: the host asks for the text after the picture is drawn."""
+    p, followed = job(host), job(host)
+    _, pictures = gallery(script, p, {"depth_guide": {**ON["depth_guide"], "until": 0.0}})
+    assert len(pictures) == 1 and p.extra_generation_params["Attn map hashes"](p=p) is None
+    gallery(script, followed)
+    assert len(followed.extra_generation_params["Attn map hashes"](p=followed)) == 10
 
 
 def test_off_no_map_is_drawn(host, script):
@@ -544,7 +608,22 @@ def test_without_a_place_in_controlnet_it_says_so(host, script, controlnet, unit
     p = job(host)
     p.scripts, p.batch_size, plain = None, 1, job(host).sampler.sample(job(host))
     out, pictures, _ = with_controlnet(script, p, there, TO_CONTROLNET)
-    assert same(out, plain) and len(pictures) == 1 and any(why in text for text in p.comments)
+    assert same(out, plain) and not pictures and not MapSampler.made, "no map is drawn that nobody follows"
+    (told,) = p.comments
+    assert why in told and "Attn map hashes" not in p.extra_generation_params
+
+
+@pytest.mark.parametrize(
+    "models, normals, why",
+    [(("depth",), False, None), (("normalbae",), False, None), (("canny",), False, "has no depth model"),
+     (("depth",), True, "has no normal model"), (None, False, "not installed")],
+)  # fmt: skip
+def test_what_controlnet_lacks_is_known_before_there_is_a_job(host, script, controlnet, models, normals, why):
+    if models is not None:
+        controlnet({}, models=models)
+    group = Settings.read({"depth_guide": {**TO_CONTROLNET["depth_guide"], "normals": normals}})[0]["depth_guide"]
+    told = sys.modules["lib_attn.webui.controlnet"].lacking(group)
+    assert told is None if why is None else why in str(told) and "none is drawn" in str(told)
 
 
 def test_each_run_of_a_job_hands_over_its_own_map(host, script, controlnet):

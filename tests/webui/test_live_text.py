@@ -41,6 +41,19 @@ def test_an_answer(live):
     assert found["recorded"]["prompt"] == "a cat" and "Layout only" in found["names"]
 
 
+def test_a_picture_on_the_page_is_known_by_its_size(live):
+    values = {"general.enabled": True, "depth_guide.enabled": True, "depth_guide.guide": "first steps"}
+    drawn = ask(live, values)["techniques"]["depth_guide"]
+    assert any("is drawn first" in line["text"] for line in drawn["lines"])
+    for size, sides in (([2048, 1024], {"beside": 25.0}), ([0, 0], None), ("x", None), ([1, "2"], None)):
+        found = ask(live, values, pictures={"depth_guide.own_map": size, "none.such": [1, 1]})
+        lines = found["techniques"]["depth_guide"]["lines"]
+        assert [line["text"] for line in lines][:2] == [
+            "No file with map blocks is needed.", "Your own map is used, none is drawn.",
+        ]  # fmt: skip
+        assert [line["values"] for line in lines[2:]] == ([sides] if sides else [])
+
+
 def test_clear(live):
     assert json.loads(live.clear("{}"))["recorded"] is None
 

@@ -250,11 +250,12 @@ def told_texts():
     from lib_attn.webui import options, panel
 
     texts = {*GRID, *script_texts(), *NEEDS.values(), OWN, *options.LABELS.values(), *options.INFOS.values()}
-    texts |= {*refusals(), panel.TEXTS["look"]}
+    texts |= {*refusals(), panel.TEXTS["look"], panel.TEXTS["none"]}
     texts |= {text for name in shipped() for text in Presets().about(name)}
     texts |= {p.reads[1] for p in all_params() if p.reads}
     previews = [f"techniques/{name}/preview.py" for name in ORDER]
-    more = ("techniques/facts.py", "presets.py", "webui/live.py", "webui/preset_actions.py", "webui/compare.py")
+    more = ("techniques/facts.py", "presets.py", "webui/live.py", "webui/preset_actions.py", "webui/compare.py",
+            "webui/controlnet.py")  # fmt: skip
     texts |= learning_texts()
     for path in ("preview.py", *LEARNING, *previews, *more):
         texts |= set(sentences_in(path))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import base64
 import os
 import sys
 from collections.abc import Sequence
@@ -22,6 +23,8 @@ from lib_attn.lab.shared.machine import pick_device
 from lib_attn.settings import TECHNIQUES, General, Param, Settings
 
 _PREFIX = "setting:"
+#: Parameters that take a picture; here the name of its file.
+PICTURES = {p.key for group in TECHNIQUES for p in group.all_params() if p.kind == "picture"}
 
 
 def add_preset_option(options: argparse._ActionsContainer) -> None:
@@ -36,7 +39,8 @@ def add_settings_options(options: argparse.ArgumentParser) -> None:
     """
     for group in (*TECHNIQUES, General):
         section = options.add_argument_group(group.label, group.about.replace("%", "%%") or None)
-        for parameter in sorted(group.params(), key=lambda p: p.advanced):
+        named = [p for p in group.all_params() if p.kind == "picture" or not p.transient]
+        for parameter in sorted(named, key=lambda p: p.advanced):
             shown = _nargs(parameter) | {"help": describe(parameter)}
             section.add_argument(f"--{parameter.key}", dest=_PREFIX + parameter.key, default=None, **shown)
 
@@ -46,7 +50,11 @@ def _nargs(parameter: Param) -> dict[str, Any]:
         return {"nargs": "?", "const": "true", "metavar": "on|off"}
     if parameter.choices:
         return {"metavar": "|".join(parameter.choices)}
-    return {"metavar": {"int": "N", "float": "X", "blocks": "BLOCKS", "file": "NAME"}.get(parameter.kind, "TEXT")}
+    return {
+        "metavar": {"int": "N", "float": "X", "blocks": "BLOCKS", "file": "NAME", "picture": "FILE"}.get(
+            parameter.kind, "TEXT"
+        )
+    }
 
 
 def describe(parameter: Param) -> str:
@@ -71,9 +79,19 @@ def settings_of(args: argparse.Namespace) -> Settings:
     given = {k.removeprefix(_PREFIX): v for k, v in vars(args).items() if k.startswith(_PREFIX) and v is not None}
     for key in given:
         technique = key.partition(".")[0]
+        if key in PICTURES:
+            given[key] = _as_base64(Path(given[key]))
         if technique != "general":
             values.update({f"{technique}.enabled": True, "general.enabled": True})
     return read_settings(values | given)
+
+
+def _as_base64(file: Path) -> str:
+    """Raises `LabError` when it cannot be read."""
+    try:
+        return base64.b64encode(file.read_bytes()).decode()
+    except OSError as error:
+        raise LabError(f"{file} cannot be read: {error.strerror}.") from None
 
 
 def add_picture_options(options: argparse.ArgumentParser) -> None:

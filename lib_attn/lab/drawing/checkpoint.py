@@ -104,7 +104,7 @@ class LabModel:
     """A loaded checkpoint.
 
     betas: first and last of the noise schedule. prediction: ``epsilon`` or ``v_prediction``. side: of the pictures it
-    was trained on, in pixels. files: loads learned files.
+    was trained on, in pixels. files: loads learned files. file: it was loaded from, where that is known.
     """
 
     name: str
@@ -118,6 +118,7 @@ class LabModel:
     precision: str = "fp32"
     side: int = LATENT * STANDARD["image_size"]
     files: Loader = field(default_factory=Loader)
+    file: Path | None = None
 
     @property
     def channels(self) -> int:
@@ -155,7 +156,7 @@ class ModelSpec:
         """The model; see `load` below for what it raises."""
         model = load(self.file, device=self.device, precision=self.precision)
         folders = [self.learned, SHIPPED] if self.learned else [SHIPPED]
-        return replace(model, files=Loader(lambda: Folders(folders)))
+        return replace(model, files=Loader(lambda: Folders(folders)), file=self.file)
 
 
 def load(path: str | Path, *, device: str = "cpu", precision: str = "fp32") -> LabModel:

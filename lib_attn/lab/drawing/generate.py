@@ -19,6 +19,8 @@ from lib_attn.lab.drawing.variants import ours
 from lib_attn.lab.shared.errors import LabError
 from lib_attn.lab.shared.sizes import check_size
 from lib_attn.settings import Settings
+from lib_attn.store import Store
+from lib_attn.techniques import stamped
 
 MAX_SEED = 2**32 - 1
 
@@ -63,10 +65,11 @@ def picture_request(
 
 def generate(spec: GenerateSpec) -> Iterator[Path]:
     """Draw and save; yields each file as it is written. What a technique has to say is printed."""
-    model = spec.model.load()
+    model, store = spec.model.load(), Store()
     with tqdm(total=evaluations(model, spec.request), desc="steps", file=sys.stderr) as bar:
-        latents = sample(model, spec.request, ours("", "", spec.settings), say=print, progress=bar.update)
-    settings = spec.settings.with_files(model.files.stamped)
+        variant = ours("", "", spec.settings)
+        latents = sample(model, spec.request, variant, say=print, progress=bar.update, store=store)
+    settings = stamped(spec.settings.with_files(model.files.stamped), store)
     for index, picture in enumerate(decode(model, latents)):
         path = free_name(spec.out, spec.request.seeds[index])
         yield save(picture, path, infotext(spec.request, index, settings, model.name))

@@ -26,6 +26,8 @@ from lib_attn.lab.shared.errors import LabError
 from lib_attn.presets import Presets
 from lib_attn.settings import TECHNIQUES, Settings, positional_params
 from lib_attn.store import Store
+from lib_attn.techniques import latest_of
+from lib_attn.techniques import stamped as stamped_with
 from lib_attn.unet.profile import profile_of
 from lib_attn.webui import panel as panels
 from lib_attn.webui.api import read_args
@@ -178,7 +180,10 @@ class Actions:
         """What the panel's sentences depend on beside the panel."""
         kept = [item for item in (self._store.get(t.name) for t in TECHNIQUES) if item is not None]
         recorded = {**kept[0].about, "mib": round(kept[0].bytes / 2**20)} if kept else None
-        return Surroundings(self._profile, recorded, self._store.clear, self._model.files)
+        return Surroundings(
+            self._profile, recorded, self._store.clear, self._model.files,
+            latest=lambda key: latest_of(key.partition(".")[0], self._store),
+        )  # fmt: skip
 
     def draw(self, fields: dict[str, Any], panel_values, both: bool):
         """Pictures with captions, a sentence, and the infotext of the first picture."""
@@ -210,7 +215,7 @@ class Actions:
         for item in filter(None, (self._store.get(t.name) for t in TECHNIQUES)):
             # Whatever has no words yet was kept just now.
             item.about = item.about or {name: fields[name] for name in ("prompt", "width", "height")}
-        stamped = settings.with_files(self._model.files.stamped)
+        stamped = stamped_with(settings.with_files(self._model.files.stamped), self._store)
         # Seed by seed, so that the two of a seed stand beside each other.
         pictures = [picture for pair in zip(*drawn, strict=True) for picture in pair]
         return pictures, " ".join(dict.fromkeys(said)), infotext(asked, 0, stamped, self._model.name)

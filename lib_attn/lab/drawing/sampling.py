@@ -13,7 +13,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import torch
 
-from lib_attn.lab.drawing.checkpoint import LabModel
+from lib_attn.lab.drawing.checkpoint import LabModel, ModelSpec
+from lib_attn.lab.drawing.encoder import load_encoder
 from lib_attn.lab.drawing.unet import autocast
 from lib_attn.lab.drawing.variants import FULL, SamplingPass, Variant
 from lib_attn.lab.shared.errors import LabError
@@ -142,10 +143,9 @@ def sample(
 def _underdrawn(model: LabModel, request: Request, variant: Variant, say, store, noise: torch.Tensor) -> Store | None:
     """`store`, or one, with the maps that a technique of `variant` has drawn before the picture. `noise`, with which
     that begins, may be changed."""
-    groups = (
-        [group for group in variant.settings.for_pass(hires=False) if group.draws_first] if variant.settings else []
-    )
-    for group in groups:
+    active = variant.settings.for_pass(hires=False) if variant.settings else ()
+    # There is no ControlNet here, which the preview says.
+    for group in (group for group in active if group.draws_first and group.guide != "ControlNet"):
         store = store or Store()
         asked = replace(
             request, prompts=tuple(map(group.prompt_of, request.prompts)), steps=group.map_steps,
@@ -161,9 +161,15 @@ def _underdrawn(model: LabModel, request: Request, variant: Variant, say, store,
         def pictures(asked=asked):
             return [(model.name, asked.one(i)) for i in range(len(asked.seeds))]
 
+        def encoded(picture):
+            encoder = load_encoder(ModelSpec(model.file, model.device))
+            values = torch.from_numpy(picture).permute(2, 0, 1)[None].to(model.device).float() / 127.5 - 1
+            return encoder(values)[0].cpu()
+
         first_pass_of(group.name)(
             group, model.unet, pictures, draw, decoded, files=model.files, store=store, say=say or _nobody, noise=noise,
-            decoder=model.decoder, prediction="v" if model.prediction == "v_prediction" else "epsilon",
+            encode=encoded if model.file else None, size=(request.width, request.height), decoder=model.decoder,
+            prediction="v" if model.prediction == "v_prediction" else "epsilon",
         )  # fmt: skip
     return store
 

@@ -75,8 +75,9 @@ class Variant:
         """Parameters that are not at their defaults, by dotted name; None where it is no setting of ours."""
         if self.settings is None:
             return None
-        plain = Settings().flat()
-        return {k: v for k, v in self.settings.flat().items() if v != plain[k] and not k.endswith(".enabled")}
+        plain, values = Settings().flat(), self.settings.flat()
+        named = [p.key for p in all_params() if p.name != "enabled"]
+        return {key: values[key] for key in named if values[key] != plain[key]}
 
     @property
     def techniques(self) -> tuple[str, ...]:

@@ -27,7 +27,7 @@ from ..scenes.render import RenderError
 from ..scenes.shards import ShardError
 from . import ablation
 from .base import Base
-from .choices import CHOICES
+from .choices import CHOICES, RATES
 from .recipe import Recipe
 from .run import Run
 
@@ -65,7 +65,8 @@ def parser() -> argparse.ArgumentParser:
     ):
         default = getattr(Recipe(), name)
         p.add_argument(f"--{name.replace('_', '-')}", type=int, help=f"{what} (default {default})")
-    p.add_argument("--lr", type=float, help=f"highest learning rate (default {Recipe().lr})")
+    rates = ", ".join(f"{rate:g} for {choice}" for choice, rate in RATES.items())
+    p.add_argument("--lr", type=float, help=f"highest learning rate (default {rates})")
     p.add_argument("--precision", choices=("no", "bf16", "fp16"), help="accelerate's mixed precision (default no)")
     p.add_argument("--threads", type=int, default=0, help="torch threads of each process, 0 for torch's choice")
     return p

@@ -55,6 +55,7 @@ def rows(
             tensors = choices.written(run.base.model.unet, loop.ema.shadow)
             yield {
                 "train": choice,
+                "lr": run.recipe.rate,
                 "steps": steps,
                 "seconds": sum(times),
                 "weights": sum(t.numel() for t in tensors.values()),

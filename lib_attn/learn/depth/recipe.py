@@ -11,7 +11,7 @@ from ..reference_model.diffusion import NoiseConfig
 from ..reference_model.loop import LoopConfig
 from ..reference_model.recipe import LARGE
 from ..scenes.guides import PICTURES
-from .choices import CHOICES
+from .choices import CHOICES, RATES
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Recipe:
     """checkpoint: name and first digits of the sha256 of the base. map: "depth" or "normal". train: one of `CHOICES`.
     rank: of the deltas of "lora". size: edge of the maps in pixels. kinds: see `scenes.layout.Mix`. zero_snr: the base
     was trained with a schedule that ends in noise alone (Lin et al. 2023, arXiv 2305.08891). head_scenes, head_steps:
-    for the network that reads maps."""
+    for the network that reads maps. lr: highest learning rate; None: that of the choice, see `choices.RATES`."""
 
     checkpoint: str = ""
     map: str = "depth"
@@ -30,7 +30,7 @@ class Recipe:
     kinds: tuple[float, ...] = (0.45, 0.45, 0.10)
     steps: int = 1000
     batch: int = 16
-    lr: float = 5e-4
+    lr: float | None = None
     warmup: int = 30
     decay: float = 0.4
     ema: float = 0.99
@@ -52,9 +52,14 @@ class Recipe:
         if min(self.scenes, self.steps, self.batch, self.rank) < 1 or self.size < 64 or self.size % 64:
             raise ValueError("Scenes, steps, batch and rank are 1 or more, and the size is a multiple of 64.")
 
+    @property
+    def rate(self) -> float:
+        """The highest learning rate."""
+        return RATES[self.train] if self.lr is None else self.lr
+
     def loop(self) -> LoopConfig:
         return LoopConfig(
-            steps=self.steps, batch=self.batch, lr=self.lr, warmup=self.warmup, decay=self.decay, ema=self.ema,
+            steps=self.steps, batch=self.batch, lr=self.rate, warmup=self.warmup, decay=self.decay, ema=self.ema,
             precision=self.precision, save_seconds=self.save_seconds, seed=self.seed,
         )  # fmt: skip
 

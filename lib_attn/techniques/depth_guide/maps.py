@@ -14,7 +14,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from lib_attn.schema import MAX_PICTURE
+from lib_attn.store import Store
 from lib_attn.techniques.depth_guide.normals import normal_map
+from lib_attn.techniques.depth_guide.proportions import middle
 
 #: Where they are in a `lib_attn.store.Store`; under a technique's name there are runs that the user has recorded.
 PLACE = "maps"
@@ -22,6 +25,8 @@ PLACE = "maps"
 LIMIT = 64
 #: Longest side of a map that is given, in pixels.
 LARGEST = 8192
+#: A larger one is made smaller to this before anything else: its picture follows it at an eighth of the picture's size.
+ENOUGH = 2048
 #: Shares of a map's brightness that become black and white.
 QUANTILES = (0.1, 0.98)
 
@@ -45,9 +50,24 @@ class Map:
         return self.picture if self.kind == "normal" else normal_map(self.picture)
 
     def wanted(self, size: tuple[int, int]) -> torch.Tensor:
-        """Its brightness ``[h, w]``, 0 … 1, averaged over areas."""
-        grey = torch.from_numpy(np.ascontiguousarray(self.picture)).float().mean(-1)[None, None] / 255
+        """Its brightness ``[h, w]``, 0 … 1, averaged over areas, cropped where `size` has other proportions."""
+        cut = self.picture[middle(self.picture.shape[:2], size)]
+        grey = torch.from_numpy(np.ascontiguousarray(cut)).float().mean(-1)[None, None] / 255
         return F.interpolate(grey, size, mode="area")[0, 0]
+
+    def latents(self, like: torch.Tensor) -> torch.Tensor:
+        """Its latents ``[1, C, h, w]`` in the size, device and type of `like` ``[B, C, h, w]``, cropped as `wanted`."""
+        rows, columns = middle(tuple(self.latent.shape[-2:]), tuple(like.shape[-2:]))
+        return F.interpolate(self.latent[None, :, rows, columns].to(like), like.shape[-2:], mode="bilinear")
+
+    def at(self, width: int, height: int, normals: bool = False) -> np.ndarray:
+        """The map, or its `normals`, as a picture of a size, cropped as `wanted`: uint8 ``[height, width, 3]``."""
+        from PIL import Image
+
+        picture = self.normals if normals else self.picture
+        cut = Image.fromarray(np.ascontiguousarray(picture[middle(picture.shape[:2], (height, width))]))
+        sized = cut if cut.size == (width, height) else cut.resize((width, height), Image.Resampling.LANCZOS)
+        return np.array(sized)
 
 
 def levelled(picture: np.ndarray) -> np.ndarray:
@@ -64,15 +84,29 @@ def read_map(text: str) -> Map:
     Raises:
         ValueError: when it is no picture that can be read; its text is the end of a sentence.
     """
-    from PIL import Image
+    from PIL import Image, ImageOps
 
+    if len(text) >= MAX_PICTURE:
+        raise ValueError(f"it has more than {3 * MAX_PICTURE // 4 >> 20} MiB")
     try:
         opened = Image.open(io.BytesIO(base64.b64decode(text.rpartition(",")[2])))
         if max(opened.size) <= LARGEST:
-            return Map(_eight_bit(opened))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+            return Map(_eight_bit(ImageOps.exif_transpose(_smaller(opened))))
+    except Image.DecompressionBombError:
+        pass  # Pillow has seen how large it is, and opens nothing like that
+    except (OSError, SyntaxError, ValueError):
         raise ValueError("it is no picture that can be read") from None
     raise ValueError(f"it has more than {LARGEST} pixels on a side")
+
+
+def _smaller(opened):
+    """A PIL picture of any kind with `ENOUGH` pixels on a side at most; no pixel of a smaller one is changed."""
+    if max(opened.size) <= ENOUGH:
+        return opened
+    kind = {"P": "RGBA", "1": "L"}.get(opened.mode, "I" if opened.mode.startswith("I;16") else opened.mode)
+    opened = opened if kind == opened.mode else opened.convert(kind)
+    opened.thumbnail((ENOUGH, ENOUGH))
+    return opened
 
 
 def _eight_bit(opened) -> np.ndarray:
@@ -93,11 +127,13 @@ class Maps:
 
     Attributes:
         current: one for each image of the pass to come; None for an image without one.
+        latest: hash of the last map that was laid ready for a pass; empty without one.
     """
 
     def __init__(self) -> None:
         self._kept: dict[Hashable, Map] = {}
         self.current: tuple[Map | None, ...] = ()
+        self.latest = ""
         self.about: dict[str, Any] = {}
 
     def get(self, drawn_of: Hashable) -> Map | None:
@@ -122,3 +158,12 @@ class Maps:
         """Memory that they take."""
         latents = (m.latent for m in self._kept.values() if m.latent is not None)
         return sum(m.picture.nbytes for m in self._kept.values()) + sum(x.numel() * x.element_size() for x in latents)
+
+
+def maps_in(store: Store) -> Maps:
+    """The maps that `store` keeps, from now on where there were none."""
+    kept = store.get(PLACE)
+    if isinstance(kept, Maps):
+        return kept
+    store.keep(PLACE, maps := Maps())
+    return maps

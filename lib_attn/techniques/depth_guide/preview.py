@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from lib_attn.techniques.depth_guide.proportions import left_out
 from lib_attn.techniques.depth_guide.settings import KIND, DepthGuide
 from lib_attn.techniques.facts import Facts, Pass, Said
 
@@ -13,22 +14,51 @@ GREYS = 0.4
 
 def tell(s: DepthGuide, settings: Any, facts: Facts, passes: list[Pass], said: Said) -> None:
     """Lines and warnings on the passes in which it may act; see `lib_attn.preview`."""
-    missing = s.needs_file and not s.file
-    names = facts.files.folders().names(KIND) if missing else []
-    if len(names) == 1:
-        (name,) = names
-        said.line("No file is chosen: {name} is used where it fits.", name=name)
-    elif missing:
-        said.warn("Choose a file with map blocks.", idle=True)
+    lacks = facts.controlnet(s) if s.guide == "ControlNet" else None
     if not s.strength:
         said.warn("The strength is 0: no map is drawn.", idle=True)
-    elif s.map_hash:
-        said.line("The map {wanted} is used, none is drawn.", wanted=s.map_hash)
+    elif lacks is not None:
+        said.warn(lacks.text, idle=True, **dict(lacks.values))
     else:
-        first = facts.passes[0]
-        said.line("A map of {steps} steps is drawn first: {share} % of the first pass.", steps=s.map_steps,
-                  share=round(100 * s.map_steps / first.steps))  # fmt: skip
+        _file(s, facts, said)
+        _map(s, facts, said)
     if s.strength and s.guide == "first steps" and s.until > GREYS:
         said.warn("Guided by first steps for so long, the picture keeps the map's greys: lower Guided until to 0.3.")
     if s.strength and s.until <= s.start:
-        said.warn("The map is drawn, and the picture does not follow it.")
+        said.warn("The picture does not follow its map: Guided until is not after Start.", idle=True)
+
+
+def _file(s: DepthGuide, facts: Facts, said: Said) -> None:
+    if s.file:
+        return
+    if not s.needs_file:
+        said.line("No file with map blocks is needed.")
+        return
+    names = facts.files.folders().names(KIND)
+    if len(names) == 1:
+        (name,) = names
+        said.line("No file is chosen: {name} is used where it fits.", name=name)
+    elif s.own_map or s.map_hash:
+        said.warn("Guided by predicted picture, the map is read by the network of a file with map blocks: choose one.",
+                  idle=True)  # fmt: skip
+    else:
+        said.warn("Choose a file with map blocks.", idle=True)
+
+
+def _map(s: DepthGuide, facts: Facts, said: Said) -> None:
+    first = facts.passes[0]
+    if s.own_map:
+        said.line("Your own map is used, none is drawn.")
+        width, height = facts.pictures.get(f"{s.name}.own_map", (0, 0))
+        above, beside = left_out((height, width), (first.height, first.width)) if width and height else (0, 0)
+        if above:
+            said.line("The map is taller than the picture: {above} % of it are left out at its top, and at its bottom.",
+                      above=above)  # fmt: skip
+        if beside:
+            said.line("The map is wider than the picture: {beside} % of it are left out at its left, and at its right.",
+                      beside=beside)  # fmt: skip
+    elif s.map_hash:
+        said.line("The map {wanted} is used, none is drawn.", wanted=s.map_hash)
+    else:
+        said.line("A map of {steps} steps is drawn first: {share} % of the first pass.", steps=s.map_steps,
+                  share=round(100 * s.map_steps / first.steps))  # fmt: skip

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import torch
-import torch.nn.functional as F
 
 from lib_attn.techniques.base import Context, Runtime
 from lib_attn.techniques.depth_guide.head import Head, head_of, towards
@@ -91,8 +90,7 @@ class DepthGuideRuntime(Runtime):
         if drawn.latent is None:
             self._say("The picture is drawn without its map: First steps needs a map that was drawn here.")
             return torch.zeros_like(clean)
-        latent = F.interpolate(drawn.latent[None].to(clean), clean.shape[-2:], mode="bilinear")
-        return min(s.strength, 1.0) * (latent - clean)
+        return min(s.strength, 1.0) * (drawn.latents(clean) - clean)
 
     def why_idle(self):
         """Why the picture was drawn as without a map."""

@@ -27,7 +27,7 @@ class DepthGuide(Technique):
     )
 
     enabled: bool = param(False, "Depth guide", "Draw a map first and have the picture follow it.")
-    file: str = param("", "Map blocks", "Learned file with the blocks that draw the map. It fits checkpoints of the family it was learned for.", file=KIND)
+    file: str = param("", "Map blocks", "The learned file that makes a checkpoint draw maps: other weights for its Out blocks, the last half of its U-Net, put on while the map is drawn. It fits checkpoints of the family it was learned for.", file=KIND)
     strength: float = param(1.0, "Strength", "How hard the picture is held to the map. 0: it is drawn as without a map.", 0.0, 4.0, 0.05)
     guide: str = param("predicted picture", "Guided by", "Predicted picture: what the model is heading for is moved towards the map. First steps: it is mixed with the map, whose greys stay. ControlNet: a free unit of that extension gets the map.", choices=("predicted picture", "first steps", "ControlNet"))
     until: float = param(0.8, "Guided until", "When in the course of the steps the picture is left to itself.", 0.0, 1.0, 0.01, unit="share of the steps", reads=OF_STEPS, advanced=True)
@@ -37,8 +37,8 @@ class DepthGuide(Technique):
     map_seed: int = param(0, "New map", "Added to the seed of the map alone: another number draws another map.", 0, 9999, advanced=True)
     show: bool = param(True, "Show the map", "Put the maps into the gallery, behind the pictures.", advanced=True)
     save: bool = param(False, "Save the map", "Write the maps beside the pictures, where the pictures are saved.", advanced=True)
-    own_map: str = param("", "Your own map", "A picture that is used as the map in place of drawing one, as base64; near is white.", picture=True, transient=True, advanced=True, since=8)
-    map_hash: str = param("", "Use this map", "Hash of a map that was drawn or given here earlier (it stands in the picture's text), used in place of drawing one.", advanced=True, since=8)
+    own_map: str = param("", "Your own map", "A picture that is used as the map in place of drawing one (in the API as base64); near is white. Where its proportions are not the picture's, its middle is used.", picture=True, transient=True, advanced=True, since=8)
+    map_hash: str = param("", "Use this map", "Hash of a map that was drawn or given here earlier (it stands in the picture's text), used in place of drawing one; empty: one is drawn.", latest="Use the last map", advanced=True, since=8)
     normals: bool = param(False, "As normals", "A depth map is shown, saved and given to ControlNet as normals, worked out by geometry.", advanced=True, since=8)
 
     @property

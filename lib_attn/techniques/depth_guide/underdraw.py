@@ -22,7 +22,7 @@ from lib_attn.techniques.base import Context
 from lib_attn.techniques.depth_guide.given import given
 from lib_attn.techniques.depth_guide.head import PREFIX, head_of
 from lib_attn.techniques.depth_guide.layout import quieted
-from lib_attn.techniques.depth_guide.maps import PLACE, Map, Maps, levelled
+from lib_attn.techniques.depth_guide.maps import Map, Maps, levelled, maps_in
 from lib_attn.techniques.depth_guide.settings import KIND, DepthGuide
 from lib_attn.unet.families import find_layers, find_unet
 from lib_attn.unet.replace import DECODER, FREE, Unfitting, replaced
@@ -48,6 +48,7 @@ def underdraw(
     store: Store,
     say: Callable[[str], None],
     encode: Callable[[np.ndarray], torch.Tensor] | None = None,
+    size: tuple[int, int] | None = None,
     noise: torch.Tensor | None = None,
     decoder: Any = None,
     prediction: str = "epsilon",
@@ -57,25 +58,26 @@ def underdraw(
     Args:
         pictures: gives for each picture everything its map depends on beside the file with the blocks.
         draw, decode: draw all maps by `model`, which has the other blocks on while they run.
-        encode: gives the latents ``[C, h, w]`` of a map uint8 ``[H, W, 3]`` from elsewhere, at the picture's size.
+        encode: gives the latents ``[C, h, w]`` of a map uint8 ``[H, W, 3]`` of the picture's size, from elsewhere.
+        size: width and height of the pictures in pixels.
         noise: ``[B, C, h, w]`` that the pictures are going to begin with; changed in place where they follow a map.
         decoder: the module by which it decodes them, with ``decoder`` and ``post_quant_conv`` in it.
         prediction: what the model predicts, ``epsilon`` or ``v``.
     """
-    kept = store.get(PLACE)
-    maps = kept if isinstance(kept, Maps) else Maps()
+    maps = maps_in(store)
     maps.current = ()
-    store.keep(PLACE, maps)
     if not settings.strength:
         say("The strength is 0: no map is drawn.")
         return ()
     context = Context(say=say, layers=tuple(find_layers(model)), files=files)
     if settings.own_map or settings.map_hash:
-        maps.current = given(settings, maps, say, encode) * len(pictures())
+        maps.current = given(settings, maps, say, encode, size) * len(pictures())
     else:
         maps.current = _drawn(
             settings, maps, find_unet(model), pictures, (draw, decode), (decoder, prediction), context
         )
+    if maps.current:
+        maps.latest = maps.current[-1].hash
     from_noise = settings.guide == "predicted picture" and settings.start == 0 < min(settings.end, settings.until)
     if maps.current and noise is not None and from_noise and head_of(settings, context) is not None:
         noise.copy_(quieted(noise, settings.strength))
