@@ -65,6 +65,10 @@ def test_a_map_put_into_the_page_is_followed_and_found_again(page, embedded, kee
     panel.find("depth_guide_own_map", "input[type=file]").set_input_files(tmp_path / "mine.png")
     page.wait_for_selector(f"#{FIRST}depth_guide_own_map img")
     panel.find("depth_guide_own_map").scroll_into_view_if_needed()
+    panel.wait_live("Your own map is used, none is drawn.", "depth_guide")
+    host.set_number("width", 384)
+    panel.wait_live("The map is taller than the picture: 16.7 % of it are left out at its top", "depth_guide")
+    host.set_number("width", 256)
     keep(page, "underdrawing-own-map")
     text, (picture, shown) = generate(page)
     keep(page, "underdrawing-picture")
@@ -76,6 +80,13 @@ def test_a_map_put_into_the_page_is_followed_and_found_again(page, embedded, kee
     assert "reference-depth is used" in page.inner_text("#html_log_txt2img")
     wanted_hash = re.search(r"Attn map hashes: (\w{10})", text)[1]
     panel.find("depth_guide_own_map", "button[aria-label=Clear], button[title=Clear]").first.click()
+    panel.find("depth_guide_map_hash_latest").click()
+    panel.wait_live(f"The map {wanted_hash} is used, none is drawn.", "depth_guide")
+    keep(page, "underdrawing-last-map")
+    panel.choose("depth_guide_guide", "ControlNet")
+    panel.wait_live("none is drawn: ControlNet is not installed or switched off.", "depth_guide")
+    keep(page, "underdrawing-without-controlnet")
+    panel.set_text("depth_guide_map_hash", "")
     paste(page, text)
     page.wait_for_function(
         "([box, hash]) => document.querySelector(box).value == hash",

@@ -54,6 +54,28 @@ def test_each_picture_of_a_batch_has_its_map_and_can_be_made_alone(webui):
     assert abs(alone[0].astype(float) - both[1]).mean() < 1.0
 
 
+def test_interrupt_while_the_map_is_drawn_ends_as_interrupt_before_the_first_step(webui):
+    """The host gives the noise then; so it does with us, and what happened is said."""
+    early = webui.picture(**ASKED, scripts={"Probe": {"args": ["interrupt", -1]}})
+    anew = {"depth_guide": {**ON["depth_guide"], "map_seed": 41}}
+    for how, word in (("interrupt", "Interrupted"), ("skip", "Skipped")):
+        ended = webui.picture(anew, **ASKED, scripts={"Probe": {"args": [how, 2]}})
+        assert len(ended.encoded) == 1 and np.array_equal(pixels(ended)[0], pixels(early)[0])
+        (told,) = webui.probe("state")["comments"]
+        assert told.startswith(f"{word} while its map was drawn") and told in ended.texts[0].replace('"', "")
+        assert "Attn map hashes" not in ended.texts[0] and "Attn depth-guide" not in ended.texts[0]
+
+
+def test_without_controlnet_no_map_is_drawn_and_no_hash_written(webui):
+    (plain,) = pixels(webui.picture(**ASKED))
+    answer = webui.picture({"depth_guide": {**ON["depth_guide"], "guide": "ControlNet"}}, **ASKED)
+    (picture,) = pixels(answer)
+    assert np.array_equal(picture, plain) and "Attn map hashes" not in answer.texts[0]
+    assert webui.probe("state")["comments"] == [
+        "The picture is drawn without its map: ControlNet is not installed, or switched off."
+    ]
+
+
 @pytest.fixture(scope="module")
 def small_memory(webui_folder, webui_python, tmp_path_factory):
     """With --medvram, and a LoRA on every projection of self-attention: (webui, the LoRA's word)."""

@@ -78,7 +78,9 @@ class Probe(scripts.Script):
             return
         seen.update(copy.deepcopy(FRESH) | {"break": (how, when), "p": p})
 
-    def process_before_every_sampling(self, p, *args, **kwargs):
+    def process_before_every_sampling(self, p, how, when, **kwargs):
+        if how == "interrupt" and when < 0:
+            shared.state.interrupt()  # before the first step
         count_rows(unet())
         seen["before"] = (unet(), everything(unet()))
 
