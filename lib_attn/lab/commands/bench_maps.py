@@ -29,6 +29,7 @@ def add_commands(inner) -> None:
     options.add_argument("--guide", help="another way of following than the preset's")
     options.add_argument("--strength", type=float, help="another strength than the preset's")
     options.add_argument("--until", type=float, help="another end of following than the preset's")
+    options.add_argument("--keys", action="store_true", help="also pictures that follow the map's own pass by key mix")
     add_model_options(options)
     options.add_argument("--out", type=Path, default=Path("maps.json"), help="(default maps.json)")
     options.set_defaults(run=run)
@@ -39,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
     check_size(args.size, args.size)
     if min(args.singles, args.pairs) < 0 or args.singles + args.pairs < 3 or args.batch < 2:
         raise LabError("There have to be three prompts, in batches of two: maps are held against other maps.")
-    spec = MapsSpec(args.singles, args.pairs, args.size, args.steps, seed=args.seed, batch=args.batch)
+    spec = MapsSpec(args.singles, args.pairs, args.size, args.steps, seed=args.seed, batch=args.batch, keys=args.keys)
     variant = preset(args.preset)
     first = next((g.name for g in variant.settings.active() if g.draws_first), None)
     if first is None:
@@ -48,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     variant = preset(args.preset, **{f"{first}.{name}": value for name, value in asked.items()})
     judge, chosen = Judge.load(args.judge), model_of(args)
     model = chosen.load()
-    with progress_bar(4 * len(spec.requests())) as step:
+    with progress_bar((4 + 2 * args.keys) * len(spec.requests())) as step:
         result = measure(model, judge, spec, variant, step)
     told = {"kind": "maps", "command": command_line(), "checkpoint": model.name, "sha256": file_hash(chosen.file)}
     told |= {"machine": machine(chosen.device), "settings": variant.changed, "spec": asdict(spec)}

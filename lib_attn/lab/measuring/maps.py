@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from PIL import Image
 
 from lib_attn.lab.drawing.checkpoint import LabModel
 from lib_attn.lab.drawing.sampling import Request, decode, sample
-from lib_attn.lab.drawing.variants import FULL, Variant
+from lib_attn.lab.drawing.variants import FULL, Variant, full_key, preset
 from lib_attn.lab.judging import geometry
 from lib_attn.lab.judging.judge import Judge
 from lib_attn.lab.judging.metrics import score
@@ -21,9 +21,12 @@ from lib_attn.lab.shared.progress import Progress, silent
 from lib_attn.learn.scenes import layout, renderers
 from lib_attn.learn.scenes.guides import depth_picture
 from lib_attn.learn.scenes.layout import Scene
+from lib_attn.schema import Technique
 from lib_attn.store import Store
 from lib_attn.techniques.depth_guide.maps import Map
 from lib_attn.techniques.depth_guide.normals import normals_of_depth
+from lib_attn.techniques.depth_guide.settings import KIND
+from lib_attn.techniques.depth_guide.underdraw import drawing
 
 #: How far a map is from its nearest render, by its kind: what that is called in a result file.
 DISTANCES = {"depth": "abs_rel", "normal": "degrees"}
@@ -31,7 +34,7 @@ DISTANCES = {"depth": "abs_rel", "normal": "degrees"}
 
 @dataclass(frozen=True)
 class MapsSpec:
-    """singles, pairs: how many prompts. size: edge of the pictures."""
+    """singles, pairs: how many prompts. size: edge of the pictures. keys: see `of_the_pass`."""
 
     singles: int = 24
     pairs: int = 24
@@ -41,6 +44,7 @@ class MapsSpec:
     cfg: float = 5.0
     seed: int = 0
     batch: int = 6
+    keys: bool = False
 
     def scenes(self) -> list[Scene]:
         return single_prompts(self.singles, self.seed) + pair_prompts(self.pairs, self.seed)
@@ -79,19 +83,26 @@ def _moved(maps: Sequence[Map]) -> list[Map]:
 MOVED, SHRUNK = ((0.1, 0.08), (-0.1, -0.08), (0.1, -0.08), (-0.1, 0.08)), 0.8
 #: What pictures follow, made of the maps that were drawn for them.
 WAYS: dict[str, Callable[[Sequence[Map]], list[Map]]] = {"guided": list, "shuffled": _shuffled, "moved": _moved}
+LAYOUT = "Layout only"
+#: What pictures follow by key mix: whose map's pass, counted from their own.
+PASSES = {"keys": 0, "keys_shuffled": 1}
 
 
 def measure(model: LabModel, judge: Judge, spec: MapsSpec, variant: Variant, progress: Progress = silent) -> dict:
     """Figures on the maps that `variant` draws first, on pictures of the same seeds, and on the time.
 
     The pictures are drawn without a map, with their own, with that of another prompt, and with their own made smaller
-    and moved. Every mean comes with its standard error.
+    and moved; where `spec` asks for it, also by `of_the_pass`. Every mean comes with its standard error.
     """
-    drawn: dict[str, list[np.ndarray]] = {"unguided": [], **{name: [] for name in WAYS}}
+    passes = PASSES if spec.keys else {}
+    drawn: dict[str, list[np.ndarray]] = {"unguided": [], **{name: [] for name in (*WAYS, *passes)}}
     maps: dict[str, list[np.ndarray]] = {name: [] for name in WAYS}
     for request in spec.requests():
         store, own = Store(), []
-        for name in drawn:
+        for name, other in passes.items():
+            progress(name)
+            drawn[name] += [np.asarray(p) for p in decode(model, of_the_pass(model, request, variant, other))]
+        for name in ("unguided", *WAYS):
             progress(name)
             if own:
                 store.get("maps").exchange(WAYS[name](own))
@@ -108,6 +119,26 @@ def measure(model: LabModel, judge: Judge, spec: MapsSpec, variant: Variant, pro
         "pictures": _pictures(drawn, maps, judge, spec),
         "cost": cost(model, spec.requests()[0], variant),
     }
+
+
+def of_the_pass(model: LabModel, request: Request, variant: Variant, other: int = 0) -> torch.Tensor:
+    """Latents of pictures that follow the pass of a map itself, not the map: by key mix, at every step, preset "Layout
+    only" with that pass as recorded run (features and attention injected, as in Plug-and-Play, 2211.12572).
+
+    Args:
+        other: the map is that of the picture so much further on in the batch.
+    """
+    (first,) = (group for group in variant.settings.active() if isinstance(group, Technique) and group.draws_first)
+    file = model.files.load(KIND, first.file)
+    follow = {full_key("source"): "recorded run"}
+    following, recording = preset(LAYOUT, **follow), preset(LAYOUT, **follow, **{full_key("record"): True})
+    out = []
+    for image in range(len(request.seeds)):
+        store, drawn = Store(), request.one((image + other) % len(request.seeds))
+        with drawing(file, model.unet, model.decoder, model.prediction):
+            sample(model, replace(drawn, cfg=first.map_cfg), recording, store=store)
+        out.append(sample(model, request.one(image), following, store=store))
+    return torch.cat(out)
 
 
 def judged(maps: list[np.ndarray], spec: MapsSpec, judge: geometry.MapJudge) -> dict:

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from lib_attn.lab.reports.dictionary import look_block, shortcut_block
 from lib_attn.lab.reports.front import front_block, front_short
-from lib_attn.lab.reports.maps import choices_block, maps_block
+from lib_attn.lab.reports.maps import choices_block, maps_block, maps_short
 from lib_attn.lab.reports.steps import steps_block
 from lib_attn.lab.reports.thin import thin_block
 from lib_attn.lab.shared.errors import LabError
@@ -39,7 +39,7 @@ BLOCKS: dict[str, Callable[[Mapping], str]] = {
 }
 """Kind of a result: what a page shows of it, in Markdown."""
 
-SHORT: dict[str, Callable[[Mapping], str]] = {"front": front_short}
+SHORT: dict[str, Callable[[Mapping], str]] = {"front": front_short, "maps": maps_short}
 
 _NAME = r"[\w-]+\.json(?:: short)?"
 _BLOCK = re.compile(rf"<!-- ({_NAME}) -->\n.*?<!-- /\1 -->", re.DOTALL)

@@ -23,27 +23,43 @@ def maps_block(result: Mapping) -> str:
     near = [["outline's overlap with the nearest render", _pm(maps["outline"]), _pm(maps["outline_shuffled"])],
             ["AbsRel against it", _pm(maps["abs_rel"]), _pm(maps["abs_rel_shuffled"])],
             ["angle between normals by geometry and its own", *angles]]  # fmt: skip
+    return "\n\n".join(
+        [
+            _told(result),
+            markdown_table(head, rows),
+            markdown_table(["", "own prompt", "another prompt"], near),
+            _pictures(pictures),
+            f"CPU time of one picture without a map {cost['picture']:.1f} s, of its map {cost['map']:.1f} s "
+            f"({100 * cost['share']:.0f} %), of following it {cost['following']:.1f} s.",
+        ]
+    )
+
+
+def maps_short(result: Mapping) -> str:
+    """The table of the pictures alone."""
+    return f"{_told(result)}\n\n{_pictures(result['pictures'])}"
+
+
+def _told(result: Mapping) -> str:
+    return f"`{result['command']}`, {result['pictures']['guided']['pictures']} pictures, ± one standard error:"
+
+
+def _pictures(pictures: Mapping) -> str:
     ways = {
         "unguided": ("without a map", ""),
         "guided": ("with its map", "guided"),
         "shuffled": ("with another's map", "shuffled"),
         "moved": ("with its map, smaller and moved", "moved"),
+        "keys": ("with its map's pass, by key mix", "guided"),
+        "keys_shuffled": ("with another's pass, by key mix", "shuffled"),
     }
     shown = [
         [text, *(_bold(_pm(pictures[key][f"covers_{of}"]), of == followed) for of in ("guided", "shuffled", "moved")),
          *(f"{pictures[key][p]:.2f}" for p in ("both", "relation", "background"))]
         for key, (text, followed) in ways.items()
+        if key in pictures
     ]  # fmt: skip
-    return "\n\n".join(
-        [
-            f"`{result['command']}`, {pictures['guided']['pictures']} pictures, ± one standard error:",
-            markdown_table(head, rows),
-            markdown_table(["", "own prompt", "another prompt"], near),
-            markdown_table(COVERS, shown),
-            f"CPU time of one picture without a map {cost['picture']:.1f} s, of its map {cost['map']:.1f} s "
-            f"({100 * cost['share']:.0f} %), of following it {cost['following']:.1f} s.",
-        ]
-    )
+    return markdown_table(COVERS, shown)
 
 
 def _bold(text: str, followed: bool) -> str:

@@ -103,7 +103,7 @@ def _drawn(
         keys = [(file.hash, picture) for picture in pictures()]
         found = {key: maps.get(key) for key in keys}
         if None in found.values():
-            with _drawing(file, unet, *about):
+            with drawing(file, unet, *about):
                 latents = draw()
                 if latents is None:
                     return ()
@@ -135,7 +135,7 @@ def _enlarged(picture: np.ndarray, latent: torch.Tensor) -> np.ndarray:
 
 
 @contextlib.contextmanager
-def _drawing(file: LearnedFile, unet: Any, decoder: Any, prediction: str) -> Iterator[None]:
+def drawing(file: LearnedFile, unet: Any, decoder: Any, prediction: str) -> Iterator[None]:
     """Have a model draw what `file` draws. Raises `Unfitting` when it cannot."""
     blocks = {name: value for name, value in file.tensors.items() if not name.startswith((PREFIX, VAE))}
     own = {name.removeprefix(VAE): value for name, value in file.tensors.items() if name.startswith(VAE)}
