@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
     check_size(args.size, args.size)
     if min(args.singles, args.pairs) < 0 or args.singles + args.pairs < 3 or args.batch < 2:
         raise LabError("There have to be three prompts, in batches of two: maps are held against other maps.")
-    spec = MapsSpec(args.singles, args.pairs, args.size, args.steps, seed=args.seed, batch=args.batch, keys=args.keys)
+    spec = MapsSpec(args.singles, args.pairs, args.size, args.steps, seed=args.seed, batch=args.batch)
     variant = preset(args.preset)
     first = next((g.name for g in variant.settings.active() if g.draws_first), None)
     if first is None:
@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     judge, chosen = Judge.load(args.judge), model_of(args)
     model = chosen.load()
     with progress_bar((4 + 2 * args.keys) * len(spec.requests())) as step:
-        result = measure(model, judge, spec, variant, step)
+        result = measure(model, judge, spec, variant, step, args.keys)
     told = {"kind": "maps", "command": command_line(), "checkpoint": model.name, "sha256": file_hash(chosen.file)}
     told |= {"machine": machine(chosen.device), "settings": variant.changed, "spec": asdict(spec)}
     result = told | result

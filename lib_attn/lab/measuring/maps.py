@@ -34,7 +34,7 @@ DISTANCES = {"depth": "abs_rel", "normal": "degrees"}
 
 @dataclass(frozen=True)
 class MapsSpec:
-    """singles, pairs: how many prompts. size: edge of the pictures. keys: see `of_the_pass`."""
+    """singles, pairs: how many prompts. size: edge of the pictures."""
 
     singles: int = 24
     pairs: int = 24
@@ -44,7 +44,6 @@ class MapsSpec:
     cfg: float = 5.0
     seed: int = 0
     batch: int = 6
-    keys: bool = False
 
     def scenes(self) -> list[Scene]:
         return single_prompts(self.singles, self.seed) + pair_prompts(self.pairs, self.seed)
@@ -88,13 +87,15 @@ LAYOUT = "Layout only"
 PASSES = {"keys": 0, "keys_shuffled": 1}
 
 
-def measure(model: LabModel, judge: Judge, spec: MapsSpec, variant: Variant, progress: Progress = silent) -> dict:
+def measure(
+    model: LabModel, judge: Judge, spec: MapsSpec, variant: Variant, progress: Progress = silent, keys: bool = False
+) -> dict:
     """Figures on the maps that `variant` draws first, on pictures of the same seeds, and on the time.
 
     The pictures are drawn without a map, with their own, with that of another prompt, and with their own made smaller
-    and moved; where `spec` asks for it, also by `of_the_pass`. Every mean comes with its standard error.
+    and moved; with `keys` also by `of_the_pass`. Every mean comes with its standard error.
     """
-    passes = PASSES if spec.keys else {}
+    passes = PASSES if keys else {}
     drawn: dict[str, list[np.ndarray]] = {"unguided": [], **{name: [] for name in (*WAYS, *passes)}}
     maps: dict[str, list[np.ndarray]] = {name: [] for name in WAYS}
     for request in spec.requests():

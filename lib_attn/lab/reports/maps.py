@@ -78,13 +78,14 @@ def choices_block(result: Mapping) -> str:
     distance = {"depth": ("abs_rel", "AbsRel", 3), "normal": ("degrees", "degrees off", 1)}[recipe["map"]]
     key, text, digits = distance
     judged = result["rows"][0]["maps"]["all"]["maps"]
-    head = ["learns", "weights", "steps", "processor time", "right number", "shapes and order right", "overlap", text]
+    head = ["learns", "weights", "rate", "steps", "processor time", "right number", "shapes and order right"]
     rows = []
     for row in result["rows"]:
         maps = row["maps"]
         rows.append([
-            f"`{row['train']}`", f"{row['weights'] / 1e6:.2f} M", str(row["steps"]), f"{row['seconds']:.0f} s",
-            f"{maps['all']['count']:.2f}", f"{maps['all']['relation']:.2f} ({maps['shuffled']['relation']:.2f})",
+            f"`{row['train']}`", f"{row['weights'] / 1e6:.2f} M", f"{row['lr']:g}", str(row["steps"]),
+            f"{row['seconds']:.0f} s", f"{maps['all']['count']:.2f}",
+            f"{maps['all']['relation']:.2f} ({maps['shuffled']['relation']:.2f})",
             f"{_pm(maps['outline'])} ({_pm(maps['outline_shuffled'])})",
             f"{_pm(maps[key], digits)} ({_pm(maps[f'{key}_shuffled'], digits)})",
         ])  # fmt: skip
@@ -92,6 +93,6 @@ def choices_block(result: Mapping) -> str:
         [
             f"`{result['command']}`: steps of {recipe['batch']} maps of {recipe['scenes']} scenes at "
             f"{recipe['size']} px, {judged} maps judged, ± one standard error, in brackets against another prompt:",
-            markdown_table(head, rows),
+            markdown_table([*head, "overlap", text], rows),
         ]
     )
