@@ -1,19 +1,25 @@
-"""``bench maps``: pictures that follow the pass of a map, and what pages show of them."""
+"""Maps in the lab: a map of one's own, what is said of ControlNet, ``bench maps`` and what pages show of it."""
 
+import hashlib
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 pytest.importorskip("ldm", reason="the networks are ldm's")
 
+from lib_attn.lab.commands import cli
+from lib_attn.lab.drawing import pictures
 from lib_attn.lab.drawing.checkpoint import ModelSpec
 from lib_attn.lab.drawing.sampling import Request, sample
 from lib_attn.lab.drawing.variants import FULL, preset
 from lib_attn.lab.measuring.maps import of_the_pass
 from lib_attn.lab.reports.figures import RESULTS
 from lib_attn.lab.reports.maps import maps_block, maps_short
+from lib_attn.settings import positional_params
 
 
 def test_a_picture_that_follows_a_map_s_pass_follows_that_of_the_map_named():
@@ -33,3 +39,39 @@ def test_rows_of_ways_that_were_measured_alone_are_shown():
     result["pictures"]["keys"] = result["pictures"]["guided"]
     short = maps_short(result)
     assert "with its map's pass, by key mix" in short and "AbsRel" not in short
+
+
+def drawn(folder, capsys, *words):
+    """What is said of one small picture, and its text."""
+    size = ("--width", "64", "--height", "64", "--steps", "2")
+    assert cli.main(["generate", *size, "--out", str(folder), *words]) == 0
+    return capsys.readouterr().out, pictures.parse_infotext(pictures.read_parameters(next(folder.glob("*.png"))))
+
+
+def test_a_map_of_one_s_own_on_the_command_line(tmp_path, capsys):
+    """Twice as wide as the picture: a quarter is left out on each side. Its hash stands in the picture's text."""
+    wide = np.zeros((32, 64, 3), np.uint8)
+    wide[8:24, 20:40] = 255
+    Image.fromarray(wide).save(tmp_path / "wide.png")
+    own = ("--depth_guide.own_map", str(tmp_path / "wide.png"), "--depth_guide.guide", "first steps")
+    said, pairs = drawn(tmp_path / "out", capsys, *own)
+    assert "The map is wider than the picture: 25.0 % of it are left out" in said and "without its map" not in said
+    assert f"map hash: {hashlib.sha256(wide.tobytes()).hexdigest()[:10]}" in pairs["Attn depth-guide"]
+    assert cli.main(["generate", "--depth_guide.own_map", str(tmp_path / "none.png")]) != 0
+    assert "none.png cannot be read" in capsys.readouterr().err
+
+
+def test_controlnet_is_not_there_on_the_command_line(tmp_path, capsys):
+    said, _ = drawn(tmp_path, capsys, "--depth_guide.guide", "ControlNet")
+    assert "none is drawn: ControlNet is an extension of the webui." in said
+
+
+def test_the_page_fills_in_the_last_map_of_its_own(monkeypatch):
+    page = pytest.importorskip("lib_attn.lab.drawing.page", reason="the page needs gradio")
+    monkeypatch.setattr("gradio.Progress", lambda: lambda *a, **k: None)
+    actions, key = page.Actions(ModelSpec().load()), "depth_guide.map_hash"
+    assert actions.surroundings().latest(key) == ""
+    values = preset("Underdrawing").settings.flat()
+    fields = {"prompt": "a red cube", "negative": "", "sampler": "DDIM", "steps": 2, "width": 64, "height": 64}
+    actions.draw(fields | {"cfg": 5.0, "seed": 1, "batch": 1}, [values[p.key] for p in positional_params()], False)
+    assert len(actions.surroundings().latest(key)) == 10

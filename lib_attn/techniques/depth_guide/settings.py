@@ -27,7 +27,7 @@ class DepthGuide(Technique):
     )
 
     enabled: bool = param(False, "Depth guide", "Draw a map first and have the picture follow it.")
-    file: str = param("", "Map blocks", "The learned file that makes a checkpoint draw maps: other weights for its Out blocks, the last half of its U-Net, put on while the map is drawn. It fits checkpoints of the family it was learned for.", file=KIND)
+    file: str = param("", "Map blocks", "Learned file by which a checkpoint of its family draws maps: other weights for the last half of the U-Net, its Out blocks.", file=KIND)
     strength: float = param(1.0, "Strength", "How hard the picture is held to the map. 0: it is drawn as without a map.", 0.0, 4.0, 0.05)
     guide: str = param("predicted picture", "Guided by", "Predicted picture: what the model is heading for is moved towards the map. First steps: it is mixed with the map, whose greys stay. ControlNet: a free unit of that extension gets the map.", choices=("predicted picture", "first steps", "ControlNet"))
     until: float = param(0.8, "Guided until", "When in the course of the steps the picture is left to itself.", 0.0, 1.0, 0.01, unit="share of the steps", reads=OF_STEPS, advanced=True)
