@@ -163,7 +163,6 @@ class Maps:
 def maps_in(store: Store) -> Maps:
     """The maps that `store` keeps, from now on where there were none."""
     kept = store.get(PLACE)
-    if isinstance(kept, Maps):
-        return kept
-    store.keep(PLACE, maps := Maps())
+    maps = kept if isinstance(kept, Maps) else Maps()
+    store.keep(PLACE, maps)
     return maps
