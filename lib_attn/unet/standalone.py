@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from lib_attn.unet.families import find_layers
-from lib_attn.unet.replace import Unfitting, put_in
+from lib_attn.unet.replace import Unfitting, put_in_when_called
 
 SECTIONS = ("time_embed", "input_blocks", "middle_block", "output_blocks", "out")
 _INPUT = re.compile(r"input_blocks\.(\d+)\.0\.(op|in_layers\.2|out_layers\.3)\.weight")
@@ -166,5 +166,5 @@ def stood_in(unet: nn.Module, tensors: Mapping[str, torch.Tensor]) -> Iterator[N
         Unfitting: when they are not those of a U-Net that understands the same text and latents.
     """
     sections = build(unet, tensors)
-    with put_in([(unet, name, module) for name, module in sections.items()]):
+    with put_in_when_called(unet, [(unet, name, module) for name, module in sections.items()]):
         yield

@@ -25,7 +25,6 @@ from lib_attn.names import is_learned
 from lib_attn.unet.families import UnsupportedModel, find_layers
 from lib_attn.webui import host, job, showing
 
-TITLE = "Attention Lab"
 ROUTE = "/attention-lab/v1/learn"
 GUARDED = "/sdapi/v1/txt2img"  # a route of the host, whose guard is ours as well
 OFF = {"enabled": False}
@@ -169,7 +168,7 @@ def _draw(run: Run, prompt: str, seed: int) -> bool:
         setattr(p, job.OBSERVERS, [run.capture.observer])
         p.scripts, p.script_args = _our_script(), [OFF]
         processing.process_images(p)
-        told = [text for text in p.comments if TITLE in text]
+        told = [text for text in p.comments if host.TITLE in text]
     if told:
         raise ValueError(told[0].rstrip("."))
     return not (state.interrupted or state.skipped)
@@ -177,7 +176,7 @@ def _draw(run: Run, prompt: str, seed: int) -> bool:
 
 def _our_script() -> Any:
     """The host's runner of scripts, with ours alone: what else is on by default stays out of what is learned."""
-    ours = copy.copy(next(s for s in scripts.scripts_txt2img.alwayson_scripts if s.title() == TITLE))
+    ours = copy.copy(next(s for s in scripts.scripts_txt2img.alwayson_scripts if s.title() == host.TITLE))
     ours.args_from, ours.args_to = 0, 1
     runner = scripts.ScriptRunner()
     runner.scripts = runner.alwayson_scripts = [ours]
