@@ -91,6 +91,28 @@ def test_between_calls_the_model_is_its_own(unet):
     assert torch.equal(run(unet), plain) and not torch.equal(changed, plain)
 
 
+def test_what_somebody_has_put_around_a_block_is_around_the_other_block(unet):
+    """sd-webui-kohya-hiresfix makes what goes into a block smaller, and what goes into an Out block larger again."""
+
+    class Scaled(torch.nn.Module):
+        def __init__(self, block):
+            super().__init__()
+            self.block = block
+
+        def forward(self, x, *args):
+            return self.block(0.5 * x, *args)
+
+    mixed = tiny_unet(0)
+    mixed.load_state_dict(out_blocks(tiny_unet(1)), strict=False)
+    mixed.output_blocks[1] = Scaled(mixed.output_blocks[1])
+    block = unet.output_blocks[1]
+    with replaced(unet, out_blocks(tiny_unet(1))):
+        unet.output_blocks[1] = wrapper = Scaled(block)
+        assert torch.equal(run(unet), run(mixed))
+        assert unet.output_blocks[1] is wrapper and wrapper.block is block
+    assert unet.output_blocks[1] is wrapper and wrapper.block is block
+
+
 def test_weights_loaded_meanwhile_stay(unet):
     """The host may load another checkpoint into the modules while the other blocks are on."""
     new, blocks = tiny_unet(2), dict(enumerate(unet.output_blocks))

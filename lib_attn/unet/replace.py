@@ -91,10 +91,12 @@ StandIns = Sequence[tuple[nn.Module, str, nn.Module]]
 @contextlib.contextmanager
 def put_in_when_called(unet: nn.Module, stand_ins: StandIns) -> Iterator[None]:
     """Have modules in the places of others whenever `unet` is called, for a while."""
-    stack = contextlib.ExitStack()
+    stack, own = contextlib.ExitStack(), [parent._modules[name] for parent, name, _ in stand_ins]
 
     def begin(module: nn.Module, args: Any) -> None:
-        stack.enter_context(put_in(stand_ins))
+        now = [(parent, name, _inside(parent._modules[name], was, stand_in))
+               for (parent, name, stand_in), was in zip(stand_ins, own, strict=True)]  # fmt: skip
+        stack.enter_context(put_in(now))
 
     def end(module: nn.Module, args: Any, result: Any) -> None:
         stack.close()
@@ -106,6 +108,12 @@ def put_in_when_called(unet: nn.Module, stand_ins: StandIns) -> Iterator[None]:
         for hook in hooks:
             hook.remove()
         stack.close()
+
+
+def _inside(module: nn.Module, was: nn.Module, stand_in: nn.Module) -> nn.Module:
+    """What is to be put in the place of `module`: `stand_in` for what `was` there, inside of what somebody has put
+    around that since (sd-webui-kohya-hiresfix wraps blocks before a step)."""
+    return stand_in if module is was else _stand_in(module, "", {}, {id(was): stand_in}, ())
 
 
 @contextlib.contextmanager
