@@ -86,7 +86,7 @@ def warnings_of(settings: Settings, facts: Facts, idle: bool = False) -> Iterato
 def told_after(
     settings: Settings, facts: Facts, changed: Callable[[Technique], bool], why: Callable[[Technique], str | None]
 ) -> Iterator[str]:
-    """What is said of the active techniques once the picture is there: which did nothing, or next to nothing, and why.
+    """What is said of the active techniques once the picture is there: which did nothing or too little, and why.
 
     A reason that was known before is the one given after.
 
@@ -100,7 +100,7 @@ def told_after(
         if changed(group):
             reason = " ".join(map(str, said.slight))
             if reason:
-                yield f"{technique} did next to nothing. {reason}"
+                yield f"{technique} did less than it could. {reason}"
             continue
         reason = " ".join(map(str, said.reasons)) or why(group)
         if reason:

@@ -73,7 +73,7 @@ class Facts:
 @dataclass
 class Said:
     """lines: what it does. warnings: why it does less or nothing; of these, reasons: why it changes nothing at all, and
-    slight: why it does next to nothing. Reasons and what is slight are said under the picture as well."""
+    slight: why it does much less than its values ask for. Both are said under the picture as well."""
 
     lines: list[Sentence] = field(default_factory=list)
     warnings: list[Sentence] = field(default_factory=list)

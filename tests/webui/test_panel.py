@@ -255,7 +255,7 @@ def said_in(path):
 # Put together from parts: see `lib_attn.webui.xyz.tell_grid` and `lib_attn.preview.told_after`.
 TOGETHER = {
     "{technique} changed nothing. {reason}",
-    "{technique} did next to nothing. {reason}",
+    "{technique} did less than it could. {reason}",
     "X/Y/Z: {technique} is off, so its axis changes nothing. Cells: {cells}.",
     "X/Y/Z: {technique}: {reason} Cells: {cells}.",
 }

@@ -108,7 +108,7 @@ def test_the_reason_before_is_the_reason_after(script, job, technique, values, f
     ("negative_skip", "Negative computed in 5 of 6 steps: with fewer than 20, each goes further than an estimate can "
                       "follow (Full steps early)."),
 ])  # fmt: skip
-def test_next_to_nothing_is_said_with_its_reason(script, job, technique, reason):
+def test_less_than_asked_for_is_said_with_its_reason(script, job, technique, reason):
     from lib_attn.webui import grid
 
     settings = {technique: {"enabled": True, "key_every": 2, **({"penalty": "off"} if "negative" in technique else {})}}
@@ -116,10 +116,10 @@ def test_next_to_nothing_is_said_with_its_reason(script, job, technique, reason)
     told = preview(Settings.read(settings)[0], grid.facts_of(p, False)).techniques[technique]
     assert not told.idle and [str(s) for s in told.slight] == [str(s) for s in told.warnings] == [reason]
     run(script, p, settings)
-    assert f"{label} did next to nothing. {reason}" in p.comments
+    assert f"{label} did less than it could. {reason}" in p.comments
     p = job(steps=20)
     run(script, p, settings)
-    assert not any("next to nothing" in text for text in p.comments)
+    assert not any("less than" in text for text in p.comments)
 
 
 def test_every_reason_has_a_case():
