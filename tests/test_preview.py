@@ -1,4 +1,4 @@
-"""What is said before drawing: right values from hand counts and from docs/benchmark.md."""
+"""What is said before drawing: right values from hand counts and from ``bench speed``."""
 
 import dataclasses
 
@@ -27,7 +27,7 @@ def said(values, *passes, profile=SD1, **facts):
     )
 
 
-# Speeds of docs/benchmark.md: SD 1.5, CPU, bf16.
+# Speeds of bench speed: SD 1.5, a CPU with fast bf16 units.
 MEASURED = [
     (512, {}, 1.28), (512, {"tile": 8, "pool": 8}, 1.38), (512, {"tile": 0, "pool": 2, "blocks": "d0"}, 1.24),
     (1024, {}, 2.32), (1024, {"tile": 8, "pool": 8}, 2.63), (1024, {"tile": 0, "pool": 3, "blocks": "d0"}, 1.92),

@@ -25,6 +25,9 @@ _NAMED = {
     "Contrast": {"contrast": {"enabled": True, "feature": 0.5, "keys": 0.5, "orthogonal": 0.3, "blocks": "all"}},
     "Key mix": {"key_mix": {"enabled": True, "blocks": "all"}},
     "Step skip": {"step_skip": {"enabled": True, "key_every": 3, "early": 0.0}},
+    "Dictionary": {"dictionary": {"enabled": True, "atoms": 16, "full_first": 0.0, "blocks": "all"}},
+    "Thin QK": {"thin_qk": {"enabled": True, "choose": "budget", "budget": 0.5, "when": "always", "blocks": "all"}},
+    "Depth guide": {"depth_guide": {"enabled": True, "map_steps": 2, "show": False}},
 }
 _OTHERS = {
     group.label: {group.name: {"enabled": True}}

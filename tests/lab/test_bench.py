@@ -12,10 +12,10 @@ from lib_attn.lab.drawing import unet, variants
 from lib_attn.lab.drawing.sampling import Request
 from lib_attn.lab.drawing.variants import SamplingPass
 from lib_attn.lab.measuring import borders, deviation, memory, peers, speed
-from lib_attn.lab.reports import benchmark
+from lib_attn.lab.reports import figures
 from lib_attn.lab.reports.tables import deviation_table
 from lib_attn.lab.shared.errors import LabError
-from lib_attn.lab.shared.results import from_json, read_result, to_json
+from lib_attn.lab.shared.results import from_json, read_result, to_json, write_json
 from tests.lab.conftest import UNET
 
 NODE = """
@@ -209,23 +209,22 @@ def result(kind, rows):
     return common | machine | extra | {"results": rows}
 
 
-def test_report(tmp_path):
-    pytest.importorskip("matplotlib")
+def test_blocks_of_pages():
     size = {"height": 512, "width": 512, "kind": "ours", "source": ""}
-    times = [size | {"name": n, "label": n, "seconds": 1.0, "ratio": r, "low": r, "high": r, "keys": {}, "settings": {}}
-             for n, r in (("a", 2.0), ("b", 1.5), ("free", 4.0))]  # fmt: skip
-    drawn = size | {"psnr": 30.0, "said": [], "images": 1}
-    moved = [drawn | {"name": n, "label": n, "l2": d} for n, d in (("a", 0.1), ("b", 0.2))]
+    times = [size | {"name": n, "label": n, "seconds": 1.0, "ratio": r, "low": r, "high": r, "keys": {}, "settings": s}
+             for n, r, s in (("a", 2.0, {"near_sighted.tile": 8}), ("b", 1.5, {}))]  # fmt: skip
+    moved = [size | {"psnr": 30.0, "images": 2, "name": "a", "label": "a", "l2": 0.1, "l2_all": [0.08, 0.12]}]
     grown = [size | {"name": n, "label": n, "growth": g} for n, g in (("full", 100.0), ("a", 105.0))]
-    files = ("s", result("speed", times)), ("d", result("deviation", moved) | {"sha256": "0123456789ab"})
-    for name, value in (*files, ("m", result("memory", grown) | {"model": "sd15", "rows": 2})):
-        (tmp_path / f"{name}.json").write_text(json.dumps(value))
-    paths = ((tmp_path / f"{name}.json",) for name in "sdm")
-    benchmark.write(benchmark.ReportSpec(*paths, out=tmp_path / "x"))
-    page = (tmp_path / "x" / "benchmark.md").read_text()
-    assert "| a | 2.00x | 33.3% | 0.1000 | yes |" in page and "| b | 1.50x | 55.6% | 0.2000 |  |" in page
-    assert "| 512x512 | a | 105 | 1.050x |" in page and "0123456789ab" in page and str(tmp_path) not in page
-    assert (tmp_path / "x" / "benchmark.png").stat().st_size > 1000
+    text = figures.BLOCKS["speed"](result("speed", times))
+    assert "| a | 1 | 2.00x |" in text and "| a | near_sighted.tile=8 |" in text and "| b | defaults |" in text
+    text = figures.BLOCKS["deviation"](result("deviation", moved) | {"sha256": "0123456789ab"})
+    assert "| a | 0.1000 ± 0.0200 | 30.0 |" in text and "0123456789ab" in text and "2 pictures a size" in text
+    text = figures.BLOCKS["memory"](result("memory", grown) | {"model": "sd15", "rows": 2})
+    assert "| 512x512 | a | 105 | 1.050x |" in text and "SD 1.5" in text
+
+
+def test_a_result_of_another_measurement_is_refused(tmp_path):
+    write_json(tmp_path / "d.json", result("deviation", []))
     for bad in ("none.json", "d.json"):
         with pytest.raises(LabError):
             read_result(tmp_path / bad, "speed")

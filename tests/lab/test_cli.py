@@ -81,7 +81,6 @@ def test_presets_are_a_start():
         ["bench", "speed", "--only", "nonsense"],
         ["bench", "speed", "--setting", "a: tile=8", "--setting", "a: tile=9"],
         ["bench", "deviation", "--images", "0"],
-        ["bench", "report", "--speed", "none.json", "--deviation", "none.json"],
         ["compare", "--only", "nonsense"],
         ["compare", "--only", "same-style", "--prompt", "a"],
         ["ui", "--port", "0"],

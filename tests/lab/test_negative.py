@@ -21,7 +21,7 @@ from lib_attn.lab.measuring.negative import drawn, effect, grid, mix
 from lib_attn.lab.measuring.negative.cases import every, penalty
 from lib_attn.lab.measuring.negative.drawn import DrawSpec
 from lib_attn.lab.measuring.negative.estimate import measure_estimate
-from lib_attn.lab.reports import negative
+from lib_attn.lab.reports import figures, negative
 from lib_attn.lab.reports.negative_tables import cost_table, effect_table, estimate_table, mix_table
 from lib_attn.lab.shared.distances import mean_and_error
 from lib_attn.lab.shared.errors import LabError
@@ -226,21 +226,21 @@ def test_pictures_without_an_object_are_left_out(monkeypatch):
         assert np.isnan(row.all[name]).tolist() == [True, False, False] * 2 and np.isfinite(getattr(row, name))
 
 
-def test_the_command_writes_results_and_page(tiny, tmp_path, capsys, monkeypatch):
+def test_the_command_writes_results_that_pages_show(tiny, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["lab", "bench", "negative", "--results", str(tmp_path / "r")])
-    common = ["bench", "negative", "--results", str(tmp_path / "r"), "--docs", str(tmp_path / "d")]
+    common = ["bench", "negative", "--results", str(tmp_path / "r")]
     drawing = ["--checkpoint", str(tiny), "--size", "64", "--steps", "2", "--images", "2", "--cfg", "1"]
     only, fp32 = f"{cost.ONE_ROW}; CFG 1, NAG", ["--precision", "fp32"]
     own = ["--setting", "mine: negative_skip.penalty=value sign flip; negative_skip.strength=3"]
     assert main([*common, "effect", "estimate", "contrast", "mix", *drawing, *own]) == 0
     assert main([*common, "cost", "--model", "toy", "--cost-sizes", "64", "--repeats", "1", "--only", only, *fp32]) == 0
-    page = (tmp_path / "d" / negative.PAGE).read_text()
-    digest = file_hash(tiny)
+    names = [f"negative-{part.name}.json" for part in negative.PARTS]
+    assert sorted(names) == sorted(path.name for path in (tmp_path / "r").glob("*.json"))
+    marks = "\n".join(f"<!-- {name} -->\n\n<!-- /{name} -->" for name in names)
+    page, digest = figures.filled(marks, tmp_path / "r"), file_hash(tiny)
     assert digest in page and "| mine |" in page and "penalty=value sign flip strength=3.0" in page
     assert str(tmp_path) not in page and "This is a toy U-Net." in page and "bench negative --results r" in page
-    assert json.loads((tmp_path / "r" / "effect.json").read_text())["sha256"] == digest
-    before = page
-    assert main(common) == 0 and (tmp_path / "d" / negative.PAGE).read_text() == before
+    assert json.loads((tmp_path / "r" / "negative-effect.json").read_text())["sha256"] == digest
     assert main([*common, "nothing"]) == 2 and "There is no part 'nothing'" in capsys.readouterr().err
 
 
@@ -250,8 +250,3 @@ def test_grid(model):
     assert [row.heading.partition(":")[0] for row in rows] == list(grid.TITLES)
     assert {len(row.pictures) for row in rows} == {len(row.captions) for row in rows} == {5}
     assert rows[0].captions[1].endswith("red") and rows[0].captions[4].endswith("green")
-
-
-def test_no_results_are_one_sentence(tmp_path):
-    with pytest.raises(LabError, match="There are no result files"):
-        negative.write(tmp_path, tmp_path)

@@ -10,7 +10,6 @@ from lib_attn.lab.commands import (
     bench_maps,
     bench_memory,
     bench_negative,
-    bench_report,
     bench_seams,
     bench_speed,
     bench_steps,
@@ -20,7 +19,7 @@ from lib_attn.lab.commands import (
 
 def add_commands(commands) -> None:
     """Add ``bench`` with its own subcommands."""
-    bench = commands.add_parser("bench", help="measure speed, deviation and seams, and write the report")
+    bench = commands.add_parser("bench", help="measure speed, memory, and what becomes of pictures")
     inner = bench.add_subparsers(dest="measurement", required=True, metavar="MEASUREMENT")
     for module in (
         bench_speed,
@@ -34,6 +33,5 @@ def add_commands(commands) -> None:
         bench_front,
         bench_dictionary,
         bench_thin,
-        bench_report,
     ):
         module.add_commands(inner)

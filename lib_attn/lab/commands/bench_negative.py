@@ -40,8 +40,6 @@ def add_commands(inner) -> None:
     options.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(NAMES)} (default: all of them)")
     options.add_argument("--results", type=Path, default=Path("out/negative"), metavar="FOLDER",
                          help="where result files are written (default out/negative)")  # fmt: skip
-    options.add_argument("--docs", type=Path, default=None, metavar="FOLDER",
-                         help="write the page from all result files that are there")  # fmt: skip
     for name, value in (("images", 24), ("size", 256), ("steps", 20), ("seed", 1), ("batch", 8)):
         options.add_argument(f"--{name}", type=int, default=value, help=f"(default {value})")
     options.add_argument("--sampler", default="DDIM", help=f"{', '.join(SAMPLERS)} (default DDIM)")
@@ -76,22 +74,20 @@ def spec_of(args: argparse.Namespace) -> NegativeSpec:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure the parts, write a result file each, print tables, write the page."""
+    """Measure the parts, write a result file each, print tables."""
     unknown = [name for name in args.parts if name not in NAMES]
     if unknown:
         raise LabError(f"There is no part {unknown[0]!r}: there are {', '.join(NAMES)}.")
     studio, parts = Studio(spec_of(args)), {part.name: part for part in PARTS}
-    # With only --docs nothing is measured again.
-    for name in args.parts or ([] if args.docs and any(args.results.glob("*.json")) else NAMES):
+    for name in args.parts or NAMES:
         if name == GRID:
-            print(f"Written: {write_grid(studio, args.docs or args.results)}")
+            print(f"Written: {write_grid(studio, args.results)}")
             continue
         result = negative.run_part(parts[name], studio)
-        write_json(args.results / f"{name}.json", result)
+        file = args.results / f"negative-{name}.json"
+        write_json(file, result)
         print(negative.table(parts[name], result))
-        print(f"Written: {args.results / name}.json")
-    if args.docs:
-        print(f"Written: {negative.write(args.results, args.docs)}")
+        print(f"Written: {file}")
     return 0
 
 

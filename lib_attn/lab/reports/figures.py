@@ -18,6 +18,7 @@ import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from lib_attn.lab.reports import near, negative
 from lib_attn.lab.reports.dictionary import look_block, shortcut_block
 from lib_attn.lab.reports.front import front_block, front_short
 from lib_attn.lab.reports.maps import choices_block, maps_block
@@ -36,6 +37,10 @@ BLOCKS: dict[str, Callable[[Mapping], str]] = {
     "maps": maps_block,
     "choices": choices_block,
     "front": front_block,
+    "speed": near.speed_block,
+    "deviation": near.deviation_block,
+    "memory": near.memory_block,
+    **negative.BLOCKS,
 }
 """Kind of a result: what a page shows of it, in Markdown."""
 

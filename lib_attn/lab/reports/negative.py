@@ -1,4 +1,4 @@
-"""``bench negative``: the list of its parts, what each writes into its result file, and the page made of those.
+"""``bench negative``: the list of its parts, what each writes into its result file, and what a page shows of that.
 
 To add a part: cases, a measurement and its row in `lib_attn.lab.measuring.negative`, a table in `negative_tables`, and
 an entry of `PARTS`.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 from lib_attn.lab.drawing.variants import FULL
@@ -26,26 +26,22 @@ from lib_attn.lab.measuring.negative.estimate import EstimateRow, estimate_cases
 from lib_attn.lab.measuring.negative.mix import KINDS, MixRow, groups_of, measure_mix, mix_cases
 from lib_attn.lab.measuring.negative.studio import NegativeSpec, Studio
 from lib_attn.lab.reports.negative_tables import cost_table, effect_table, estimate_table, mix_table
-from lib_attn.lab.shared.errors import LabError
 from lib_attn.lab.shared.machine import machine, one_thread
 from lib_attn.lab.shared.markdown import markdown_table
 from lib_attn.lab.shared.progress import Progress, progress_bar
-from lib_attn.lab.shared.results import command_line, from_json, read_result, to_json, write_text
-
-PAGE = "negative-benchmark.md"
+from lib_attn.lab.shared.results import command_line, from_json, to_json
 
 
 @dataclass(frozen=True)
 class Part:
     """One measurement.
 
-    name: on the command line and of its result file. title, about: on the page; about may name {threads}, {repeats}
+    name: on the command line and of its result file. about: above its table; it may name {threads}, {repeats}
     and {words}. row: what it measures, shown by table. cases: what is compared. calls: how often `measure` reports its
     progress. measure: of (studio, cases, progress). draws: it draws pictures on the run's model.
     """
 
     name: str
-    title: str
     about: str
     row: type
     cases: Callable[[NegativeSpec], Sequence[Any]]
@@ -101,7 +97,6 @@ def _mix_cases(spec: NegativeSpec) -> list[Case]:
 PARTS = (
     Part(
         name="cost",
-        title="Cost: SD 1.5 U-Net with random weights",
         about=(
             "One guided picture; the first case has two rows. Time is that of the process on {threads}, median of "
             "{repeats} interleaved repeats; arithmetic is counted in matrix products, convolutions and attention. "
@@ -117,7 +112,6 @@ PARTS = (
     ),
     Part(
         name="estimate",
-        title="Leaving the negative out",
         about=(
             "Relative L2 of the final latents to those of guidance in every step, same seeds, guidance scale 5. Even: "
             "full steps evenly spread; otherwise most of them early. The last column compares with the closer copy of "
@@ -131,7 +125,6 @@ PARTS = (
     ),
     Part(
         name="effect",
-        title="What a negative does",
         about=(
             'Prompts leave the colour open ("a cube, grey background"). The first row of each guidance scale is drawn '
             "without a negative; the colour the judge sees there is what the picture's negative names in all rows "
@@ -148,7 +141,6 @@ PARTS = (
     ),
     Part(
         name="contrast",
-        title="What contrast adds under weak guidance",
         about=(
             "As above, under weak guidance. CFG 2.5 has the pictures of CFG 2 without a negative as its own, and "
             "changes are against CFG 2."
@@ -161,7 +153,6 @@ PARTS = (
     ),
     Part(
         name="mix",
-        title="Key mix",
         about=(
             "Batches of 4 pictures of one shape, the first being the source, guidance scale 5. Another: the source of "
             "another batch of the same shape and background, which was not used. Overlap: intersection over union of "
@@ -211,25 +202,17 @@ def table(part: Part, result: dict[str, Any]) -> str:
     return part.table(rows_of(part, result))
 
 
-# ------------------------------------------------------------------------------------------- the page
+# ------------------------------------------------------------------------------------------- in a page
 
 
-def page(results: Sequence[tuple[Part, dict[str, Any]]]) -> str:
-    """The page in Markdown. Everything on it comes from the result files."""
-    lines = ["# Negative skip, contrast and key mix: measurements", ""]
-    lines += ["Written by `bench negative`; every figure comes from the commands below.", ""]
-    lines += ["```", *dict.fromkeys(result["command"] for _, result in results), "```"]
-    before = None
-    for part, result in results:
-        lines += [] if part is before else ["", f"## {part.title}"]
-        before = part
-        lines += ["", _about(part, result), "", table(part, result)]
-        changed = [(row.name, row.settings) for row in rows_of(part, result) if row.settings]
-        if changed:
-            lines += ["", "Parameters that are not at their defaults:", ""]
-            rows = [[n, " ".join(f"{k.partition('.')[2]}={v}" for k, v in values.items())] for n, values in changed]
-            lines += [markdown_table(("case", "parameters"), rows)]
-    return "\n".join(lines) + "\n"
+def block(part: Part, result: dict[str, Any]) -> str:
+    """What a page shows of a part's result file, in Markdown."""
+    parts = [f"```\n{result['command']}\n```", _about(part, result), table(part, result)]
+    changed = {row.name: row.settings for row in rows_of(part, result) if row.settings}
+    if changed:
+        rows = [[n, " ".join(f"{k.partition('.')[2]}={v}" for k, v in own.items())] for n, own in changed.items()]
+        parts += ["Parameters that are not at their defaults:", markdown_table(("case", "parameters"), rows)]
+    return "\n\n".join(parts)
 
 
 def _about(part: Part, result: dict[str, Any]) -> str:
@@ -246,14 +229,5 @@ def _about(part: Part, result: dict[str, Any]) -> str:
     return f"{text} {pictures} pictures of {result['size']} px a row, {drawn}; {model}."
 
 
-def write(results: Path, docs: Path) -> Path:
-    """Write the page from the result files of a folder: of a part all that begin with its name.
-
-    Raises:
-        LabError: when there are none, or one is damaged.
-    """
-    found = [(part, path) for part in PARTS for path in sorted(results.glob(f"{part.name}*.json"))]
-    if not found:
-        raise LabError(f"There are no result files in {results}.")
-    write_text(docs / PAGE, page([(part, read_result(path, part.kind)) for part, path in found]))
-    return docs / PAGE
+BLOCKS = {part.kind: partial(block, part) for part in PARTS}
+"""Kind of a part's result file: what a page shows of it."""

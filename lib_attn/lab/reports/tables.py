@@ -13,6 +13,7 @@ from lib_attn.lab.measuring.deviation import DeviationRow
 from lib_attn.lab.measuring.memory import MemoryRow
 from lib_attn.lab.measuring.showcase import Show
 from lib_attn.lab.measuring.speed import SpeedRow
+from lib_attn.lab.shared.distances import mean_and_error
 
 
 def speed_table(rows: Sequence[SpeedRow]) -> str:
@@ -49,7 +50,7 @@ def deviation_table(rows: Sequence[DeviationRow]) -> str:
         for size in sizes:
             row = own.get(size)
             decibel = "-" if row is None or row.psnr is None else f"{row.psnr:.1f}"
-            cells.append("- | -" if row is None else f"{row.l2:.4f} | {decibel}")
+            cells.append("- | -" if row is None else f"{_with_error(row.l2, _error(row.l2_all), 4)} | {decibel}")
         lines.append(f"| {next(iter(own.values())).label} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -111,6 +112,11 @@ def ablation_table(rows: Sequence[AblationRow]) -> str:
         what = MODES.get(r.mode, "as it is")
         lines.append(f"| {what} | {r.level} | {' | '.join(figures)} |")
     return "\n".join(lines)
+
+
+def _error(values: Sequence[float] | None) -> float | None:
+    """Standard error of the mean; None where there are too few."""
+    return mean_and_error(values)[1] if values is not None and len(values) > 1 else None
 
 
 def _with_error(value: float, error: float | None, digits: int) -> str:

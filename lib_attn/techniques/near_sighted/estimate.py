@@ -4,8 +4,9 @@ The time of a U-Net step is taken to be
 
     rest * pixels  +  RATE * (multiply-adds of the similarities)
 
-where `rest` counts the weights of everything else. RATE and OVERHEAD were fitted to the speeds of docs/benchmark.md
-(SD 1.5 on a CPU in bfloat16 at 512 and 1024 px), which the estimate meets to within a tenth; other devices differ.
+where `rest` counts the weights of everything else. RATE and OVERHEAD were fitted to ``bench speed`` on a processor with
+fast bfloat16 units (SD 1.5, 512 and 1024 px), which the estimate meets to within a tenth (tests/test_preview.py). Other
+devices differ: where convolutions are slower beside similarities, less is gained (docs/whole-pictures.md).
 """
 
 from __future__ import annotations
