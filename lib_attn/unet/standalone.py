@@ -86,9 +86,10 @@ def build(unet: nn.Module, tensors: Mapping[str, torch.Tensor]) -> dict[str, nn.
     """
     layers, told = find_layers(unet), arguments(tensors)
     own = arguments(unet.state_dict())
-    for part, what in (("context_dim", "text"), ("in_channels", "latents"), ("out_channels", "latents")):
-        if told[part] != own[part]:
-            raise Unfitting(f"the U-Net in the file reads other {what} than this model's")
+    if told["context_dim"] != own["context_dim"]:
+        raise Unfitting("the U-Net in the file reads other text than this model's")
+    if any(told[part] != own[part] for part in ("in_channels", "out_channels")):
+        raise Unfitting("the U-Net in the file reads other latents than this model's")
     if told["model_channels"] != own["model_channels"]:
         raise Unfitting("the U-Net in the file is of another width than this model's")
     heads = [layer.family.heads(layer.attn1) for layer in layers]

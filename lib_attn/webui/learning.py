@@ -76,6 +76,8 @@ def learn(asked: Any) -> list[str]:
     shared.state.textinfo = "Learning from what was seen"
     _keep(run.finish, _file(name))
     seconds = round(run.seconds)
+    if count == 1:
+        return [*told, f"{name} is learned, from one picture in {seconds} s."]
     return [*told, f"{name} is learned, from {count} pictures in {seconds} s."]
 
 
@@ -110,6 +112,8 @@ def _read(asked: Any) -> tuple[str, str, tuple[str, ...] | showing.Own, Pictures
     if not isinstance(kind, str) or kind not in known:
         kinds = ", ".join(known)
         raise ValueError(f"The kind is one of {kinds}")
+    if name is None or str(name).strip() == "":
+        raise ValueError("The file to make needs a name")
     if not isinstance(name, str) or not is_learned(name.strip()):
         raise ValueError("The name of the file to make may have 60 letters, digits, spaces and . _ - + ' ( )")
     name = name.strip()

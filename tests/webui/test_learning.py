@@ -203,7 +203,8 @@ def test_stopping_after_the_present_picture_keeps_it(learning, host):
     [
         ({"kind": "other"}, "The kind is one of means"),
         ({"kind": None}, "The kind is one of means"),
-        ({"name": ""}, "The name of the file"),
+        ({"name": ""}, "The file to make needs a name$"),
+        ({"name": " "}, "The file to make needs a name$"),
         ({"name": "../mine"}, "The name of the file"),
         ({"name": "/tmp/mine"}, "The name of the file"),
         ({"name": "a\0b"}, "The name of the file"),
@@ -318,6 +319,8 @@ def test_a_file_is_learned_from_own_pictures(learning, host):
 
     before = torch.random.get_rng_state()
     assert learning.learn(OWN)[0].startswith("mine is learned, from 3 pictures in ")
+    one = OWN | {"name": "one", "init_images": OWN["init_images"][:1]}
+    assert learning.learn(one)[0].startswith("one is learned, from one picture in ")
     assert torch.equal(torch.random.get_rng_state(), before)
     assert learning.drawing.drawn == [
         ("a fox", 128, 128, [1, -1, -1]), ("a fox", 64, 256, [-1, 0, -1]), ("a fox", 128, 128, [-1, -1, 1])
