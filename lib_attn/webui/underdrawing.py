@@ -127,8 +127,10 @@ def _sampled(
         state.textinfo = before
     if state.interrupted or state.skipped:
         # The host stops the picture before its first step, as it does without us.
-        how = "Interrupted" if state.interrupted else "Skipped"
-        say(f"{how} while its map was drawn: the picture has stayed the noise that it begins with.")
+        if state.interrupted:
+            say("Interrupted while its map was drawn: the picture has stayed the noise that it begins with.")
+        else:
+            say("Skipped while its map was drawn: the picture has stayed the noise that it begins with.")
         return None
     return latents.cpu()
 
