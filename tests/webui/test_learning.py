@@ -314,13 +314,16 @@ def test_a_file_that_cannot_be_written_is_said(learning, monkeypatch):
         learning.learn(ASKED)
 
 
+def test_one_picture_is_no_pictures(learning):
+    one = OWN | {"init_images": OWN["init_images"][:1]}
+    assert learning.learn(one)[0].startswith("mine is learned, from one picture in ")
+
+
 def test_a_file_is_learned_from_own_pictures(learning, host):
     from lib_attn.learn.shown import TIMESTEPS
 
     before = torch.random.get_rng_state()
     assert learning.learn(OWN)[0].startswith("mine is learned, from 3 pictures in ")
-    one = OWN | {"name": "one", "init_images": OWN["init_images"][:1]}
-    assert learning.learn(one)[0].startswith("one is learned, from one picture in ")
     assert torch.equal(torch.random.get_rng_state(), before)
     assert learning.drawing.drawn == [
         ("a fox", 128, 128, [1, -1, -1]), ("a fox", 64, 256, [-1, 0, -1]), ("a fox", 128, 128, [-1, -1, 1])
