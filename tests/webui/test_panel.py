@@ -192,10 +192,11 @@ NAMES = {
 
 #: What stands in a sentence as it is: numbers, and names of files, presets, blocks, samplers and fields.
 AS_THEY_ARE = {
-    "MAX_FILES", "MAX_NAME", "LARGEST", "above", "beside", "blocks", "cells", "channels", "computed", "count",
-    "expected", "factor", "field", "fields", "full", "height", "high", "kept", "key", "kind", "kinds", "least", "level", "low", "mib", "most",
-    "name", "needed", "number", "off", "on", "other", "path", "percent", "place", "points", "prompt", "rank", "ratio",
-    "seconds", "shape", "share", "size", "steps", "tiles", "wanted", "where", "width",
+    "LARGEST", "MAX_FILES", "MAX_NAME", "above", "beside", "blocks", "cells", "channels", "computed", "count",
+    "expected", "factor", "field", "fields", "full", "height", "high", "kept", "key", "kind", "kinds", "least",
+    "level", "low", "mib", "most", "name", "needed", "number", "off", "on", "other", "path", "percent", "place",
+    "points", "prompt", "rank", "ratio", "seconds", "shape", "share", "size", "steps", "tiles", "wanted", "where",
+    "width",
 }  # fmt: skip
 #: Names for words that stand in other sentences; where they come from is read by `parts`.
 WORDS = {"error", "fixed", "read", "reason", "source", "technique", "why"}
