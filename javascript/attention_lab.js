@@ -5,6 +5,8 @@ var attentionLab = (function() {
     var texts = {
         changed: "changed",
         recorded: "Recorded: {prompt}, {width} × {height}, {mib} MiB.",
+        remove: "remove",
+        unread: "{name} is no picture that can be read, and is left out.",
     };
     var PATIENCE = 5000; // ms that an answer may take
     var panels = {};
@@ -20,7 +22,7 @@ var attentionLab = (function() {
 
     function translated(text, values) {
         return localized(text).replace(/\{(\w+)\}/g, function(all, name) {
-            return values && name in values ? localized(String(values[name])) : all;
+            return values && name in values ? wholly(String(values[name])) : all;
         });
     }
 
@@ -51,6 +53,13 @@ var attentionLab = (function() {
             return translated(template.text, values);
         }
         return null;
+    }
+
+    // A text in the page's language: as it stands, with values in it, or as several sentences.
+    function wholly(text) {
+        var found = translatedMessage(text) || localized(text);
+        var parts = found === text ? text.split(/(?<=[.]) (?=\S)/) : [];
+        return parts.length > 1 ? parts.map(wholly).join(" ") : found;
     }
 
     function translateMessages() {
@@ -194,8 +203,7 @@ var attentionLab = (function() {
             return [];
         }
         if (!panel) return [];
-        panel.asked = 0;
-        updateSoon();
+        [panel.asked, panel.shown] = [0, panel.told];
         panel.answer = answer;
         showTogether(prefix);
         for (var name in answer.techniques) {
@@ -212,6 +220,7 @@ var attentionLab = (function() {
             if (panel.names && panel.names !== names) press(prefix + "refresh");
             panel.names = names;
         }
+        update();
         return [];
     }
 
@@ -259,14 +268,14 @@ var attentionLab = (function() {
         var schema = JSON.parse(element.dataset.schema), prefix = schema.prefix;
         var panel = panels[prefix];
         if (panel && panel.element === element) return panel;
-        panel = panels[prefix] = {prefix: prefix, params: schema.params, pictures: schema.pictures, element: element, seen: null, asked: 0, names: null};
+        panel = panels[prefix] = {prefix: prefix, params: schema.params, pictures: schema.pictures, element: element, seen: null, asked: 0, applying: 0, told: null, shown: null, names: null};
         var clear = find(prefix + "recorded_clear");
         if (clear) clear.addEventListener("click", () => press(prefix + "clear"));
         schema.params.forEach(function(param) {
             // Switching a technique on opens it; folding it never switches.
-            var box = /-checkbox$/.test(param.id) ? find(param.id, "input") : null;
+            var box = isSwitch(param.id) ? find(param.id, "input") : null;
             var header = box ? find(param.id.replace(/-checkbox$/, ""), ".label-wrap") : null;
-            if (!box || !header || !find(param.id).classList.contains("attention-lab-switch")) return;
+            if (!box || !header) return;
             box.addEventListener("change", function(event) {
                 if (event.isTrusted && box.checked && !header.classList.contains("open")) header.click();
             });
@@ -277,6 +286,40 @@ var attentionLab = (function() {
         return panel;
     }
 
+    // What is shown holds for values that are no longer there: it is hidden until the answer comes.
+    function wait(panel, on) {
+        document.querySelectorAll("[id^=" + CSS.escape(panel.prefix) + "][id$=_live]").forEach(function(place) {
+            place.classList.toggle("attention-lab-waiting", on);
+        });
+    }
+
+    // A preset is being applied: Python sends its values.
+    function applying(prefix, off) {
+        var panel = panels[prefix];
+        if (!panel) return;
+        panel.applying = Date.now();
+        wait(panel, true);
+        if (off) fold(panel);
+    }
+
+    function applied(prefix) {
+        if (panels[prefix]) panels[prefix].applying = 0;
+        updateSoon();
+    }
+
+    // Techniques that were opened, by their switch or by hand; all are off now.
+    function fold(panel) {
+        panel.params.filter((param) => isSwitch(param.id)).forEach(function(param) {
+            var header = find(param.id.replace(/-checkbox$/, ""), ".label-wrap");
+            if (header && header.classList.contains("open")) header.click();
+        });
+    }
+
+    // Of a technique; the master's is part of its accordion.
+    function isSwitch(id) {
+        return /-checkbox$/.test(id) && Boolean(find(id)) && find(id).classList.contains("attention-lab-switch");
+    }
+
     function update() {
         waiting = false;
         translateMessages();
@@ -285,10 +328,11 @@ var attentionLab = (function() {
             var panel = setUp(element);
             panel.params.forEach(readOut);
             if (!isShown(panel)) showTogether(panel.prefix);
-            var now = facts(panel) + around;
+            var told = facts(panel), now = told + around, since = Date.now() - PATIENCE;
+            wait(panel, panel.applying > since || told !== panel.shown);
             // One question at a time: answers that overtake one another would leave an old one standing.
-            if (now === panel.seen || Date.now() - panel.asked < PATIENCE) return;
-            [panel.seen, panel.asked] = [now, Date.now()];
+            if (panel.applying > since || now === panel.seen || panel.asked > since) return;
+            [panel.seen, panel.told, panel.asked] = [now, told, Date.now()];
             press(panel.prefix + "ask");
         });
     }
@@ -319,7 +363,9 @@ var attentionLab = (function() {
     // The page "Learn": own pictures, which stay in the browser until Learn is pressed.
     var own = (function() {
         var LARGEST = 2048; // px of the longer side; what is larger is made smaller before it is sent
-        var list = [];
+        var UNDERSTOOD = /^image\/(png|jpeg|webp|gif|bmp)$/; // what else the browser can read is sent as PNG
+        var list = []; // of {name, address}
+        var left = []; // names of files that are left out
 
         function show() {
             var box = find("attention_lab_learn_own");
@@ -330,10 +376,21 @@ var attentionLab = (function() {
                 thumbs.className = "attention-lab-thumbs";
                 box.appendChild(thumbs);
             }
-            thumbs.replaceChildren(...list.map(function(address) {
-                var picture = document.createElement("img");
-                picture.src = address;
-                return picture;
+            thumbs.replaceChildren(...list.map(function(one) {
+                var button = document.createElement("button"), picture = document.createElement("img");
+                picture.src = one.address;
+                button.title = [one.name, localized(texts.remove)].filter(Boolean).join(": ");
+                button.append(picture);
+                button.addEventListener("click", function() {
+                    list = list.filter((other) => other !== one);
+                    show();
+                });
+                return button;
+            }), ...left.map(function(name) {
+                var line = document.createElement("p");
+                line.className = "attention-lab-warning";
+                line.textContent = translated(texts.unread, {name: name});
+                return line;
             }));
         }
 
@@ -345,11 +402,12 @@ var attentionLab = (function() {
             });
         }
 
-        // What the browser cannot read goes as it is: Python says what is wrong with it.
+        // A data URL; null where the browser finds no picture.
         async function sendable(blob) {
             var picture = await createImageBitmap(blob).catch(() => null);
-            var scale = picture ? LARGEST / Math.max(picture.width, picture.height) : 1;
-            if (scale >= 1) return inBase64(blob);
+            if (!picture) return null;
+            var scale = Math.min(1, LARGEST / Math.max(picture.width, picture.height));
+            if (scale == 1 && UNDERSTOOD.test(blob.type)) return inBase64(blob);
             var canvas = document.createElement("canvas");
             [canvas.width, canvas.height] = [picture.width, picture.height].map((side) => Math.round(side * scale));
             var context = canvas.getContext("2d");
@@ -359,12 +417,17 @@ var attentionLab = (function() {
         }
 
         async function add(blobs) {
-            for (var blob of blobs) list.push(await sendable(blob));
+            left = [];
+            for (var blob of blobs) {
+                var address = await sendable(blob);
+                if (address) list.push({name: blob.name || "", address: address});
+                else left.push(blob.name);
+            }
             show();
         }
 
         return {
-            list: () => list,
+            list: () => list.map((one) => one.address),
             add: function(input) {
                 add(Array.from(input.files)).then(() => input.value = "");
             },
@@ -389,7 +452,7 @@ var attentionLab = (function() {
                 return [];
             },
             clear: function() {
-                list = [];
+                list = left = [];
                 show();
                 return [];
             },
@@ -412,12 +475,9 @@ var attentionLab = (function() {
         return args;
     }
 
-    function wholly(text) {
-        return translatedMessage(text) || localized(text);
-    }
-
     return {
         texts: texts, load: load, own: own, learn: learn, translatedMessage: translatedMessage, updateSoon: updateSoon, lookAgain: lookAgain, show: show,
+        applying: applying, applied: applied,
         ask: (prefix) => [panels[prefix] ? facts(panels[prefix]) : ""],
         // The wish is set when this returns; the job takes it along when Generate is pressed, then it is taken back.
         compare: function(prefix) {

@@ -21,8 +21,9 @@ from typing import Any
 from lib_attn.learned.files import Loader
 from lib_attn.settings import Group
 from lib_attn.store import Store
-from lib_attn.techniques import ORDER, load
+from lib_attn.techniques import ORDER, TECHNIQUES, load
 from lib_attn.techniques.base import Context, Runtime
+from lib_attn.techniques.facts import EQUALS_FULL, NOTHING_TO_GAIN
 from lib_attn.techniques.saving import FreeSaving
 from lib_attn.unet.batch import Boundary, InnerRows, UnetCall
 from lib_attn.unet.blocks import BlockHook
@@ -30,6 +31,7 @@ from lib_attn.unet.cross_attention import CrossAttentionHook
 from lib_attn.unet.families import family_of
 from lib_attn.unet.flight import Evaluation, Flight, HostHooks, Moment, sigma_of
 from lib_attn.unet.guard import FAILED_BEFORE, Guard
+from lib_attn.unet.layers import parse_selector
 from lib_attn.unet.neighbours import Neighbours, is_replaced
 from lib_attn.unet.rows import POSITIVE, Cursor, Matcher, Row
 from lib_attn.unet.self_attention import SelfAttentionHook
@@ -226,10 +228,27 @@ class Attachment:
         if self._cursor is not None:
             self._cursor.close()
 
-    def why_idle(self, name: str) -> str | None:
-        """What the technique `name` itself says on why it did nothing, as the end of a sentence."""
-        runtime = next((r for r in self._runtimes if self._names.get(id(r)) == name), None)
-        return None if runtime is None else self._ask(runtime.why_idle, None)
+    def why_idle(self, group: Group) -> str | None:
+        """Why a technique took no call although its steps had come, as whole sentences; None when it cannot be said, or
+        when it has said so itself."""
+        if group.name in self.spoke:
+            return None
+        placed, chosen, blocks = group.name in self.placed, parse_selector(group.blocks), group.blocks
+        if not placed and not chosen.auto and not any(map(chosen.matches, self.layers)):
+            return f"This model has no attention in the blocks {blocks}."
+        offered, before = not placed or group.name in self.offered, self.passed.get(group.name)
+        runtime = next((r for r in self._runtimes if self._names.get(id(r)) == group.name), None)
+        own = self._ask(runtime.why_idle, None) if offered and runtime is not None else None
+        if own is not None:
+            return own
+        if before is not None:
+            technique = next(t.label for t in TECHNIQUES if t.name == before)
+            return f"{technique} comes before it in the same blocks."
+        if not offered:
+            return None
+        if not group.by_size:
+            return "With these values and this prompt there was nothing to do."
+        return NOTHING_TO_GAIN if chosen.auto else EQUALS_FULL
 
     def pictures(self) -> list[tuple[int, Any]]:
         """(image, map ``[h, w]`` with values 0 … 1) that the techniques have to show so far."""

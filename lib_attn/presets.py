@@ -144,12 +144,21 @@ class Presets:
         return settings.replace(general=general, **{g.name: g for g in groups}), messages
 
     def changed(self, name: Any, settings: Settings) -> bool:
-        """Whether `settings` are no longer what the preset `name` sets; False for a name that is none."""
+        """Whether `settings` are no longer what the preset `name` sets; False for a name that is none.
+
+        A file is the user's to choose, unless it is a preset of his own that names one.
+        """
         try:
             groups, _ = self.techniques(name)
         except ValueError:
             return False
-        return any(settings[g.name] != g for g in groups)
+        left_open = self._is_shipped(name)
+
+        def compared(group: Group, preset: Group) -> Group:
+            files = {p.name: "" for p in group.params() if p.file and (left_open or not getattr(preset, p.name))}
+            return replace(group, **files)
+
+        return any(compared(settings[g.name], g) != compared(g, g) for g in groups)
 
     def about(self, name: Any) -> list[str]:
         """Sentences on what a preset is for and what it needs; empty for a name that is none."""

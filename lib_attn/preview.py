@@ -6,7 +6,7 @@ program of any kind can ask. A sentence is a template with values, so that it ca
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,8 +59,9 @@ def _passes(group: Technique, facts: Facts, said: Said) -> list[Pass]:
         said.warn("No step lies between Start and End.", idle=True)
         return []
     if facts.profile is not None and wanted and not _present(group, facts.profile):
-        said.warn("This model has no attention in the blocks {blocks}.", idle=True, blocks=group.blocks)
-        return []
+        idle = group.only_in_blocks
+        said.warn("This model has no attention in the blocks {blocks}.", idle=idle, blocks=group.blocks)
+        return [] if idle else wanted
     return wanted
 
 
@@ -78,8 +79,37 @@ def warnings_of(settings: Settings, facts: Facts, idle: bool = False) -> Iterato
     said = preview(settings, facts)
     for group in settings.active():
         found = said.techniques[group.name]
-        for warning in found.warnings if found.idle or not idle else ():
+        for warning in found.reasons if idle else found.warnings:
             yield group.label, warning
+
+
+def told_after(
+    settings: Settings, facts: Facts, changed: Callable[[Technique], bool], why: Callable[[Technique], str | None]
+) -> Iterator[str]:
+    """What is said of the active techniques once the picture is there: which did nothing or too little, and why.
+
+    A reason that was known before is the one given after.
+
+    Args:
+        facts: as they were before the picture. changed: whether a technique changed something. why: whole sentences on
+            why it did not, where that was not known before; None when it cannot be said, or was said already.
+    """
+    told = preview(settings, facts).techniques
+    for group in settings.active():
+        technique, said = group.label, told[group.name]
+        if changed(group):
+            reason = " ".join(map(str, said.slight))
+            if reason:
+                yield f"{technique} did less than it could. {reason}"
+            continue
+        reason = " ".join(map(str, said.reasons)) or why(group)
+        if reason:
+            yield f"{technique} changed nothing. {reason}"
+
+
+def steps_made(steps: int, denoising: float | None) -> int:
+    """How many of `steps` the host makes when it starts from a picture, with a denoising strength."""
+    return steps if denoising is None else min(steps, int(min(denoising, 0.999) * steps) + 1)
 
 
 def passes_of(facts: Mapping[str, Any]) -> tuple[Pass, ...]:

@@ -208,6 +208,7 @@ class Technique(Group):
     shown_by: name of the preset that shows what it does to a single picture; empty: its defaults do. draws_first: it
     has something drawn before the picture, see `lib_attn.techniques.first_pass_of`. cycle: steps after which its cost
     repeats. adds_keys: self-attention sees keys that are not the picture's own, so that fast paths stand back.
+    only_in_blocks: all that it does is done in the blocks that `blocks` chooses.
     """
 
     release: ClassVar[int] = 1
@@ -219,6 +220,7 @@ class Technique(Group):
     draws_first: ClassVar[bool] = False
     cycle = 1
     adds_keys = False
+    only_in_blocks = True
 
     blocks: str = param("auto", "Blocks", "", blocks=True, advanced=True)
     start: float = param(0.0, "Start", "When in the course of the steps the technique starts.", 0.0, 1.0, 0.01, unit="share of the steps", reads=OF_STEPS, advanced=True)

@@ -37,7 +37,7 @@ class AttentionLab(scripts.Script):
     """Hands the host's hooks on to the job."""
 
     def title(self):
-        return "Attention Lab"
+        return host.TITLE
 
     def show(self, is_img2img):
         add_axes()  # with --nowebui the host builds all scripts before it announces its page

@@ -1,5 +1,6 @@
 """Presets: what is shipped works, and no name leads out of the folder."""
 
+import dataclasses
 import json
 import os
 
@@ -198,3 +199,20 @@ def test_no_folder():
     assert presets.names() == list(shipped()) and presets.read("Default")[1] == []
     with pytest.raises(ValueError):
         presets.save("mine", Settings())
+
+
+def test_choosing_the_file_that_a_preset_leaves_open_is_no_change(tmp_path):
+    presets = Presets(tmp_path)
+    settings, _ = presets.apply("Same look as a dictionary", Settings())
+    chosen = settings.replace(dictionary=dataclasses.replace(settings["dictionary"], file="mine"))
+    assert not presets.changed("Same look as a dictionary", chosen)
+    moved = chosen.replace(dictionary=dataclasses.replace(chosen["dictionary"], strength=0.5))
+    assert presets.changed("Same look as a dictionary", moved)
+    # A file that comes with a shipped preset is an offer, one that the user has saved is his choice.
+    settings, _ = presets.apply("Underdrawing", Settings())
+    other = settings.replace(depth_guide=dataclasses.replace(settings["depth_guide"], file="mine"))
+    assert not presets.changed("Underdrawing", other)
+    presets.save("my look", chosen)
+    assert not presets.changed("my look", chosen) and presets.changed("my look", settings)
+    another = chosen.replace(dictionary=dataclasses.replace(chosen["dictionary"], file="another"))
+    assert presets.changed("my look", another)

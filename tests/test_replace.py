@@ -45,24 +45,72 @@ def test_it_computes_what_a_unet_of_these_weights_computes(unet):
     assert torch.equal(run(unet), plain) and not torch.equal(changed, plain)
 
 
+class Stopped(Exception):
+    pass
+
+
+def while_called(unet, look):
+    """Have `look` called in the middle of the next call of `unet`."""
+    hook = unet.time_embed.register_forward_pre_hook(lambda *_: (hook.remove(), look())[1])
+
+
 @pytest.mark.parametrize("error", [None, RuntimeError, KeyboardInterrupt, GeneratorExit])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.float8_e4m3fn])
 def test_weights_are_bit_identical_after_every_ending(unet, error, dtype):
-    tensors = out_blocks(tiny_unet(1))
+    tensors, seen = out_blocks(tiny_unet(1)), []
     for module in unet.modules():
         if isinstance(module, (torch.nn.Linear, torch.nn.Conv2d)):
             module.to(dtype)
     before = state(unet)
-    try:
-        with replaced(unet, tensors):
-            assert unet.out[-1].weight.dtype == dtype
-            assert not torch.equal(unet.out[-1].weight.float(), before[0]["out.2.weight"].float())
-            if error:
-                raise error
-    except BaseException as raised:
-        if type(raised) is not error:
-            raise
+
+    def look():
+        assert unet.out[-1].weight.dtype == dtype
+        assert not torch.equal(unet.out[-1].weight.float(), before[0]["out.2.weight"].float())
+        seen.append(unet)
+        raise error or Stopped
+
+    with pytest.raises(error or Stopped), replaced(unet, tensors):
+        while_called(unet, look)
+        run(unet)
+    assert seen
     assert_as_before(unet, before)
+    with pytest.raises(error or Stopped), replaced(unet, tensors):
+        raise error or Stopped
+    assert_as_before(unet, before)
+    assert not unet._forward_hooks and not unet._forward_pre_hooks
+
+
+def test_between_calls_the_model_is_its_own(unet):
+    """sd-webui-cd-tuner keeps weights that it finds before a step, and puts them back after the job."""
+    plain, kept = run(unet), unet.out[-1].weight
+    with replaced(unet, out_blocks(tiny_unet(1))):
+        for _ in range(2):
+            assert unet.out[-1].weight is kept
+            changed = run(unet)
+        unet.out[-1].weight = torch.nn.Parameter(kept.clone())
+    assert torch.equal(run(unet), plain) and not torch.equal(changed, plain)
+
+
+def test_what_somebody_has_put_around_a_block_is_around_the_other_block(unet):
+    """sd-webui-kohya-hiresfix makes what goes into a block smaller, and what goes into an Out block larger again."""
+
+    class Scaled(torch.nn.Module):
+        def __init__(self, block):
+            super().__init__()
+            self.block = block
+
+        def forward(self, x, *args):
+            return self.block(0.5 * x, *args)
+
+    mixed = tiny_unet(0)
+    mixed.load_state_dict(out_blocks(tiny_unet(1)), strict=False)
+    mixed.output_blocks[1] = Scaled(mixed.output_blocks[1])
+    block = unet.output_blocks[1]
+    with replaced(unet, out_blocks(tiny_unet(1))):
+        unet.output_blocks[1] = wrapper = Scaled(block)
+        assert torch.equal(run(unet), run(mixed))
+        assert unet.output_blocks[1] is wrapper and wrapper.block is block
+    assert unet.output_blocks[1] is wrapper and wrapper.block is block
 
 
 def test_weights_loaded_meanwhile_stay(unet):
@@ -84,10 +132,12 @@ def test_a_low_rank_change_is_added_to_the_weight_without_lora(unet):
     with torch.no_grad():
         layer.weight += 1.0
     before = state(unet)
+    held = []
     with replaced(unet, {f"{name}.weight.up": up, f"{name}.weight.down": down}):
-        held = unet.get_submodule(name)
-        torch.testing.assert_close(held.weight, base + up @ down)
-        assert not hasattr(held, "network_weights_backup") and not hasattr(held, "network_layer_name")
+        while_called(unet, lambda: held.append(unet.get_submodule(name)))
+        run(unet)
+    torch.testing.assert_close(held[0].weight, base + up @ down)
+    assert not hasattr(held[0], "network_weights_backup") and not hasattr(held[0], "network_layer_name")
     assert_as_before(unet, before)
     assert layer.network_weights_backup is base and layer.network_layer_name == "some_layer"
 

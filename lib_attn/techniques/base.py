@@ -188,7 +188,7 @@ class Runtime:
     # What the pass has to show and to say
 
     def why_idle(self) -> str | None:
-        """Why it did nothing, as the end of a sentence; None when it cannot be said."""
+        """Why it did nothing, as whole sentences; None when it cannot be said. What its preview says comes first."""
         return None
 
     def pictures(self) -> dict[int, torch.Tensor]:

@@ -14,6 +14,9 @@ from lib_attn.schema import Technique
 from lib_attn.unet.layers import Selector, parse_selector
 from lib_attn.unet.profile import Profile, count_places
 
+NOTHING_TO_GAIN = "At this size nothing is left to gain: larger pictures or other values are needed."
+EQUALS_FULL = "With these values it equals full attention at this size."
+
 
 @dataclass(frozen=True)
 class Sentence:
@@ -79,15 +82,26 @@ class Facts:
 
 @dataclass
 class Said:
-    """lines: what it does. warnings: why it does less or nothing. idle: it changes nothing at all."""
+    """lines: what it does. warnings: why it does less or nothing; of these, reasons: why it changes nothing at all, and
+    slight: why it does much less than its values ask for. Both are said under the picture as well."""
 
     lines: list[Sentence] = field(default_factory=list)
     warnings: list[Sentence] = field(default_factory=list)
-    idle: bool = False
+    reasons: list[Sentence] = field(default_factory=list)
+    slight: list[Sentence] = field(default_factory=list)
 
-    def warn(self, text: str, idle: bool = False, **values: Any) -> None:
-        self.warnings.append(sentence(text, **values))
-        self.idle = self.idle or idle
+    @property
+    def idle(self) -> bool:
+        """Whether it changes nothing at all."""
+        return bool(self.reasons)
+
+    def warn(self, text: str, idle: bool = False, slight: bool = False, **values: Any) -> None:
+        warning = sentence(text, **values)
+        self.warnings.append(warning)
+        if idle:
+            self.reasons.append(warning)
+        elif slight:
+            self.slight.append(warning)
 
     def line(self, text: str, **values: Any) -> None:
         self.lines.append(sentence(text, **values))

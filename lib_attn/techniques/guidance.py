@@ -15,22 +15,21 @@ def partners(rows) -> dict[int, int]:
     return {i: negatives[row.image] for i, row in enumerate(rows) if row.sign == POSITIVE and row.image in negatives}
 
 
-def why_alone(call) -> str:
-    """Why the negatives of a `lib_attn.unet.batch.UnetCall` have no partner: a sentence's end, empty if they have.
+def are_left_out(call) -> bool:
+    """Whether the negatives of a `lib_attn.unet.batch.UnetCall` are all left out because guidance has no use for them.
 
     Negatives left out in some steps only are no news: what acts in the others acts.
     """
     negatives = [i for i, row in enumerate(call.rows) if row.sign == NEGATIVE]
-    if not call.evaluation.guided or not negatives:
-        return ""
-    if all(call.evaluation.unguided(call.rows[i].image) and i not in call.kept for i in negatives):
-        return "Negative skip leaves the negative out at CFG scale 1."
-    if all(call.rows[i].image not in {r.image for r in call.rows if r.sign == POSITIVE} for i in negatives):
-        return (
-            "positive and negative are computed apart: switch on 'Batch cond/uncond' and 'Pad prompt/negative prompt "
-            "to be same length' in the webui's settings."
-        )
-    return ""
+    alone = [i for i in negatives if call.evaluation.unguided(call.rows[i].image) and i not in call.kept]
+    return bool(call.evaluation.guided and negatives and alone == negatives)
+
+
+def are_apart(call) -> bool:
+    """Whether no negative of a `lib_attn.unet.batch.UnetCall` has its image's positive beside it."""
+    negatives = [row.image for row in call.rows if row.sign == NEGATIVE]
+    positives = {row.image for row in call.rows if row.sign == POSITIVE}
+    return bool(call.evaluation.guided and negatives and not are_left_out(call) and positives.isdisjoint(negatives))
 
 
 def cap(changed, before, tau: float, blend: float):

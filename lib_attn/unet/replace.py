@@ -3,6 +3,9 @@
 The U-Net's own modules are never touched: a block whose weights are replaced gets a stand-in, a module of the same kind
 that shares everything with it but those weights, in its place. Taking off puts the block itself back, so weights are
 bit-identical afterwards whatever happened meanwhile, and what a host keeps on its modules stays with them.
+
+Stand-ins are in place only while the U-Net computes. Between its calls extensions of others look at the model, change
+weights of it and put back later what they have found (sd-webui-cd-tuner does): that has to be the model's own.
 """
 
 from __future__ import annotations
@@ -48,7 +51,12 @@ def blocks_of(names: Any, sections: Sequence[str] = _SECTIONS) -> list[str]:
 
 @contextlib.contextmanager
 def replaced(
-    unet: nn.Module, tensors: Mapping[str, torch.Tensor], sections: Sequence[str] = _SECTIONS, free: Sequence[str] = ()
+    unet: nn.Module,
+    tensors: Mapping[str, torch.Tensor],
+    sections: Sequence[str] = _SECTIONS,
+    free: Sequence[str] = (),
+    *,
+    called: bool = True,
 ) -> Iterator[None]:
     """Have `unet` compute with other weights.
 
@@ -56,6 +64,8 @@ def replaced(
         unet: or another module, whose blocks are named by `sections`.
         tensors: by the U-Net's own names; ``NAME.up`` ``[out, r]`` and ``NAME.down`` ``[r, in]`` are added to it.
         free: names whose first dimension may be another one.
+        called: whether `unet` is called itself, and has them on just then. An autoencoder is asked to decode instead,
+            and has them on all the time.
 
     Raises:
         Unfitting: when one is not for this U-Net.
@@ -70,21 +80,51 @@ def replaced(
         stand_ins.append((parent, name, _stand_in(getattr(parent, name), f"{path}.", left, {}, free)))
     if left:
         raise Unfitting(f"this model has no {next(iter(left))[:80]}")
-    with put_in(stand_ins):
+    with put_in_when_called(unet, stand_ins) if called else put_in(stand_ins):
         yield
 
 
-@contextlib.contextmanager
-def put_in(stand_ins: Sequence[tuple[nn.Module, str, nn.Module]]) -> Iterator[None]:
-    """Have modules in the places of others for a while.
+StandIns = Sequence[tuple[nn.Module, str, nn.Module]]
+"""Of each the module that holds the place, the name of the place, and what is put there."""
 
-    Args:
-        stand_ins: the module that holds the place, the name of the place, and what is put there.
-    """
+
+@contextlib.contextmanager
+def put_in_when_called(unet: nn.Module, stand_ins: StandIns) -> Iterator[None]:
+    """Have modules in the places of others whenever `unet` is called, for a while."""
+    stack, own = contextlib.ExitStack(), [parent._modules[name] for parent, name, _ in stand_ins]
+
+    def begin(module: nn.Module, args: Any) -> None:
+        now = [(parent, name, _inside(parent._modules[name], was, stand_in))
+               for (parent, name, stand_in), was in zip(stand_ins, own, strict=True)]  # fmt: skip
+        stack.enter_context(put_in(now))
+
+    def end(module: nn.Module, args: Any, result: Any) -> None:
+        stack.close()
+
+    hooks = [unet.register_forward_pre_hook(begin), unet.register_forward_hook(end, always_call=True)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+        stack.close()
+
+
+def _inside(module: nn.Module, was: nn.Module, stand_in: nn.Module) -> nn.Module:
+    """What is to be put in the place of `module`: `stand_in` for what `was` there, inside of what somebody has put
+    around that since (sd-webui-kohya-hiresfix wraps blocks before a step)."""
+    return stand_in if module is was else _stand_in(module, "", {}, {id(was): stand_in}, ())
+
+
+@contextlib.contextmanager
+def put_in(stand_ins: StandIns) -> Iterator[None]:
+    """Have modules in the places of others for a while."""
     put: list[tuple[nn.Module, str, nn.Module, nn.Module, tuple | None]] = []
     try:
         for parent, name, stand_in in stand_ins:
-            put.append((parent, name, parent._modules[name], stand_in, _where(stand_in)))
+            module = parent._modules[name]
+            _follow(stand_in, module, _where(stand_in))  # the host may have moved it since the stand-in was made
+            put.append((parent, name, module, stand_in, _where(stand_in)))
             parent._modules[name] = stand_in
         yield
     finally:

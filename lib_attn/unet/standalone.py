@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from lib_attn.unet.families import find_layers
-from lib_attn.unet.replace import Unfitting, put_in
+from lib_attn.unet.replace import Unfitting, put_in_when_called
 
 SECTIONS = ("time_embed", "input_blocks", "middle_block", "output_blocks", "out")
 _INPUT = re.compile(r"input_blocks\.(\d+)\.0\.(op|in_layers\.2|out_layers\.3)\.weight")
@@ -86,9 +86,10 @@ def build(unet: nn.Module, tensors: Mapping[str, torch.Tensor]) -> dict[str, nn.
     """
     layers, told = find_layers(unet), arguments(tensors)
     own = arguments(unet.state_dict())
-    for part, what in (("context_dim", "text"), ("in_channels", "latents"), ("out_channels", "latents")):
-        if told[part] != own[part]:
-            raise Unfitting(f"the U-Net in the file reads other {what} than this model's")
+    if told["context_dim"] != own["context_dim"]:
+        raise Unfitting("the U-Net in the file reads other text than this model's")
+    if any(told[part] != own[part] for part in ("in_channels", "out_channels")):
+        raise Unfitting("the U-Net in the file reads other latents than this model's")
     if told["model_channels"] != own["model_channels"]:
         raise Unfitting("the U-Net in the file is of another width than this model's")
     heads = [layer.family.heads(layer.attn1) for layer in layers]
@@ -166,5 +167,5 @@ def stood_in(unet: nn.Module, tensors: Mapping[str, torch.Tensor]) -> Iterator[N
         Unfitting: when they are not those of a U-Net that understands the same text and latents.
     """
     sections = build(unet, tensors)
-    with put_in([(unet, name, module) for name, module in sections.items()]):
+    with put_in_when_called(unet, [(unet, name, module) for name, module in sections.items()]):
         yield

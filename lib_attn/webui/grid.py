@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 from modules import shared
 
-from lib_attn.preview import warnings_of
+from lib_attn.preview import steps_made, warnings_of
 from lib_attn.settings import Settings
 from lib_attn.techniques.facts import Facts, Pass
 from lib_attn.webui import controlnet, host, xyz
@@ -28,7 +28,7 @@ def told(p: Any, settings: Settings, recorded: bool) -> list[str]:
         return []
     axes = [getattr(shared.state, f"xyz_plot_{name}", None) for name in "xyz"]
     known = not any(info is not None and info.axis.label in VARIES for info in axes)
-    facts = _facts(p, recorded)
+    facts = facts_of(p, recorded)
 
     def reasons(made: Settings) -> Iterable[str]:
         if not known:
@@ -41,7 +41,8 @@ def told(p: Any, settings: Settings, recorded: bool) -> list[str]:
     return found
 
 
-def _facts(p: Any, recorded: bool) -> Facts:
+def facts_of(p: Any, recorded: bool) -> Facts:
+    """What is known of job `p` before it is drawn. recorded: whether there is a recorded run to follow."""
     steps, cfg = int(getattr(p, "steps", 20) or 20), float(getattr(p, "cfg_scale", 7.0) or 7.0)
     return Facts(
         passes=tuple(_passes(p, steps, cfg)),
@@ -55,13 +56,15 @@ def _facts(p: Any, recorded: bool) -> Facts:
 
 
 def _passes(p: Any, steps: int, cfg: float) -> Iterator[Pass]:
-    first = Pass(int(getattr(p, "width", 512)), int(getattr(p, "height", 512)), steps, cfg)
+    denoising = getattr(p, "denoising_strength", None)
+    made = steps_made(steps, denoising) if getattr(p, "init_images", None) else steps
+    first = Pass(int(getattr(p, "width", 512)), int(getattr(p, "height", 512)), made, cfg)
     yield first
     if getattr(p, "enable_hr", False):
         scale = float(getattr(p, "hr_scale", 2.0) or 2.0)
         width = int(getattr(p, "hr_resize_x", 0) or first.width * scale)
         height = int(getattr(p, "hr_resize_y", 0) or first.height * scale)
-        again = int(getattr(p, "hr_second_pass_steps", 0) or steps)
+        again = steps_made(int(getattr(p, "hr_second_pass_steps", 0) or steps), denoising)
         yield replace(first, width=width, height=height, steps=again, hires=True)
 
 

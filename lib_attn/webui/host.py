@@ -22,6 +22,7 @@ from lib_attn.unet.profile import Profile, profile_of
 from lib_attn.unet.rows import Row, plan_rows
 from lib_attn.webui import infotext, options
 
+TITLE = "Attention Lab"  # of our script, by which the host's lists of scripts have it
 MAP_SCALE = 8  # gallery pixels per place of a map
 
 log = logging.getLogger("attention_lab")
@@ -125,6 +126,16 @@ def picture(values: Any) -> Any:
     """A grey picture for the gallery from a map ``[h, w]`` with values 0 … 1."""
     grey = Image.fromarray((values.float().clamp(0, 1) * 255).round().to("cpu", torch.uint8).numpy())
     return grey.resize((grey.width * MAP_SCALE, grey.height * MAP_SCALE), Image.Resampling.BICUBIC)
+
+
+def handed_to_others(p: Any) -> list[tuple[str, Any]]:
+    """What scripts beside ours are handed by job `p`, with their titles."""
+    if not getattr(p, "scripts", None):
+        return []
+    given = p.script_args
+    chosen = [("", given[0])] if given else []  # which of the host's list is at work
+    own = [s for s in p.scripts.scripts if s.title() != TITLE]
+    return chosen + [(s.title(), list(given[s.args_from : s.args_to])) for s in own if s.args_from is not None]
 
 
 def is_inner_pass(p: Any) -> bool:

@@ -12,18 +12,18 @@ from typing import Any
 
 from lib_attn import techniques
 from lib_attn.attach import attach
+from lib_attn.preview import told_after
 from lib_attn.settings import Group, Settings
 from lib_attn.store import Kept, Store
-from lib_attn.techniques import ORDER, TECHNIQUES
+from lib_attn.techniques import ORDER
+from lib_attn.techniques.facts import Facts
 from lib_attn.unet.families import UnsupportedModel
-from lib_attn.unet.layers import parse_selector
 from lib_attn.unet.rows import Row
 from lib_attn.webui import api, controlnet, grid, host, infotext, negatives, options, underdrawing, xyz
 
 ATTRIBUTE = "attention_lab"
 CONTROLNET = "ControlNet"
 """How a picture is guided where the host's extension does it."""
-LABELS = {technique.name: technique.label for technique in TECHNIQUES}
 RESERVED = "attention_lab_reserved"
 OBSERVERS = "attention_lab_observers"
 """Attribute of a job with functions that make the observers of each pass, see `lib_attn.attach.Attachment`."""
@@ -59,10 +59,11 @@ class Job:
         self._sampling = False
         self._acted: set[str] = set()
         self.changed: set[str] = set()
-        self._idle: dict[Group, str | None] = {}
+        self._idle: dict[str, str | None] = {}
         self._words = negatives.Words()
         self._failed_with_fewer = self._failed = False
         self.asked = self.drawn_first = False
+        self.could_follow = False  # there was a recorded run before this job
         self.reserved: controlnet.Reserved | None = None
         self.pictures: list[Any] = []
 
@@ -112,26 +113,31 @@ class Job:
         for group in self.settings.active():
             if not group.draws_first:
                 continue
-            reserved, said = self.reserved, len(self._said)
+            reserved = self.reserved
             if group.guide == CONTROLNET and reserved is None:
                 self._acted.add(group.name)  # why no map is drawn was said when nothing could be reserved
                 continue
+
+            def say(text: str, group=group) -> None:
+                self._acted.add(group.name)  # there is no more to say on why the picture follows no map
+                self.say(text)
+
             followed = noise if group in self.settings.for_pass(hires=False) else None
             try:
 
-                def draw(group=group, followed=followed):
+                def draw(group=group, followed=followed, say=say):
                     if host.refusal() is not None:
                         return ()
-                    return underdrawing.draw(p, group, conds, _store, self.say, followed)
+                    return underdrawing.draw(p, group, conds, _store, say, followed)
 
                 maps = reserved.draw(p, draw) if reserved else draw()
                 self.pictures += underdrawing.shown(p, group, maps)
             except Exception:
                 host.log.exception("The map could not be drawn")
-                self.say("The map could not be drawn, see the log: the picture comes without it.")
+                say("The map could not be drawn, see the log: the picture comes without it.")
                 maps = ()
-            if maps or len(self._said) > said:
-                self._acted.add(group.name)  # there is no more to say on why the picture follows no map
+            if maps:
+                self._acted.add(group.name)
             if maps and reserved:
                 self.changed.add(group.name)
             hashes = [drawn.hash for drawn in maps]
@@ -234,22 +240,19 @@ class Job:
     def _note(self, attachment: Any) -> None:
         """Keep what a pass has to show and to tell."""
         self.pictures += [host.picture(values) for _, values in attachment.pictures()]
-        self._acted |= attachment.acted | attachment.spoke
+        self._acted |= attachment.acted
         self._failed_with_fewer |= attachment.failed_with_fewer
         self.changed |= attachment.acted
         for group in self._techniques:
             if group.name in self._due:
-                self._idle[group] = _why_idle(attachment, group)
+                self._idle[group.name] = attachment.why_idle(group)
         self._failed |= attachment.failed
 
-    def say_if_idle(self) -> None:
+    def say_if_idle(self, facts: Facts) -> None:
         """Name the techniques that changed no pass so far. A small first pass before a large hires pass is no news."""
-        reasons: dict[str, list[str]] = {}
-        for group, why in self._idle.items():
-            if why is not None and group.name not in self._acted:
-                reasons.setdefault(why, []).append(group.label)
-        for why, labels in reasons.items():
-            self.say(f"{' and '.join(labels)} changed nothing: {why}.")
+        why, acted = self._idle, self._acted
+        for sentence in told_after(self.settings, facts, lambda g: g.name in acted, lambda g: why.get(g.name)):
+            self.say(sentence)
 
     def _restore_sampler(self) -> None:
         ours = getattr(self._sampler, "__dict__", {}).get("launch_sampling")
@@ -266,27 +269,6 @@ class Job:
         self._sampler = self._before = self._inner_model = None
         self._sampling = False
         _live.discard(self)
-
-
-def _why_idle(attachment: Any, group: Group) -> str | None:
-    """Why a technique took no call although its steps had come; None when it cannot be said."""
-    selector = parse_selector(group.blocks)
-    placed = group.name in attachment.placed
-    if not placed and not selector.auto and not any(selector.matches(layer) for layer in attachment.layers):
-        return f"this model has no attention in the blocks {group.blocks}"
-    offered, before = not placed or group.name in attachment.offered, attachment.passed.get(group.name)
-    own = attachment.why_idle(group.name) if offered else None
-    if own is not None:
-        return own
-    if before is not None:
-        return f"{LABELS[before]} comes before it in the same blocks"
-    if not offered:
-        return None
-    if not group.by_size:
-        return "with these values and this prompt there was nothing to do"
-    if selector.auto:
-        return "with these values there is nothing to gain at this size (Blocks: auto)"
-    return "with these values it equals full attention at this size"
 
 
 def job_of(p: Any) -> Job | None:
@@ -404,12 +386,9 @@ def begin(p: Any, args: Sequence[Any]) -> None:
     job = Job(settings, lambda text: host.comment(target(), text), observers)
     setattr(p, ATTRIBUTE, job)
     job.reserved, said = getattr(p, RESERVED, (None, []))
+    job.could_follow = recorded() is not None
     for text in said:
         job.say(text)
-    if not getattr(p, "enable_hr", False):
-        for group in active:
-            if group.hires == "only":
-                job.say(f"{group.label} acts only in the hires pass, and this picture has none.")
 
 
 def before_sampling(p: Any, conds: tuple[Any, Any] = (None, None), x: Any = None, noise: Any = None) -> None:
@@ -439,7 +418,7 @@ def after_batch(p: Any) -> None:
     if job is not None and not job.asked and any(job.settings.active()):
         job.say("Attention Lab did nothing: a script samples in a way of its own.")
     elif job is not None:
-        job.say_if_idle()
+        job.say_if_idle(grid.facts_of(p, job.could_follow))
 
 
 def on_cfg_denoiser(params: Any) -> None:

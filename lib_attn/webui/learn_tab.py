@@ -45,7 +45,7 @@ def build() -> list[tuple[Any, str, str]]:
         return []
     with gr.Blocks(analytics_enabled=False) as tab:
         _lay_out(known, panel.Page(lambda name: PREFIX + name, None, host.files))
-    return [(tab, learning.TITLE, "attention_lab")]
+    return [(tab, host.TITLE, "attention_lab")]
 
 
 def _lay_out(known: Mapping[str, Learner], page: panel.Page) -> None:

@@ -25,7 +25,6 @@ from lib_attn.names import is_learned
 from lib_attn.unet.families import UnsupportedModel, find_layers
 from lib_attn.webui import host, job, showing
 
-TITLE = "Attention Lab"
 ROUTE = "/attention-lab/v1/learn"
 GUARDED = "/sdapi/v1/txt2img"  # a route of the host, whose guard is ours as well
 OFF = {"enabled": False}
@@ -77,6 +76,8 @@ def learn(asked: Any) -> list[str]:
     shared.state.textinfo = "Learning from what was seen"
     _keep(run.finish, _file(name))
     seconds = round(run.seconds)
+    if count == 1:
+        return [*told, f"{name} is learned, from one picture in {seconds} s."]
     return [*told, f"{name} is learned, from {count} pictures in {seconds} s."]
 
 
@@ -111,6 +112,8 @@ def _read(asked: Any) -> tuple[str, str, tuple[str, ...] | showing.Own, Pictures
     if not isinstance(kind, str) or kind not in known:
         kinds = ", ".join(known)
         raise ValueError(f"The kind is one of {kinds}")
+    if name is None or str(name).strip() == "":
+        raise ValueError("The file to make needs a name")
     if not isinstance(name, str) or not is_learned(name.strip()):
         raise ValueError("The name of the file to make may have 60 letters, digits, spaces and . _ - + ' ( )")
     name = name.strip()
@@ -169,7 +172,7 @@ def _draw(run: Run, prompt: str, seed: int) -> bool:
         setattr(p, job.OBSERVERS, [run.capture.observer])
         p.scripts, p.script_args = _our_script(), [OFF]
         processing.process_images(p)
-        told = [text for text in p.comments if TITLE in text]
+        told = [text for text in p.comments if host.TITLE in text]
     if told:
         raise ValueError(told[0].rstrip("."))
     return not (state.interrupted or state.skipped)
@@ -177,7 +180,7 @@ def _draw(run: Run, prompt: str, seed: int) -> bool:
 
 def _our_script() -> Any:
     """The host's runner of scripts, with ours alone: what else is on by default stays out of what is learned."""
-    ours = copy.copy(next(s for s in scripts.scripts_txt2img.alwayson_scripts if s.title() == TITLE))
+    ours = copy.copy(next(s for s in scripts.scripts_txt2img.alwayson_scripts if s.title() == host.TITLE))
     ours.args_from, ours.args_to = 0, 1
     runner = scripts.ScriptRunner()
     runner.scripts = runner.alwayson_scripts = [ours]

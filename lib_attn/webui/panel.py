@@ -160,6 +160,16 @@ class Page:
     def live(self, name: str) -> Any:
         return gr.HTML('<div class="attention-lab-live" aria-live="polite"></div>', elem_id=self.id(f"{name}_live"))
 
+    def applying(self, count: int, off: bool = False) -> tuple[str, str]:
+        """What the script is told before Python is asked for the panel's values, and when they are there.
+
+        Args:
+            count: of inputs; gradio hands the script the outputs too.
+        """
+        prefix, script = json.dumps(self.prefix), "window.attentionLab && attentionLab"
+        before = f"(...all) => {{ {script}.applying({prefix}, {json.dumps(off)}); return all.slice(0, {count}); }}"
+        return before, f"() => {{ {script}.applied({prefix}); return []; }}"
+
     def hidden_button(self, name: str) -> Any:
         """A button for the script to press; gradio takes events from nothing that is not on the page."""
         button = gr.Button("", elem_id=self.id(name), elem_classes=["attention-lab-hidden"])
@@ -338,8 +348,14 @@ def _preset_events(panel: Panel, chosen: _Chosen, page: Page, presets: Presets, 
     pending = gr.State("")
     quiet = {"show_progress": "hidden"}
     # Not `input`: the preset that is chosen already may be chosen again, to take back what was moved since.
-    chosen.name.select(actions.select, controls, [*controls, chosen.about, chosen.said], **quiet)
-    chosen.all_off.click(actions.all_off, controls, [*controls, chosen.said], **quiet)
+    begin, end = page.applying(len(controls))
+    chosen.name.select(actions.select, controls, [*controls, chosen.about, chosen.said], _js=begin, **quiet).then(
+        None, [], [], _js=end
+    )
+    begin, _ = page.applying(len(controls), off=True)
+    chosen.all_off.click(actions.all_off, controls, [*controls, chosen.said], _js=begin, **quiet).then(
+        None, [], [], _js=end
+    )
     told = [chosen.name, chosen.about, chosen.said]
     chosen.save.click(actions.save, [chosen.own, pending, *controls], [*told, pending], **quiet)
     chosen.delete.click(actions.delete, [chosen.name], told, **quiet)

@@ -17,6 +17,7 @@ from lib_attn.settings import Group, Settings
 from lib_attn.store import Store
 from lib_attn.techniques import first_pass_of
 from lib_attn.webui import host
+from lib_attn.webui.fingerprint import fingerprint
 
 SAMPLING = ("eta", "s_churn", "s_tmin", "s_tmax", "s_noise", "s_min_uncond")
 
@@ -68,7 +69,8 @@ def _schedules(conds: tuple[Any, Any]) -> Iterator[Any]:
 def _depends_on(p: Any, group: Group, conds: tuple[Any, Any], noise: torch.Tensor, image: int) -> Hashable:
     """Everything that the map of an image of job `p` depends on.
 
-    What the host makes of seeds and of prompts stands for them; of its settings any may matter.
+    What the host makes of seeds and of prompts stands for them; of its settings, and of what other scripts are handed,
+    any may matter.
     """
     positive, negative = conds
     digest = hashlib.sha256(_bytes(noise[image]))
@@ -81,6 +83,7 @@ def _depends_on(p: Any, group: Group, conds: tuple[Any, Any], noise: torch.Tenso
     told += [group.map_steps, group.map_cfg, weights, p.seeds[image] + group.map_seed, p.subseed_strength]
     told += [p.subseeds[image] if p.subseed_strength else None, getattr(p, "extra_network_data", None)]
     told += [sorted(shared.opts.data.items(), key=str)]
+    digest.update(fingerprint(host.handed_to_others(p)))
     return host.model_state(host.current_model()), repr(told), digest.digest()
 
 
@@ -124,8 +127,10 @@ def _sampled(
         state.textinfo = before
     if state.interrupted or state.skipped:
         # The host stops the picture before its first step, as it does without us.
-        how = "Interrupted" if state.interrupted else "Skipped"
-        say(f"{how} while its map was drawn: the picture has stayed the noise that it begins with.")
+        if state.interrupted:
+            say("Interrupted while its map was drawn: the picture has stayed the noise that it begins with.")
+        else:
+            say("Skipped while its map was drawn: the picture has stayed the noise that it begins with.")
         return None
     return latents.cpu()
 

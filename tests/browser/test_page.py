@@ -1,5 +1,6 @@
 """The panel in a plain gradio page, as the lab shows it: no webui needed."""
 
+import json
 import threading
 
 import pytest
@@ -114,3 +115,63 @@ def test_presets(lab):
     lab.find("preset_delete").click()
     lab.wait_told("Deleted:")
     assert "my_own v1.2" in lab.find("preset_said").first.inner_text()
+
+
+def test_all_off_folds_what_was_opened(lab):
+    switch(lab, "general")
+    lab.pick("preset", "ToDo")
+    lab.page.wait_for_function("document.querySelector('#lab_near_sighted-checkbox input').checked")
+    switch(lab, "contrast")
+    lab.find("contrast", "> .label-wrap.open").wait_for()
+    lab.find("all_off").click()
+    lab.page.wait_for_function("!document.querySelector('#lab_contrast-checkbox input').checked")
+    assert not any(lab.is_open(name) for name in ("near_sighted", "contrast"))
+
+
+def test_nothing_stale_stands_while_a_preset_is_applied(lab):
+    """Seen in every frame: what the values on the page do not say is hidden."""
+    switch(lab, "general")
+    lab.wait_live("No technique is on", "general")
+    lab.page.evaluate(WATCH)
+    lab.pick("preset", "ToDo")
+    lab.page.wait_for_function("window.seen.includes('new')")
+    seen = lab.page.evaluate("window.seen")
+    chosen = seen.index("chosen")
+    assert "old" not in seen[chosen + 1 :] and "hidden" in seen
+
+
+# What stands in the line: "old" or "new" where it can be seen, else "hidden"; "chosen" once the list shows the name.
+WATCH = """() => {
+    window.seen = [];
+    const note = (what) => window.seen[window.seen.length - 1] !== what && window.seen.push(what);
+    let chosen = false;
+    const look = () => {
+        const name = document.querySelector('#lab_preset input').value, line =
+            document.querySelector('#lab_general_live .attention-lab-live');
+        const shown = getComputedStyle(line).visibility == 'visible';
+        if (!chosen && name.startsWith('ToDo')) { chosen = true; note('chosen'); }
+        else note(!shown ? 'hidden' : line.innerText.includes('No technique is on') ? 'old' : 'new');
+        requestAnimationFrame(look);
+    };
+    look();
+}"""
+
+
+def test_parts_of_a_sentence_are_translated(lab):
+    japanese = json.loads((ROOT / "localizations" / "ja_JP.json").read_text(encoding="utf-8"))
+    lab.page.evaluate("(table) => { window.localization = table; }", japanese)
+    told = {
+        "Key mix changed nothing. Needs batch size 2 or more.": ("Key mix", "Needs batch size 2 or more."),
+        "Negative skip changed nothing. Every step computes the negative: nothing is saved. The penalty works at CFG 1 "
+        "only.": ("Negative skip", "Every step computes the negative: nothing is saved.",
+                  "The penalty works at CFG 1 only."),
+        "X/Y/Z: Near-sighted: With these values it equals full attention at this size. Cells: tile = 8.":
+            ("Near-sighted", "With these values it equals full attention at this size."),
+        "Step skip computes every step: another extension works inside the model and may count on every row (M00).":
+            ("another extension works inside the model and may count on every row",),
+        "The learned file mine is not used: it is cut off.": ("it is cut off",),
+    }  # fmt: skip
+    for text, parts in told.items():
+        found = lab.page.evaluate("(text) => attentionLab.translatedMessage(text)", text)
+        for part in parts:
+            assert japanese[part] in found and part not in found, text

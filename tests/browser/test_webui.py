@@ -154,6 +154,7 @@ def test_presets_apply_combine_and_show_what_changed(txt2img, keep):
     txt2img.find("all_off").click()
     wait_on(txt2img, "near_sighted", False)
     wait_on(txt2img, "negative_skip", False)
+    assert not txt2img.is_open("negative_skip")
     txt2img.wait_live("No technique is on", "general")
 
 

@@ -256,7 +256,7 @@ def test_every_sampler(webui, plain):
     for name in names:
         fields = {"sampler_name": name, **CFG1} if name == "LCM" else {"sampler_name": name}
         try:
-            comments = ["Contrast did nothing where Negative skip"] if name == "LCM" else []
+            comments = ["Contrast changed nothing. Negative skip"] if name == "LCM" else []
             comments += ["the sampler uses the negative's prediction"] * ("CFG++" in name)
             on, state = made(webui, ALL, **fields, comments=comments)
             calls = rows(state)

@@ -240,6 +240,15 @@ def test_pages_are_up_to_date():
     assert cli.main(["docs", "--check"]) == 0
 
 
+def test_every_parameter_that_may_be_given_has_a_row():
+    page = parameters.page()
+    for number, param in enumerate(positional_params()):
+        (row,) = (line for line in page.splitlines() if f"| `{param.key}` |" in line)
+        assert f"| {number} |" in row and param.help.replace("|", "\\|") in row
+        assert ("For one job" in row) is param.transient
+    assert "| `depth_guide.own_map` |" in page and "| `general.compare` |" in page
+
+
 def test_pages_are_written_and_checked(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(parameters, "PAGE", tmp_path / "p.md")
     monkeypatch.setattr(figures, "pages", lambda: [tmp_path / "p.md"])

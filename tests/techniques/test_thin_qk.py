@@ -184,7 +184,8 @@ def draw(
     out = []
     batch = range(len(rows)) if batch is None else batch
     options = {"say": said.append if said is not None else None, "files": files, "store": store, "seeds": [1, 2]}
-    with attach(unet, [settings] if isinstance(settings, Technique) else settings, **options) as attachment:
+    groups = [settings] if isinstance(settings, Technique) else settings
+    with attach(unet, groups, **options) as attachment:
         for step in range(steps):
             x, context = unet_input(len(rows), *size, seed=step)
             attachment.begin_step(rows, step, 4)
@@ -196,7 +197,7 @@ def draw(
             attachment.end_step()
         assert not attachment.failed
         if said is not None:
-            said += filter(None, [attachment.why_idle("thin_qk")])
+            said += filter(None, [next(attachment.why_idle(g) for g in groups if g.name == "thin_qk")])
     return out
 
 

@@ -439,14 +439,14 @@ def test_thinned_out_keys(host, script, model):
 def test_one_step_is_always_full(host, script):
     p = job(host, steps=1)
     assert same(run(script, p, SKIP), plain(host, steps=1))
-    assert told(p, "Negative skip changed nothing: one step is always computed in full")
+    assert told(p, "Negative skip changed nothing. One step is always computed in full")
 
 
-@pytest.mark.parametrize("steps, why", [(2, "two steps are always computed"), (3, "with so few steps all of them")])
+@pytest.mark.parametrize("steps, why", [(2, "The first two steps are always"), (3, "With so few steps all of them")])
 def test_few_steps_are_all_computed(host, script, steps, why):
     p = job(host, steps=steps)
     assert same(run(script, p, {"step_skip": {"enabled": True, "early": 1.0}}), plain(host, steps=steps))
-    assert told(p, f"Step skip changed nothing: {why}")
+    assert told(p, f"Step skip changed nothing. {why}")
 
 
 def test_and_weights_that_cancel(host, script):
@@ -504,4 +504,4 @@ def test_who_is_kept_out_by_added_keys_is_told(host, script, kept_out):
     fields = {"weights": ((1.0,), (1.0,)), "size": (32, 32)}
     p = job(host, **fields)
     assert same(run(script, p, mix | kept_out), run(script, job(host, **fields), mix))
-    assert told(p, "changed nothing: Key mix comes before it in the same blocks", "needs its batch")
+    assert told(p, "changed nothing. Key mix comes before it in the same blocks", "needs its batch")

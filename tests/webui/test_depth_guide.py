@@ -58,9 +58,20 @@ class MapSampler(Sampler):
     def sample(self, p, x, conditioning, unconditional, image_conditioning=None):
         MapSampler.made.append(self)
         self.asked, self.noise = p, x
-        self.weights_seen = self.host.shared.sd_model.unet.out[-1].weight.clone()
-        super().sample(p)
+        unet = self.host.shared.sd_model.unet
+        self.weights_between = unet.out[-1].weight.clone()
+        look = unet.time_embed.register_forward_pre_hook(self._see)
+        try:
+            super().sample(p)
+        finally:
+            look.remove()
         return x.tanh()
+
+    def _see(self, module, args):
+        unet = self.host.shared.sd_model.unet
+        self.weights_seen = unet.out[-1].weight.clone()
+        inner = [m for m in unet.modules() if m is not unet and m is not module]
+        self.treated = any("forward" in vars(m) or m._forward_pre_hooks or m._forward_hooks for m in inner)
 
 
 class MapJob(Job):
@@ -156,7 +167,8 @@ def test_the_map_is_drawn_with_the_other_blocks_and_the_picture_follows_it(host,
     out, pictures = gallery(script, p)
     (drawn,) = MapSampler.made
     assert torch.equal(drawn.weights_seen, blocks()["out.2.weight"])
-    assert not any(drawn.seen), "no technique of ours sits on the model while the map is drawn"
+    assert torch.equal(drawn.weights_between, host.shared.sd_model.unet.out[-1].weight)
+    assert not drawn.treated, "no technique of ours sits on the model while the map is drawn"
     assert drawn.asked.steps == 2 and drawn.asked.cfg_scale == 4.0 and p.steps == 2 and p.cfg_scale == 5.0
     assert torch.equal(drawn.noise[0], Rng((4, 16, 16), [1]).next()[0])
     assert len(pictures) == 1 and pictures[0].size == (128, 128)
@@ -185,6 +197,22 @@ def test_the_map_is_kept_while_prompt_and_seed_stay(host, script):
     p.eta = 0.5
     gallery(script, p)
     assert len(MapSampler.made) == 5
+
+
+def test_another_map_is_drawn_where_other_scripts_are_handed_something_else(host, script):
+    """CADS, CFG rescale and others act on the map as they do on a picture."""
+
+    def drawn_with(strength, ours=0, picture=1):
+        theirs = SimpleNamespace(title=lambda: "CADS", args_from=1, args_to=3)
+        own = SimpleNamespace(title=lambda: "Attention Lab", args_from=3, args_to=4)
+        p = job(host)
+        p.scripts = SimpleNamespace(scripts=[theirs, own])
+        p.script_args = [0, {"scale": strength}, np.full((64, 64, 3), picture), ours]
+        gallery(script, p)
+        return len(MapSampler.made)
+
+    assert [drawn_with(0.1), drawn_with(0.1), drawn_with(0.1, ours=1)] == [1, 1, 1]
+    assert [drawn_with(0.2), drawn_with(0.2, picture=2), drawn_with(0.2, picture=2)] == [2, 3, 3]
 
 
 def test_prompt_editing_goes_by_the_steps_of_the_map(host, script):

@@ -73,12 +73,12 @@ def test_neutral_values_are_identical(host, script, neutral):
 @pytest.mark.parametrize(
     "values, word",
     [
-        ({"blocks": "auto"}, "nothing to gain at this size"),
-        ({"blocks": "auto", "tile": 256}, "nothing to gain at this size"),
+        ({"blocks": "auto"}, "At this size nothing is left to gain"),
+        ({"blocks": "auto", "tile": 256}, "At this size nothing is left to gain"),
         ({"tile": 256}, "equals full attention"),
         ({"pool": 1}, "equals full attention"),
         ({"blocks": "in99"}, "no attention in the blocks in99"),
-        ({"start": 0.5, "end": 0.5}, None),
+        ({"start": 0.5, "end": 0.5}, "No step lies between"),
         ({"start": 0.9}, None),
         ({}, None),
     ],
@@ -112,7 +112,7 @@ def test_the_settings_page_may_ask_for_the_full_text(host, script, monkeypatch):
 def test_nothing_to_do_is_not_put_down_to_the_model(host, script):
     p = job(host)
     run(script, p, {"contrast": {"enabled": True, "feature": 0.0, "blocks": "all"}})
-    assert len(p.comments) == 1 and all("nothing to do" in text for text in p.comments)
+    assert len(p.comments) == 1 and all("All strengths are 0" in text for text in p.comments)
 
 
 def test_each_technique_without_effect_is_named(host, script):

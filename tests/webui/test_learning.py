@@ -203,7 +203,8 @@ def test_stopping_after_the_present_picture_keeps_it(learning, host):
     [
         ({"kind": "other"}, "The kind is one of means"),
         ({"kind": None}, "The kind is one of means"),
-        ({"name": ""}, "The name of the file"),
+        ({"name": ""}, "The file to make needs a name$"),
+        ({"name": " "}, "The file to make needs a name$"),
         ({"name": "../mine"}, "The name of the file"),
         ({"name": "/tmp/mine"}, "The name of the file"),
         ({"name": "a\0b"}, "The name of the file"),
@@ -311,6 +312,11 @@ def test_a_file_that_cannot_be_written_is_said(learning, monkeypatch):
     monkeypatch.setattr(os, "replace", full)
     with pytest.raises(ValueError, match="cannot be written: No space left on device"):
         learning.learn(ASKED)
+
+
+def test_one_picture_is_no_pictures(learning):
+    one = OWN | {"init_images": OWN["init_images"][:1]}
+    assert learning.learn(one)[0].startswith("mine is learned, from one picture in ")
 
 
 def test_a_file_is_learned_from_own_pictures(learning, host):

@@ -185,9 +185,58 @@ def text_of(node):
 
 
 NAMES = {
-    "file.stem": "name", "error.strerror": "reason", "chosen.text": "blocks", "group.label": "technique",
-    "' and '.join(labels)": "techniques",
+    "file.stem": "name", "error.strerror": "reason", "chosen.text": "blocks", "name[:80]": "name",
+    "next(iter(left))[:80]": "name", "list(whole.shape)": "shape", "list(own.shape)": "other",
+    "WORKS_INSIDE": "why", "found": "where", "list(found.shape)": "shape", "list(value.shape)": "other",
 }  # fmt: skip
+
+#: What stands in a sentence as it is: numbers, and names of files, presets, blocks, samplers and fields.
+AS_THEY_ARE = {
+    "LARGEST", "MAX_FILES", "MAX_NAME", "above", "beside", "blocks", "cells", "channels", "computed", "count",
+    "expected", "factor", "field", "fields", "full", "height", "high", "kept", "key", "kind", "kinds", "least",
+    "level", "low", "mib", "most", "name", "needed", "number", "off", "on", "other", "path", "percent", "place",
+    "points", "prompt", "rank", "ratio", "seconds", "shape", "share", "size", "steps", "tiles", "wanted", "where",
+    "width",
+}  # fmt: skip
+#: Names for words that stand in other sentences; where they come from is read by `parts`.
+WORDS = {"error", "fixed", "read", "reason", "source", "technique", "why"}
+#: Errors whose text ends another sentence.
+ERRORS = ("UnsupportedModel", "Unfitting", "Refused", "Damaged")
+ENDS = ("techniques/depth_guide", "unet/standalone.py")
+
+
+def parts():
+    """Words that stand in other sentences: what functions for reasons give, and what is kept under a name for them."""
+    for path in (ROOT / "lib_attn").rglob("*.py"):
+        inside, tree = path.relative_to(ROOT / "lib_attn").as_posix(), ast.parse(path.read_text())
+        if inside.startswith(("lab/", "learn/")):
+            continue
+        constants = {getattr(n.targets[0], "id", ""): n.value for n in tree.body if isinstance(n, ast.Assign)}
+        for node in ast.walk(tree):
+            values = []
+            if isinstance(node, ast.FunctionDef) and "why" in node.name:
+                values = [n.value for n in ast.walk(node) if isinstance(n, ast.Return)]
+            elif isinstance(node, ast.Assign) and _last_name(node.targets[0]).strip("_") in WORDS:
+                values = [node.value]
+            elif isinstance(node, ast.Call) and (
+                _last_name(node.func) in ERRORS or (_last_name(node.func) == "ValueError" and inside.startswith(ENDS))
+            ):
+                values = node.args[-1:]
+            for value in values:
+                for part in [value.body, value.orelse] if isinstance(value, ast.IfExp) else [value]:
+                    part = part.value if isinstance(part, ast.Subscript) else part
+                    named = [getattr(getattr(piece, "value", None), "id", "") for piece in getattr(part, "values", ())]
+                    yield from filter(None, (text_of(constants.get(name)) for name in named))
+                    yield from filter(None, [text_of(constants.get(getattr(part, "id", ""), part))])
+
+
+def _last_name(node):
+    return getattr(node, "attr", getattr(node, "id", ""))
+
+
+def places_in(text):
+    """Names of what is put into a sentence."""
+    return re.findall(r"\{([^}]*)\}", text)
 
 
 def said_in(path):
@@ -204,8 +253,10 @@ def said_in(path):
                 yield found
 
 
-# Put together from parts: see `lib_attn.webui.xyz.tell_grid`.
-GRID = {
+# Put together from parts: see `lib_attn.webui.xyz.tell_grid` and `lib_attn.preview.told_after`.
+TOGETHER = {
+    "{technique} changed nothing. {reason}",
+    "{technique} did less than it could. {reason}",
     "X/Y/Z: {technique} is off, so its axis changes nothing. Cells: {cells}.",
     "X/Y/Z: {technique}: {reason} Cells: {cells}.",
 }
@@ -249,15 +300,21 @@ def told_texts():
     from lib_attn.presets import NEEDS, OWN, shipped
     from lib_attn.webui import options, panel
 
-    texts = {*GRID, *script_texts(), *NEEDS.values(), OWN, *options.LABELS.values(), *options.INFOS.values()}
-    texts |= {*refusals(), panel.TEXTS["look"], panel.TEXTS["none"]}
+    texts = {*TOGETHER, *script_texts(), *NEEDS.values(), OWN, *options.LABELS.values(), *options.INFOS.values()}
+    texts |= {*refusals(), *parts(), panel.TEXTS["look"], panel.TEXTS["none"]}
     texts |= {text for name in shipped() for text in Presets().about(name)}
     texts |= {p.reads[1] for p in all_params() if p.reads}
     previews = [f"techniques/{name}/preview.py" for name in ORDER]
     more = ("techniques/facts.py", "presets.py", "webui/live.py", "webui/preset_actions.py", "webui/compare.py",
             "webui/controlnet.py")  # fmt: skip
     texts |= learning_texts()
-    for path in ("preview.py", *LEARNING, *previews, *more):
+    runtimes = [
+        f"techniques/{path.parent.name}/{path.name}"
+        for name in ORDER
+        for path in (ROOT / "lib_attn" / "techniques" / name).glob("*.py")
+        if path.name not in ("settings.py", "preview.py")
+    ]
+    for path in ("preview.py", *LEARNING, *previews, *runtimes, *more):
         texts |= set(sentences_in(path))
     apart = [ROOT / "lib_attn" / room for room in ("lab", "learn")]
     for path in (ROOT / "lib_attn").rglob("*.py"):
@@ -273,6 +330,13 @@ def test_japanese_covers_the_page_and_what_is_told(built):
     assert set(japanese) - texts == set(), "keys that are nowhere"
     assert texts - set(japanese) - same == set(), "texts without a translation"
     assert all(value.strip() for value in japanese.values())
+
+
+def test_every_place_in_a_sentence_holds_words_that_are_translated_or_none(built):
+    """A new place has to be told apart: its words are translated too, if it holds words."""
+    texts = told_texts()
+    assert {name for text in texts for name in places_in(text)} - AS_THEY_ARE - WORDS == set()
+    assert len(set(parts())) > 40 and "Needs batch size 2 or more." in texts
 
 
 def test_japanese_keeps_the_placeholders():

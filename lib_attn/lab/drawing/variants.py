@@ -8,10 +8,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lib_attn import presets
-from lib_attn.attach import Attachment, attach
+from lib_attn.attach import attach
 from lib_attn.lab.shared.errors import LabError
 from lib_attn.learned.files import Loader
-from lib_attn.preview import preview
+from lib_attn.preview import told_after
 from lib_attn.schema import Technique
 from lib_attn.settings import TECHNIQUES, Settings, all_params
 from lib_attn.store import Store
@@ -22,8 +22,6 @@ from lib_attn.unet.profile import profile_of
 #: Called before every guided evaluation with its rows, its running number, the number of all, and by name what else
 #: `lib_attn.unet.flight.Evaluation` holds.
 Begin = Callable[..., None]
-
-NOTHING_TO_DO = "With these values and this prompt there was nothing to do."
 
 
 @dataclass(frozen=True)
@@ -118,22 +116,9 @@ class Variant:
             yield attachment.begin_step
             if say is not None:
                 facts = replace(ahead.facts, profile=profile_of(unet), recorded=recorded)
-                for sentence in why_idle(attachment, self.settings, facts):
+                acted = attachment.acted
+                for sentence in told_after(self.settings, facts, lambda g: g.name in acted, attachment.why_idle):
                     say(sentence)
-
-
-def why_idle(attachment: Attachment, settings: Settings, facts: Facts) -> Iterator[str]:
-    """A sentence for each technique that is on and changed nothing, with its reason."""
-    told = preview(settings, facts).techniques
-    for group in settings.active():
-        if group.name in attachment.acted | attachment.spoke:
-            continue
-        said, own = told[group.name], attachment.why_idle(group.name)
-        if said.idle:
-            reason = " ".join(map(str, said.warnings))
-        else:
-            reason = f"{own[0].upper()}{own[1:]}." if own else NOTHING_TO_DO
-        yield f"{group.label} changed nothing. {reason}"
 
 
 FULL = Variant("full", "Full attention", "full", lambda unet, ahead: contextlib.nullcontext())

@@ -37,7 +37,7 @@ def _group(group: type[Group]) -> str:
     if group is not General:
         lines += [f"{group.about} What it is for, and how it works: [{group.label}]({page_of(group)}).", ""]
     lines += ["| Parameter | Name | Position | Values | Default | Effect |", "|---|---|---|---|---|---|"]
-    return "\n".join([*lines, *(_row(p, places[p.key]) for p in group.params()), ""])
+    return "\n".join([*lines, *(_row(p, places[p.key]) for p in group.all_params()), ""])
 
 
 def page_of(group: type[Group]) -> str:
@@ -47,6 +47,7 @@ def page_of(group: type[Group]) -> str:
 
 def _row(p: Param, place: int) -> str:
     effect = f"{p.help} Unit: {p.unit}." if p.unit else p.help
+    effect += " For one job: in no preset, infotext, X/Y/Z or command line." if p.transient else ""
     cells = [p.label, f"`{p.key}`", str(place), values(p), default(p), effect]
     return f"| {' | '.join(_cell(cell) for cell in cells)} |"
 
@@ -63,7 +64,9 @@ def values(p: Param) -> str:
         return ", ".join(p.choices)
     if p.low is not None:
         return f"{p.low:g} … {p.high:g}"
-    return {"blocks": "block selector", "file": "name of a learned file"}.get(p.kind, "text")
+    return {"blocks": "block selector", "file": "name of a learned file", "picture": "picture in base64"}.get(
+        p.kind, "text"
+    )
 
 
 def default(p: Param) -> str:

@@ -38,7 +38,13 @@ class Options(Group):
         0,
         1024,
     )
-    samples: int = param(8192, "Points", "How many are looked at in each layer.", 256, 1 << 17)
+    samples: int = param(
+        8192,
+        "Places to learn from",
+        "How many places of the pictures are looked at in each layer. More is more exact and takes longer.",
+        256,
+        1 << 17,
+    )
 
 
 def wants(options: Options) -> dict[str, Any]:

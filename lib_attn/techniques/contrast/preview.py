@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lib_attn.techniques.contrast.runtime import AUTO
+from lib_attn.techniques.contrast.runtime import AUTO, LEFT_OUT
 from lib_attn.techniques.contrast.settings import Contrast
 from lib_attn.techniques.facts import Facts, Pass, Said, chosen_by, negative_left_out
 
@@ -18,7 +18,7 @@ def tell(s: Contrast, settings: Any, facts: Facts, passes: list[Pass], said: Sai
     unguided = all(p.cfg == 1 for p in passes)
     if unguided and (pushes or s.show_map):
         if negative_left_out(settings):
-            said.warn("Negative skip leaves the negative out at CFG 1: nothing to compare with.", idle=True)
+            said.warn(LEFT_OUT, idle=True)
             return
         said.warn("At CFG 1 the negative is computed for it, which doubles the work.")
     if unguided and s.map_strength:

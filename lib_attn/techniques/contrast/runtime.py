@@ -6,11 +6,12 @@ import torch
 
 from lib_attn.techniques.base import Context, Runtime
 from lib_attn.techniques.contrast.maths import contrast_keys, difference_map, push, scale_guidance, spatial_scale
-from lib_attn.techniques.guidance import partners, why_alone
+from lib_attn.techniques.guidance import are_apart, are_left_out, partners
 from lib_attn.unet.layers import parse_selector
 from lib_attn.unet.rows import NEGATIVE, POSITIVE
 
 AUTO = parse_selector("mid,out0-3")
+LEFT_OUT = "Negative skip leaves the negative out at CFG 1: nothing to compare with."
 
 
 class ContrastRuntime(Runtime):
@@ -27,7 +28,7 @@ class ContrastRuntime(Runtime):
         self._positives: dict[int, torch.Tensor] = {}
         self._maps: dict[int, torch.Tensor] = {}
         self._sums: dict[int, tuple[torch.Tensor, int]] = {}
-        self._evaluation = None
+        self._evaluation, self._left_out = None, False
 
     def _active(self, name: str, strength: str, moment) -> bool:
         s = self._settings
@@ -96,9 +97,12 @@ class ContrastRuntime(Runtime):
         """Scale the guidance by the map, in the negative's prediction."""
         s = self._settings
         if self._pushes:
-            missing = why_alone(call)
-            if missing:
-                self._say(f"Contrast did nothing where {missing}")
+            self._left_out = self._left_out or are_left_out(call)
+            if are_apart(call):
+                self._say(
+                    "Contrast did nothing where positive and negative are computed apart: switch on 'Batch "
+                    "cond/uncond' and 'Pad prompt/negative prompt to be same length' in the webui's settings."
+                )
         if not call.evaluation.guided or not self._active("map", "map_strength", call.moment):
             return output
         changed = output
@@ -109,6 +113,9 @@ class ContrastRuntime(Runtime):
                 scale = spatial_scale(difference, s.map_strength, output.shape[-2:])
                 changed[index] = scale_guidance(positive, output[index], scale)
         return changed
+
+    def why_idle(self):
+        return LEFT_OUT if self._left_out else None
 
     def pictures(self):
         """The mean map of each image, ``[h, w]`` with values 0 … 1; empty unless they are to be shown."""

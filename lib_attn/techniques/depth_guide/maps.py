@@ -87,7 +87,8 @@ def read_map(text: str) -> Map:
     from PIL import Image, ImageOps
 
     if len(text) >= MAX_PICTURE:
-        raise ValueError(f"it has more than {3 * MAX_PICTURE // 4 >> 20} MiB")
+        mib = 3 * MAX_PICTURE // 4 >> 20
+        raise ValueError(f"it has more than {mib} MiB")
     try:
         opened = Image.open(io.BytesIO(base64.b64decode(text.rpartition(",")[2])))
         if max(opened.size) <= LARGEST:

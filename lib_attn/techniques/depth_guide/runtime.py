@@ -94,7 +94,7 @@ class DepthGuideRuntime(Runtime):
 
     def why_idle(self):
         """Why the picture was drawn as without a map."""
-        return "there was no map to follow" if not any(m is not None for m in self._maps) else None
+        return "There was no map to follow." if not any(m is not None for m in self._maps) else None
 
 
 RUNTIME = DepthGuideRuntime

@@ -37,7 +37,7 @@ class DepthGuide(Technique):
     map_seed: int = param(0, "New map", "Added to the seed of the map alone: another number draws another map.", 0, 9999, advanced=True)
     show: bool = param(True, "Show the map", "Put the maps into the gallery, behind the pictures.", advanced=True)
     save: bool = param(False, "Save the map", "Write the maps beside the pictures, where the pictures are saved.", advanced=True)
-    own_map: str = param("", "Your own map", "A picture that is used as the map in place of drawing one (in the API as base64); near is white. Where its proportions are not the picture's, its middle is used.", picture=True, transient=True, advanced=True, since=8)
+    own_map: str = param("", "Your own map", "A picture that is used as the map in place of drawing one; near is white. Where its proportions are not the picture's, its middle is used.", picture=True, transient=True, advanced=True, since=8)
     map_hash: str = param("", "Use this map", "Hash of a map that was drawn or given here earlier (it stands in the picture's text), used in place of drawing one; empty: one is drawn.", latest="Use the last map", advanced=True, since=8)
     normals: bool = param(False, "As normals", "A depth map is shown, saved and given to ControlNet as normals, worked out by geometry.", advanced=True, since=8)
 

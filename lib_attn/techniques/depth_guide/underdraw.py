@@ -148,7 +148,7 @@ def drawing(file: LearnedFile, unet: Any, decoder: Any, prediction: str) -> Iter
         else:
             stack.enter_context(replaced(unet, blocks))
         if own:
-            stack.enter_context(replaced(decoder, own, DECODER, FREE))
+            stack.enter_context(replaced(decoder, own, DECODER, FREE, called=False))
         yield
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from lib_attn.techniques.near_sighted.plan import LEAST_TOKENS, WORTHWHILE, Plan
 
 LEAST_ATOMS = 4
+NO_FILE = "Needs a file: learn one, or choose one that is there."
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from lib_attn.learned.header import Refused
-from lib_attn.techniques.dictionary.plan import plan_clusters
+from lib_attn.techniques.dictionary.plan import NO_FILE, plan_clusters
 from lib_attn.techniques.dictionary.settings import Dictionary
-from lib_attn.techniques.facts import Facts, Pass, Said
+from lib_attn.techniques.facts import NOTHING_TO_GAIN, Facts, Pass, Said
 from lib_attn.techniques.near_sighted.estimate import speed_up
 from lib_attn.unet.layers import Layer, parse_selector
 
@@ -17,7 +17,7 @@ LITTLE = 1.05  # a speed-up below this is lost in the noise
 def tell(s: Dictionary, settings: Any, facts: Facts, passes: list[Pass], said: Said) -> None:
     """Lines and warnings on the passes in which it may act; see `lib_attn.preview`."""
     if not s.file and (s.mode == "static" or s.strength):
-        said.warn("Needs a file: learn one, or choose one that is there.", idle=s.mode in ("static", "full"))
+        said.warn(NO_FILE, idle=s.mode in ("static", "full"))
     if s.mode == "full" and not s.strength:
         said.warn("Full attention without a style strength changes nothing.", idle=True)
     elif not s.blend and not s.strength:
@@ -45,7 +45,7 @@ def tell(s: Dictionary, settings: Any, facts: Facts, passes: list[Pass], said: S
         else:
             said.line("{size}: about {factor}x faster steps.", size=p.size, factor=f"{factor:.1f}")
     if not any(layers for layers, _ in gains) and not styled:
-        said.warn("At this size nothing is left to gain: larger pictures or other values are needed.", idle=True)
+        said.warn(NOTHING_TO_GAIN, idle=True)
 
 
 def _tell_file(s: Dictionary, facts: Facts, said: Said) -> None:
@@ -59,7 +59,7 @@ def _tell_file(s: Dictionary, facts: Facts, said: Said) -> None:
         low, high = f"{100 * min(found):.0f}", f"{100 * max(found):.0f}"
     except (TypeError, KeyError, ValueError, AttributeError):
         return
-    said.line("The nearest atom of the file misses a point by {low} to {high} %, by layer.", low=low, high=high)
+    said.line("Of what passes a layer, the file's atoms lose {low} to {high} %: less is closer.", low=low, high=high)
 
 
 def _speed(s: Dictionary, facts: Facts, p: Pass) -> tuple[int, float]:

@@ -10,7 +10,7 @@ from lib_attn.techniques.dictionary.attention import Keys, full_attention, live_
 from lib_attn.techniques.dictionary.bank import matched, weight_bias
 from lib_attn.techniques.dictionary.clusters import lloyd, means, strided, sums
 from lib_attn.techniques.dictionary.content import Content, read
-from lib_attn.techniques.dictionary.plan import plan_clusters, tile_plan
+from lib_attn.techniques.dictionary.plan import NO_FILE, plan_clusters, tile_plan
 from lib_attn.techniques.dictionary.static import Static
 from lib_attn.techniques.near_sighted.kernel import EXCLUDED
 from lib_attn.techniques.near_sighted.plan import shift_point
@@ -36,12 +36,12 @@ class DictionaryRuntime(Runtime):
         """Take what is needed of the file; returns why there is nothing to do, None if there is."""
         s = self._settings
         if not s.file:
-            return "it needs a file" if s.mode in ("static", "full") else None
+            return NO_FILE if s.mode in ("static", "full") else None
         try:
             self._content = read(self._context.learned(s.name, s.file))
         except Refused as refused:
             self._say(str(refused))
-            return "its file is not used"
+            return "Its file is not used."
         if s.strength and not self._content.bank:
             self._say("Dictionary: this file has no style bank.")
         return None

@@ -39,4 +39,9 @@ class Dictionary(Technique):
     style_match: float = param(0.0, "Style follows the picture", "1: values of the style bank are brought to the picture's own mean and spread; 0: as they were learned, which brings the colours too.", 0.0, 1.0, 0.05, advanced=True)
     style_rows: str = param("positive", "Style rows", "Whether positive, negative or both see the style bank. With positive alone the CFG scale makes the look stronger.", choices=("both", "positive", "negative"), advanced=True)
     style_blocks: str = param("auto", "Style blocks", "Where the style bank acts: auto (all that the file has), out, in4, out6-11, d0, d1-2, !mid; separated by commas.", blocks=True, advanced=True)
-    reach: str = param("self-attention", "Static reach", "Static: what is put together from atoms. Cross-attention: that as well, kept for each prompt. Skip connection: also what both are added to.", choices=("self-attention", "cross-attention", "skip connection"), advanced=True, since=8)
+    reach: str = param("self-attention", "Static mode covers", "Attention mode static alone: what is put together from atoms instead of computed. Self-attention; cross-attention: that as well, kept for each prompt; skip connection: also what both are added to.", choices=("self-attention", "cross-attention", "skip connection"), advanced=True, since=8)
+
+    @property
+    def only_in_blocks(self) -> bool:
+        """The style bank has blocks of its own."""
+        return not (self.file and self.strength)

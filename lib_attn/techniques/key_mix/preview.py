@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from lib_attn.techniques.facts import Facts, Pass, Said, chosen_by, negative_left_out
-from lib_attn.techniques.key_mix.runtime import AUTO, compares_with_negative, mixes, mixes_features
+from lib_attn.techniques.key_mix.runtime import AUTO, LEFT_OUT, compares_with_negative, mixes, mixes_features
 from lib_attn.techniques.key_mix.settings import KeyMix
+from lib_attn.techniques.key_mix.sources import FOLLOWS_ITSELF, NOT_RECORDED
 
 
 def tell(s: KeyMix, settings: Any, facts: Facts, passes: list[Pass], said: Said) -> None:
@@ -22,13 +23,13 @@ def tell(s: KeyMix, settings: Any, facts: Facts, passes: list[Pass], said: Said)
         said.warn("Needs batch size 2 or more.", idle=True)
     if s.source == "recorded run":
         if s.record:
-            said.warn("A run that is being recorded cannot follow a recorded run.", idle=True)
+            said.warn(FOLLOWS_ITSELF, idle=True)
         elif not facts.recorded:
-            said.warn("There is no recorded run yet: make one picture with Record this run.", idle=True)
+            said.warn(NOT_RECORDED, idle=True)
     unguided = all(p.cfg == 1 for p in passes)
     if unguided and compares:
         if negative_left_out(settings):
-            said.warn("Negative skip leaves the negative out at CFG 1: nothing to mix with.", idle=True)
+            said.warn(LEFT_OUT, idle=True)
         else:
             said.warn("At CFG 1 the negative is computed for it, which doubles the work.")
     elif unguided and s.side == "negative" and settings.general.skip_cfg1:

@@ -7,12 +7,13 @@ import math
 import torch
 
 from lib_attn.techniques.base import Context, Runtime
-from lib_attn.techniques.guidance import why_alone
+from lib_attn.techniques.guidance import are_apart, are_left_out
 from lib_attn.techniques.key_mix.maths import adain, appended_values, mix, mix_values, resize, tokens
 from lib_attn.techniques.key_mix.sources import RECORDED, Sources
 from lib_attn.unet.layers import parse_selector
 
 AUTO = parse_selector("out")
+LEFT_OUT = "Negative skip leaves the negative out at CFG 1: nothing to mix with."
 
 
 def layout_block(blocks) -> str | None:
@@ -105,11 +106,18 @@ class KeyMixRuntime(Runtime):
             self._say(f"Key mix: with the {source} as source, a picture needs its batch to be made again.")
 
     def leave(self, call, output):
-        """Say why there was no negative to mix with, where there was none."""
-        missing = why_alone(call) if self.compares else ""
-        if missing:
-            self._say(f"Key mix did nothing where {missing}")
+        """Note why there was no negative to mix with, where there was none."""
+        if self.compares and are_left_out(call):
+            self._sources.why = LEFT_OUT
+        if self.compares and are_apart(call):
+            self._say(
+                "Key mix did nothing where positive and negative are computed apart: switch on 'Batch cond/uncond' and "
+                "'Pad prompt/negative prompt to be same length' in the webui's settings."
+            )
         return output
+
+    def why_idle(self):
+        return self._sources.why
 
     def edit(self, call, q, k, v):
         """q, k, v with the source mixed in, and the bias ``[B, 1, 1, keys]`` of the keys where some were added."""

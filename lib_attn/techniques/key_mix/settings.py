@@ -52,3 +52,8 @@ class KeyMix(Technique):
     def adds_keys(self) -> bool:
         """Whether keys of the source stand beside the picture's own."""
         return self.operator == "concatenate"
+
+    @property
+    def only_in_blocks(self) -> bool:
+        """Features have blocks of their own."""
+        return self.features == "own" or not self.feature_amount

@@ -15,17 +15,24 @@ from lib_attn.unet.rows import NEGATIVE, POSITIVE, Row
 #: Sources whose tensors come from an earlier call.
 RECORDED = ("recorded run", "previous step")
 
+FOLLOWS_ITSELF = "A run that is being recorded cannot follow a recorded run."
+NOT_RECORDED = "There is no recorded run yet: make one picture with Record this run."
+
 
 class Sources:
     """Finds the sources of one pass.
 
     Args:
         settings: of key mix. name: the technique's. feature_blocks: names of the blocks whose features are mixed.
+
+    Attributes:
+        why: there is no source, as a whole sentence; None where there is one.
     """
 
     def __init__(self, name: str, settings: Any, context: Context, feature_blocks: frozenset[str]):
         self._settings, self._context, self._say = settings, context, context.say
         self._feature_blocks = feature_blocks
+        self.why: str | None = None
         self._recorder = Recorder(name, context, settings.memory << 20, self.wanted)
 
     def note(self, call, place, x, grid, mixes: bool) -> None:
@@ -68,14 +75,14 @@ class Sources:
         if self._settings.source == "previous step":
             return self._recorder.before(place, row)
         if self._settings.record:
-            self._say("Key mix did nothing: a run that is being recorded cannot follow a recorded run.")
+            self.why = FOLLOWS_ITSELF
             return None
         recording = self._recorder.recorded
         if recording is None:
-            self._say("Key mix did nothing: there is no recorded run yet. Make one picture with Record this run.")
+            self.why = NOT_RECORDED
             return None
         if recording.layout != self._context.layout:
-            self._say("Key mix did nothing: the recorded run is of another kind of model.")
+            self.why = "The recorded run is of another kind of model."
             return None
         found = recording.get(place, NEGATIVE if row.sign == NEGATIVE else POSITIVE, call.moment.time)
         if found is None and place in self._feature_blocks:

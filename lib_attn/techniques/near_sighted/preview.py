@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lib_attn.techniques.facts import Facts, Pass, Said
+from lib_attn.techniques.facts import EQUALS_FULL, NOTHING_TO_GAIN, Facts, Pass, Said
 from lib_attn.techniques.near_sighted.estimate import estimate
 from lib_attn.techniques.near_sighted.settings import NearSighted
 from lib_attn.unet.layers import parse_selector
@@ -37,6 +37,6 @@ def tell(s: NearSighted, settings: Any, facts: Facts, passes: list[Pass], said: 
             said.line(text, size=p.size, factor=f"{e.speed:.1f}", **values)
     if not any(e.layers for e in gains):
         if parse_selector(s.blocks).auto:
-            said.warn("At this size nothing is left to gain: larger pictures or other values are needed.", idle=True)
+            said.warn(NOTHING_TO_GAIN, idle=True)
         else:
-            said.warn("With these values it equals full attention at this size.", idle=True)
+            said.warn(EQUALS_FULL, idle=True)

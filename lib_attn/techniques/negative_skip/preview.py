@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from lib_attn.techniques.facts import Facts, Pass, Said
-from lib_attn.techniques.negative_skip.runtime import Track, has_stopped, may_skip
+from lib_attn.techniques.negative_skip.runtime import FEW, ONE, Track, has_stopped, may_skip
 from lib_attn.techniques.negative_skip.settings import NegativeSkip
+from lib_attn.techniques.spacing import ENOUGH_STEPS
 
+LITTLE = 0.5  # of the negatives that "Full step every" would leave out
 FIRST_SIGMA = 14.6  # any falling sequence does: only whether the noise falls or rises counts
 
 
@@ -34,6 +36,15 @@ def negative_steps(s: Any, steps: int) -> list[int]:
     return full
 
 
+def _why_full(s: NegativeSkip, steps: int) -> str:
+    leaves_out = s.key_every != 1 and s.keep_first < 1
+    if leaves_out and steps == 1:
+        return ONE
+    if leaves_out and s.early > 0 and steps < ENOUGH_STEPS:
+        return FEW
+    return "Every step computes the negative: nothing is saved."
+
+
 def tell(s: NegativeSkip, settings: Any, facts: Facts, passes: list[Pass], said: Said) -> None:
     """Lines and warnings on the passes in which it may act; see `lib_attn.preview`."""
     penalty = s.penalty != "off" and s.strength > 0 and s.blend > 0
@@ -52,7 +63,13 @@ def tell(s: NegativeSkip, settings: Any, facts: Facts, passes: list[Pass], said:
         if not left_out:
             continue
         values = {"full": len(full), "steps": p.steps}
-        if s.through:
+        few = s.early > 0 and p.steps < ENOUGH_STEPS and s.key_every > 1
+        if few and not penalised and left_out < LITTLE * p.steps * (1 - 1 / s.key_every):
+            said.warn(
+                "Negative computed in {full} of {steps} steps: with fewer than 20, each goes further than an estimate "
+                "can follow (Full steps early).", slight=True, **values,
+            )  # fmt: skip
+        elif s.through:
             said.line("Negative computed in full in {full} of {steps} steps.", **values)
         elif s.adaptive:
             said.line("Negative computed in {full} of {steps} steps at least.", **values)
@@ -62,10 +79,7 @@ def tell(s: NegativeSkip, settings: Any, facts: Facts, passes: list[Pass], said:
                 "Negative computed in {full} of {steps} steps: about {percent} % less work.", **values, percent=percent
             )
     if not saves:
-        if any(p.steps == 1 for p in passes):
-            said.warn("One step is always computed in full: more steps are needed.", idle=not penalised)
-        else:
-            said.warn("Every step computes the negative: nothing is saved.", idle=not penalised)
+        said.warn(_why_full(s, max(p.steps for p in passes)), idle=not penalised)
     if penalty and not penalised and s.penalty_when == "at CFG 1":
         if saves:
             said.warn("The penalty works at CFG 1 only; here only the negative's steps are saved.")

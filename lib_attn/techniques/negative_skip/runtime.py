@@ -95,6 +95,10 @@ def cosine(a: torch.Tensor, b: torch.Tensor) -> float:
     return float(torch.dot(a, b) / (a.norm() * b.norm()).clamp_min(1e-12))
 
 
+ONE = "One step is always computed in full: more steps are needed."
+FEW = "With so few steps all of them are computed in full (Full steps early): more steps are needed."
+
+
 @dataclass
 class Track:
     """What is known of one image. since: steps skipped after its last full one, None before the first.
@@ -248,7 +252,8 @@ class NegativeSkipRuntime(Runtime):
                 track.since = None if track.since is None else track.since + 1
             return frozenset(images)
         if evaluation.negative_read and self._fill != "estimate":
-            why = f"{evaluation.negative_read}, so only an estimate could stand in"
+            read = evaluation.negative_read
+            why = f"{read}, so only an estimate could stand in"
             self._say(f"Negative skip computes the negative in every step: {why}.")
             return frozenset()
         skipped = set()
@@ -327,11 +332,11 @@ class NegativeSkipRuntime(Runtime):
         """Why neither rows were left out nor a penalty acted, None when there is no special reason."""
         s = self._settings
         if self._evaluations == 1 and s.key_every != 1 and s.keep_first < 1:
-            return "one step is always computed in full"
+            return ONE
         if s.early > 0 and s.key_every != 1 and self._few:
-            return "with so few steps all of them are computed in full (Full steps early)"
+            return FEW
         if self.reads_text and self._unscaled and s.key_every == 1 and s.until == 1:
-            return "its penalty acts only where CFG scale times the prompt's weight is 1 (Penalty when)"
+            return "The penalty acts only where CFG scale times the prompt's weight is 1 (Penalty when)."
         return None
 
     def refill(self, call, h):

@@ -17,6 +17,7 @@ class NegativeSkip(Technique):
     blocks_help: ClassVar[str] = "Where the penalty acts: auto or all (every block), in, mid, out, in4, out6-11, d0, d1-2, !mid; separated by commas."
     needs_negative: ClassVar[bool] = True
     skips_negative: ClassVar[bool] = True
+    only_in_blocks: ClassVar[bool] = False  # the penalty alone is
     shown_by: ClassVar[str] = "Negative every 3rd step"
     release: ClassVar[int] = 2
     about: ClassVar[str] = (

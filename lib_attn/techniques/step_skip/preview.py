@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from lib_attn.techniques.facts import Facts, Pass, Said
-from lib_attn.techniques.step_skip.runtime import Track, may_skip
+from lib_attn.techniques.spacing import ENOUGH_STEPS
+from lib_attn.techniques.step_skip.runtime import FEW, TWO, Track, may_skip
 from lib_attn.techniques.step_skip.settings import StepSkip
 
 #: Fewer computed steps leave noise with DPM++ 2M, see docs/step-skip.md.
 ENOUGH_COMPUTED = 8
+LITTLE = 0.5  # of the steps that "Computed step every" would leave out
 
 
 def computed_steps(s: Any, steps: int) -> int:
@@ -27,6 +29,15 @@ def computed_steps(s: Any, steps: int) -> int:
 def tell(s: StepSkip, settings: Any, facts: Facts, passes: list[Pass], said: Said) -> None:
     """Lines and warnings on the passes in which it may act; see `lib_attn.preview`."""
     counts = [(computed_steps(s, p.steps), p.steps) for p in passes]
+    wanted = [(steps - computed) / (steps * (1 - 1 / s.key_every)) for computed, steps in counts if s.key_every > 1]
+    few = s.early > 0 and all(steps < ENOUGH_STEPS for _, steps in counts)
+    if few and wanted and 0 < max(wanted) < LITTLE:
+        for computed, steps in counts:
+            said.warn(
+                "{computed} of {steps} steps are computed: with fewer than 20, each goes further than a forecast can "
+                "follow (Computed steps early).", slight=True, computed=computed, steps=steps,
+            )  # fmt: skip
+        return
     for computed, steps in counts:
         if computed < steps:
             said.line("{computed} of {steps} steps are computed.", computed=computed, steps=steps)
@@ -34,4 +45,10 @@ def tell(s: StepSkip, settings: Any, facts: Facts, passes: list[Pass], said: Sai
     if fewest < ENOUGH_COMPUTED:
         said.warn("Only {computed} steps are computed: noise may be left. More steps are needed.", computed=fewest)
     if all(computed == steps for computed, steps in counts):
-        said.warn("Every step is computed: nothing is saved.", idle=True)
+        said.warn(_why_all(s, max(p.steps for p in passes), few), idle=True)
+
+
+def _why_all(s: StepSkip, steps: int, few: bool) -> str:
+    if s.key_every > 1 and steps <= 2:
+        return TWO
+    return FEW if s.key_every > 1 and few else "Every step is computed: nothing is saved."

@@ -17,6 +17,9 @@ from lib_attn.techniques.spacing import ENOUGH_STEPS, RISE, is_due, key_interval
 from lib_attn.techniques.step_skip.forecast import Line, has_fresh_noise, noise_of, prediction_of, unscaled
 from lib_attn.unet.rows import LATENT_CHANNELS, NEGATIVE, Row
 
+TWO = "The first two steps are always computed: more steps are needed."
+FEW = "With so few steps all of them are computed (Computed steps early): more steps are needed."
+
 
 @dataclass
 class Track:
@@ -135,10 +138,8 @@ class StepSkipRuntime(Runtime):
     def why_idle(self):
         """Why no step was left out, None when there is no special reason."""
         if self._settings.key_every > 1 and self._evaluations <= 2:
-            return "two steps are always computed"
-        if self._settings.key_every > 1 and self._few:
-            return "with so few steps all of them are computed (Computed steps early)"
-        return None
+            return TWO
+        return FEW if self._settings.key_every > 1 and self._few else None
 
 
 RUNTIME = StepSkipRuntime

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from lib_attn.learned.header import Refused
-from lib_attn.techniques.facts import Facts, Pass, Said
-from lib_attn.techniques.thin_qk.ranks import LEAST_POINTS, Curve, curves_of, ranks
+from lib_attn.techniques.facts import NOTHING_TO_GAIN, Facts, Pass, Said
+from lib_attn.techniques.thin_qk.ranks import ALL_KEPT, LEAST_POINTS, Curve, curves_of, ranks
 from lib_attn.techniques.thin_qk.settings import ThinQk
 from lib_attn.unet.layers import Layer, layer_keys, parse_selector
 
@@ -15,10 +15,10 @@ from lib_attn.unet.layers import Layer, layer_keys, parse_selector
 def tell(s: ThinQk, settings: Any, facts: Facts, passes: list[Pass], said: Said) -> None:
     """Lines and warnings on the passes in which it may act; see `lib_attn.preview`."""
     if (s.choose == "kept energy" and s.energy >= 1.0) or (s.choose == "budget" and s.budget >= 1.0):
-        said.warn("Every channel is kept: nothing is changed.", idle=True)
+        said.warn(ALL_KEPT, idle=True)
         return
     if facts.profile is not None and _is_small(s, facts.profile.layers, passes):
-        said.warn("At this size nothing is left to gain: larger pictures or other values are needed.", idle=True)
+        said.warn(NOTHING_TO_GAIN, idle=True)
         return
     if not s.values:
         said.line("With values as wide as before, most devices gain nothing.")
@@ -52,7 +52,7 @@ def _is_small(s: ThinQk, layers: Iterable[Layer], passes: list[Pass]) -> bool:
 def _tell_kept(s: ThinQk, curves: dict[str, Curve], places: dict[str, Layer], said: Said) -> None:
     found = ranks(s, curves, {key: places[key].depth for key in curves})
     if all(rank == curves[key].width for key, rank in found.items()):
-        said.warn("Every channel is kept: nothing is changed.", idle=True)
+        said.warn(ALL_KEPT, idle=True)
         return
     for depth in sorted({places[key].depth for key in found}):
         own = [key for key in found if places[key].depth == depth]

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 LEAST_POINTS = 2048  # of a layer that is worth a thought where the choice is left to us
+ALL_KEPT = "Every channel is kept: nothing is changed."
 ROUND = 8  # kernels on a CPU and most others work in lanes of 8 channels
 PLACES = 5  # decimal places of what a file tells
 

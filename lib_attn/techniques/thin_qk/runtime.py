@@ -11,9 +11,10 @@ import torch.nn.functional as F
 from lib_attn.learned.files import LearnedFile
 from lib_attn.learned.header import Refused
 from lib_attn.techniques.base import Context, Runtime
+from lib_attn.techniques.facts import NOTHING_TO_GAIN
 from lib_attn.techniques.thin_qk.maps import KeptMaps, LayerMaps, moments_of
 from lib_attn.techniques.thin_qk.maths import lost, thin
-from lib_attn.techniques.thin_qk.ranks import LEAST_POINTS, ROUND, Curve, ranks
+from lib_attn.techniques.thin_qk.ranks import ALL_KEPT, LEAST_POINTS, ROUND, Curve, ranks
 from lib_attn.techniques.thin_qk.timing import pays
 from lib_attn.unet.layers import Layer, layer_keys, parse_selector
 
@@ -53,7 +54,7 @@ class ThinQkRuntime(Runtime):
         self._budgets: dict[int, dict[str, int]] = {}
         self._plans: dict[tuple, Thinned | None] = {}
         self._losses: dict[int, tuple[float, float]] = {}
-        self._why = "at this size no layer is worth it"
+        self._why = NOTHING_TO_GAIN
         self._file: LearnedFile | None = None
         self._off = self._compared = False
         try:
@@ -97,11 +98,11 @@ class ThinQkRuntime(Runtime):
             self._say(UNREADABLE)
             return None
         if rank >= width:
-            self._why = "with these values every channel is kept"
+            self._why = ALL_KEPT
             return None
         values = rank if s.values else width
         if s.when == "faster" and not pays(one.device, one.dtype, points, heads, width, rank, values):
-            self._why = "on this device nothing is faster with so many channels"
+            self._why = "On this device nothing is faster with so many channels."
             self._say(f"Thin QK computes layers of {points} points in full: {rank} of {width} channels are no faster.")
             return None
         q, k, v, out = (m[..., :rank].to(one.device, one.dtype) for m in (maps.q, maps.k, maps.v, maps.out))
