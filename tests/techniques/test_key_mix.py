@@ -41,6 +41,7 @@ def draw(unet, techniques, images=2, only=None, weights=None, chunks=None, steps
             t = 900.0 - 300 * step
             out = torch.cat([unet(a, torch.full((len(a),), t), context=c) for a, c in parts])
             attachment.end_step()
+        draw.why_idle = [attachment.why_idle(technique) for technique in techniques]
     return out
 
 
@@ -407,21 +408,22 @@ def test_recording_changes_nothing_and_is_bounded(unet):
     assert len(said) == 2 and "too small" in said[1]
 
 
-def test_recording_and_following_at_once_is_said(unet, recorded):
+def test_recording_and_following_at_once_records_and_follows_nothing(unet, recorded):
+    """Why is told by the preview, after drawing too (tests/webui/test_reasons.py)."""
     store, said = Store(), []
     store.keep("key_mix", recorded.get("key_mix"))
     plain = draw(unet, [])
     out = draw(unet, replace(record=True, source="recorded run"), store=store, say=said.append)
-    assert torch.equal(out, plain) and any("cannot follow" in text for text in said)
+    assert torch.equal(out, plain) and said == ["Key mix: this run is recorded for later pictures."]
 
 
 def test_a_run_of_another_kind_of_model_is_said(unet):
     """Layers of another width, or of the same widths in another order: SDXL's after SD 1.x's, say."""
-    other, store, said = tiny_unet(model_channels=64), Store(), []
+    other, store = tiny_unet(model_channels=64), Store()
     draw(other, replace(record=True, amount=0.0), store=store)
     plain = draw(unet, [])
-    assert torch.equal(draw(unet, replace(source="recorded run"), store=store, say=said.append), plain)
-    assert len(said) == 1 and "another kind of model" in said[0]
+    assert torch.equal(draw(unet, replace(source="recorded run"), store=store), plain)
+    assert draw.why_idle == ["The recorded run is of another kind of model."]
 
 
 def test_sources_computed_apart_are_said(unet):
@@ -432,11 +434,11 @@ def test_sources_computed_apart_are_said(unet):
         assert len(said) == 1 and "apart" in said[0]
 
 
-def test_no_recorded_run_is_said_once(unet):
-    said = []
+def test_no_recorded_run_is_the_reason(unet):
     plain = draw(unet, [], steps=2)
-    out = draw(unet, replace(source="recorded run"), steps=2, store=Store(), say=said.append)
-    assert torch.equal(out, plain) and len(said) == 1
+    out = draw(unet, replace(source="recorded run"), steps=2, store=Store())
+    assert torch.equal(out, plain)
+    assert draw.why_idle == ["There is no recorded run yet: make one picture with Record this run."]
 
 
 def test_recordings_of_another_size(unet, recorded):
