@@ -60,5 +60,5 @@ def _map(s: DepthGuide, facts: Facts, said: Said) -> None:
     elif s.map_hash:
         said.line("The map {wanted} is used, none is drawn.", wanted=s.map_hash)
     else:
-        said.line("A map of {steps} steps is drawn first: {share} % of the first pass.", steps=s.map_steps,
+        said.line("The map is drawn first: steps {steps}, {share} % of the first pass.", steps=s.map_steps,
                   share=round(100 * s.map_steps / first.steps))  # fmt: skip
