@@ -20,7 +20,7 @@ DOCS = os.path.join(scripts.basedir(), "docs")
 def surroundings():
     """What the panel's sentences depend on beside the panel."""
     return live.Surroundings(
-        host.profile(), job.recorded(), job.forget_recorded, host.files, controlnet.lacking, job.latest
+        host.profile(), job.recorded(), job.forget_recorded, host.files, controlnet.lacking, job.latest, job.keeps
     )
 
 

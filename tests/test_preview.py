@@ -63,13 +63,22 @@ def test_a_map_of_ones_own_is_known_before_drawing():
     lines, warnings, idle = said(own, pictures={"depth_guide.own_map": (96, 64)})
     assert lines == [
         "Your own map is used, none is drawn.",
-        "The map is wider than the picture: 16.7 % of it are left out at its left, and at its right.",
+        "The map is wider than the picture: 17 % of it are cut off on the left, and as much on the right.",
     ]
     assert not idle and not any("map blocks" in text for text in warnings)
     assert said(own)[0] == ["Your own map is used, none is drawn."]
     assert said({"depth_guide": {**own["depth_guide"], "map_hash": "0123456789"}})[0] == said(own)[0]
     free = {"depth_guide": {**own["depth_guide"], "file": "", "guide": "first steps", "until": 0.3}}
     assert said(free) == (["No file with map blocks is needed.", "Your own map is used, none is drawn."], [], False)
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_map_that_is_not_here_is_known_before_drawing(there):
+    asked = {"depth_guide": {"enabled": True, "file": "mine", "map_hash": "deadbeef00"}}
+    lines, warnings, idle = said(asked, keeps=lambda name, wanted: there)
+    told = ["The map deadbeef00 is not here: give it under Your own map, or draw another."]
+    assert (lines == ["The map deadbeef00 is used, none is drawn."]) is there
+    assert warnings[1:] == ([] if there else told) and idle is not there  # the first: there is no file of this name
 
 
 def test_a_map_of_ones_own_needs_the_network_for_the_predicted_picture(tmp_path):

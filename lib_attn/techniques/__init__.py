@@ -55,6 +55,11 @@ def latest_of(name: str, store: Store) -> str:
     return import_module(f"{__name__}.{name}.maps").maps_in(store).latest
 
 
+def keeps(name: str, wanted: str, store: Store) -> bool:
+    """Whether `store` still has what a technique that draws first has drawn under this hash."""
+    return import_module(f"{__name__}.{name}.maps").maps_in(store).named(wanted) is not None
+
+
 def teller_of(name: str) -> Callable[..., None] | None:
     """``tell`` of the technique's ``preview.py``, what it says before drawing; None when it has no such file."""
     place = f"{__name__}.{name}.preview"

@@ -67,7 +67,8 @@ class Facts:
     profile: of the loaded model, None without one. negative: whether there is a negative prompt, None if unknown.
     recorded: whether there is a recorded run to follow. files: loads learned files. pictures: (width, height) of the
     pictures that are put into the page, by parameter key; the settings only have a word for each. controlnet: why a
-    picture drawn with a technique's settings cannot be guided by ControlNet; None when it may.
+    picture drawn with a technique's settings cannot be guided by ControlNet; None when it may. keeps: whether what a
+    technique, by its name, has drawn first is still there under a hash.
     """
 
     passes: tuple[Pass, ...] = (Pass(512, 512, 20, 7.0),)
@@ -78,6 +79,7 @@ class Facts:
     files: Loader = field(default_factory=Loader)
     pictures: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     controlnet: Callable[[Technique], Sentence | None] = no_controlnet
+    keeps: Callable[[str, str], bool] = lambda name, wanted: True
 
 
 @dataclass

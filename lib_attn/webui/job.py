@@ -300,6 +300,11 @@ def latest(key: str) -> str:
     return techniques.latest_of(key.partition(".")[0], _store)
 
 
+def keeps(name: str, wanted: str) -> bool:
+    """Whether what a technique has drawn first is still there under this hash."""
+    return techniques.keeps(name, wanted, _store)
+
+
 def forget_recorded() -> None:
     """Drop the recorded run."""
     _store.clear()

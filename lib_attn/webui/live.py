@@ -24,8 +24,8 @@ class Surroundings:
     """What the page's program knows at the moment.
 
     profile: of the loaded model. recorded: prompt, width, height and mib of the recorded run, None without one.
-    clear: drops the recorded run. files: loads learned files. controlnet: see `Facts`. latest: gives what the button
-    beside a parameter fills in, by the parameter's key; empty when there is nothing yet.
+    clear: drops the recorded run. files: loads learned files. controlnet, keeps: see `Facts`. latest: gives what the
+    button beside a parameter fills in, by the parameter's key; empty when there is nothing yet.
     """
 
     profile: Profile | None = None
@@ -34,6 +34,7 @@ class Surroundings:
     files: Loader = field(default_factory=Loader)
     controlnet: Callable[[Any], Sentence | None] = no_controlnet
     latest: Callable[[str], str] = lambda key: ""
+    keeps: Callable[[str, str], bool] = lambda name, wanted: True
 
 
 class Live:
@@ -70,6 +71,7 @@ class Live:
             files=around.files,
             pictures=pictures,
             controlnet=around.controlnet,
+            keeps=around.keeps,
         )
         found = preview(settings, facts)
         for technique in TECHNIQUES:

@@ -111,8 +111,8 @@ def _sampled(
     asked: Any, x: torch.Tensor, conditioning: Any, unconditional: Any, say: Callable[[str], None]
 ) -> torch.Tensor | None:
     """Latents ``[B, C, h, w]`` of the maps; None, and a sentence, when the user has stopped them."""
+    # No job of its own: of more than one the host stops only after the present picture.
     state = shared.state
-    state.job_count += 1
     before = state.textinfo
     state.textinfo = "Drawing the map"
     try:
@@ -123,7 +123,6 @@ def _sampled(
         conditions = asked.txt2img_image_conditioning(x)
         latents = asked.sampler.sample(asked, x, conditioning, unconditional, image_conditioning=conditions)
     finally:
-        state.nextjob()
         state.textinfo = before
     if state.interrupted or state.skipped:
         # The host stops the picture before its first step, as it does without us.

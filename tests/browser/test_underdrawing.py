@@ -67,7 +67,7 @@ def test_a_map_put_into_the_page_is_followed_and_found_again(page, embedded, kee
     panel.find("depth_guide_own_map").scroll_into_view_if_needed()
     panel.wait_live("Your own map is used, none is drawn.", "depth_guide")
     host.set_number("width", 384)
-    panel.wait_live("The map is taller than the picture: 16.8 % of it are left out at its top", "depth_guide")
+    panel.wait_live("The map is taller than the picture: 17 % of it are cut off at the top", "depth_guide")
     host.set_number("width", 256)
     keep(page, "underdrawing-own-map")
     text, (picture, shown) = generate(page)

@@ -281,7 +281,7 @@ def test_a_map_of_other_proportions_gives_its_middle():
     assert middle((64, 128), (16, 16)) == (slice(0, 64), slice(32, 96))
     assert middle((128, 64), (24, 24)) == (slice(32, 96), slice(0, 64))
     assert middle((64, 96), (33, 50)) == (slice(0, 64), slice(0, 96))
-    assert left_out((64, 128), (16, 16)) == (0, 25.0) and left_out((100, 64), (64, 64)) == (18.0, 0)
+    assert left_out((64, 128), (16, 16)) == (0, 25) and left_out((100, 64), (64, 64)) == (18, 0)
     wide = np.zeros((64, 128, 3), np.uint8)
     wide[:, 32:64], wide[:, 64:96], wide[:, 96:] = 51, 102, 255
     latent = torch.arange(16.0).expand(4, 8, 16)

@@ -57,7 +57,7 @@ class MapSampler(Sampler):
 
     def sample(self, p, x, conditioning, unconditional, image_conditioning=None):
         MapSampler.made.append(self)
-        self.asked, self.noise = p, x
+        self.asked, self.noise, self.jobs = p, x, self.host.shared.state.job_count
         unet = self.host.shared.sd_model.unet
         self.weights_between = unet.out[-1].weight.clone()
         look = unet.time_embed.register_forward_pre_hook(self._see)
@@ -107,7 +107,6 @@ def script(host, script_module, model, tmp_path, monkeypatch):
     write(tmp_path, model.unet, blocks())
     monkeypatch.setattr(host_room, "files", Loader(lambda: Folders([tmp_path])))
     state = SimpleNamespace(job_count=1, textinfo=None, interrupted=False, skipped=False, stopping_generation=False)
-    state.nextjob = lambda: setattr(state, "jobs", getattr(state, "jobs", 0) + 1)
     monkeypatch.setattr(host.shared, "state", state)
     monkeypatch.setattr(host.rng, "ImageRNG", Rng, raising=False)
     monkeypatch.setattr(
@@ -174,7 +173,7 @@ def test_the_map_is_drawn_with_the_other_blocks_and_the_picture_follows_it(host,
     assert len(pictures) == 1 and pictures[0].size == (128, 128)
     assert not same(out, plain) and not p.comments
     assert len(p.extra_generation_params["Attn map hashes"]) == 10
-    assert host.shared.state.jobs == 1
+    assert drawn.jobs == 1, "of more than one job the host stops only after the present picture"
 
 
 def test_the_map_is_kept_while_prompt_and_seed_stay(host, script):
@@ -328,8 +327,8 @@ def test_a_map_of_other_proportions_is_cropped_in_the_middle_and_that_is_said(ho
     _, (shown,) = gallery(script, p, with_own(own_map=encoded(wide), guide=guide))
     row = np.asarray(shown)[64, :, 0]
     assert (row[:56] == 60).all() and (row[72:] == 160).all() and shown.size == (128, 128)
-    assert [text for text in p.comments if "left out" in text] == [
-        "The map is wider than the picture: 25.0 % of it are left out at its left, and at its right."
+    assert [text for text in p.comments if "cut off" in text] == [
+        "The map is wider than the picture: 25 % of it are cut off on the left, and as much on the right."
     ]
     wanted = hashlib.sha256(wide.tobytes()).hexdigest()[:10]
     assert p.extra_generation_params["Attn map hashes"] == wanted, "the hash is that of the whole map"
@@ -337,7 +336,7 @@ def test_a_map_of_other_proportions_is_cropped_in_the_middle_and_that_is_said(ho
         assert np.allclose(asked[0][0, 0, 64].numpy() * 255, row)
     slim = job(host)
     gallery(script, slim, with_own(own_map=encoded(np.ascontiguousarray(wide.transpose(1, 0, 2)))))
-    assert any("taller than the picture: 25.0 %" in text for text in slim.comments)
+    assert any("taller than the picture: 25 %" in text for text in slim.comments)
 
 
 def test_a_map_of_ones_own_is_read_once_for_all_jobs(host, script, monkeypatch):
@@ -366,7 +365,7 @@ def test_a_pasted_picture_finds_its_map_while_it_is_here_and_says_when_it_is_not
     gallery(
         script, p, with_own(own_map=encoded(np.ascontiguousarray(other)), map_hash=pasted["depth_guide"]["map_hash"])
     )
-    assert any("is another one than" in text for text in p.comments)
+    assert any("which is not the map" in text for text in p.comments)
 
 
 def test_a_drawn_map_can_be_used_for_another_seed(host, script):

@@ -11,7 +11,7 @@ import torch
 
 from lib_attn.store import Store
 from lib_attn.techniques.depth_guide.maps import Map, Maps, maps_in, read_map
-from lib_attn.techniques.depth_guide.proportions import left_out
+from lib_attn.techniques.depth_guide.proportions import TALLER, WIDER, left_out
 from lib_attn.techniques.depth_guide.settings import DepthGuide
 
 Encode = Callable[[np.ndarray], torch.Tensor]
@@ -56,16 +56,16 @@ def _given(settings: DepthGuide, maps: Maps, say: Callable[[str], None]) -> Map 
         say("The picture is drawn without your own map: it is of one grey.")
         return None
     if wanted and wanted != found.hash:
-        say(f"Your own map is another one than {wanted}: the picture will be another one.")
+        say(f"Your own map was used, which is not the map {wanted} that Use this map names.")
     return found
 
 
 def _tell_crop(found: Map, size: tuple[int, int], say: Callable[[str], None]) -> None:
     above, beside = left_out(found.picture.shape[:2], size[::-1])
     if above:
-        say(f"The map is taller than the picture: {above} % of it are left out at its top, and at its bottom.")
+        say(TALLER.format(above=above))
     if beside:
-        say(f"The map is wider than the picture: {beside} % of it are left out at its left, and at its right.")
+        say(WIDER.format(beside=beside))
 
 
 def _own(settings: DepthGuide, maps: Maps) -> Map:

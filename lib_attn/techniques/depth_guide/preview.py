@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lib_attn.techniques.depth_guide.proportions import left_out
+from lib_attn.techniques.depth_guide.proportions import TALLER, WIDER, left_out
 from lib_attn.techniques.depth_guide.settings import KIND, DepthGuide
 from lib_attn.techniques.facts import Facts, Pass, Said
 
@@ -23,7 +23,7 @@ def tell(s: DepthGuide, settings: Any, facts: Facts, passes: list[Pass], said: S
         _file(s, facts, said)
         _map(s, facts, said)
     if s.strength and s.guide == "first steps" and s.until > GREYS:
-        said.warn("Guided by first steps for so long, the picture keeps the map's greys: lower Guided until to 0.3.")
+        said.warn("The picture keeps the map's greys when first steps guide it for so long: lower Guided until to 0.3.")
     if s.strength and s.until <= s.start:
         said.warn("The picture does not follow its map: Guided until is not after Start.", idle=True)
 
@@ -52,13 +52,15 @@ def _map(s: DepthGuide, facts: Facts, said: Said) -> None:
         width, height = facts.pictures.get(f"{s.name}.own_map", (0, 0))
         above, beside = left_out((height, width), (first.height, first.width)) if width and height else (0, 0)
         if above:
-            said.line("The map is taller than the picture: {above} % of it are left out at its top, and at its bottom.",
-                      above=above)  # fmt: skip
+            said.line(TALLER, above=above)
         if beside:
-            said.line("The map is wider than the picture: {beside} % of it are left out at its left, and at its right.",
-                      beside=beside)  # fmt: skip
+            said.line(WIDER, beside=beside)
     elif s.map_hash:
-        said.line("The map {wanted} is used, none is drawn.", wanted=s.map_hash)
+        if facts.keeps(s.name, s.map_hash):
+            said.line("The map {wanted} is used, none is drawn.", wanted=s.map_hash)
+        else:
+            said.warn("The map {wanted} is not here: give it under Your own map, or draw another.", idle=True,
+                      wanted=s.map_hash)  # fmt: skip
     else:
-        said.line("The map is drawn first: steps {steps}, {share} % of the first pass.", steps=s.map_steps,
-                  share=round(100 * s.map_steps / first.steps))  # fmt: skip
+        said.line("Steps of the map, which is drawn first: {count}; of the picture: {steps}.", count=s.map_steps,
+                  steps=first.steps)  # fmt: skip

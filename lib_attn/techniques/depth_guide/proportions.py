@@ -4,6 +4,8 @@ from __future__ import annotations
 
 #: A side that is longer by no more than this share is squeezed instead: sizes are rounded.
 SLIGHT = 0.02
+TALLER = "The map is taller than the picture: {above} % of it are cut off at the top, and as much at the bottom."
+WIDER = "The map is wider than the picture: {beside} % of it are cut off on the left, and as much on the right."
 
 
 def middle(size: tuple[int, int], like: tuple[int, int]) -> tuple[slice, slice]:
@@ -16,10 +18,9 @@ def middle(size: tuple[int, int], like: tuple[int, int]) -> tuple[slice, slice]:
     return slice(top, top + rows), slice(left, left + columns)
 
 
-def left_out(size: tuple[int, int], like: tuple[int, int]) -> tuple[float, float]:
+def left_out(size: tuple[int, int], like: tuple[int, int]) -> tuple[int, int]:
     """How many per cent of a grid of `size` `middle` leaves out at its top as at its bottom, and at its left as at its
     right: one of both is 0."""
     return tuple(
-        round(50 * (1 - (kept.stop - kept.start) / whole), 1)
-        for kept, whole in zip(middle(size, like), size, strict=True)
+        round(50 * (1 - (kept.stop - kept.start) / whole)) for kept, whole in zip(middle(size, like), size, strict=True)
     )

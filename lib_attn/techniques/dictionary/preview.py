@@ -59,7 +59,11 @@ def _tell_file(s: Dictionary, facts: Facts, said: Said) -> None:
         low, high = f"{100 * min(found):.0f}", f"{100 * max(found):.0f}"
     except (TypeError, KeyError, ValueError, AttributeError):
         return
-    said.line("Of what passes a layer, the file's atoms lose {low} to {high} %: less is closer.", low=low, high=high)
+    said.line(
+        "The file's atoms lose {low} to {high} % of what passes a layer: the less, the better they fit.",
+        low=low,
+        high=high,
+    )
 
 
 def _speed(s: Dictionary, facts: Facts, p: Pass) -> tuple[int, float]:

@@ -103,7 +103,7 @@ class KeyMixRuntime(Runtime):
     def _tell_of_batch(self) -> None:
         source = self._settings.source
         if source in ("first image", "batch mean"):
-            self._say(f"Key mix: with the {source} as source, a picture needs its batch to be made again.")
+            self._say(f"Key mix: with the {source} as source, a picture comes out the same only in its whole batch.")
 
     def leave(self, call, output):
         """Note why there was no negative to mix with, where there was none."""
