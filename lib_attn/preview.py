@@ -67,7 +67,9 @@ def _passes(group: Technique, facts: Facts, said: Said) -> list[Pass]:
 
 def _present(group: Technique, profile: Profile) -> bool:
     selector = parse_selector(group.blocks)
-    return selector.auto or any(map(selector.matches, (*profile.layers, *profile.blocks)))
+    # What gains by size acts in self-attention, the others behind blocks without any as well.
+    places = profile.layers if group.by_size else (*profile.layers, *profile.blocks)
+    return selector.auto or any(map(selector.matches, places))
 
 
 def warnings_of(settings: Settings, facts: Facts, idle: bool = False) -> Iterator[tuple[str, Sentence]]:

@@ -72,6 +72,13 @@ def test_a_map_of_ones_own_is_known_before_drawing():
     assert said(free) == (["No file with map blocks is needed.", "Your own map is used, none is drawn."], [], False)
 
 
+@pytest.mark.parametrize("name", ["near_sighted", "dictionary", "thin_qk"])
+def test_blocks_of_sdxl_without_attention_are_known_before_drawing(name):
+    asked = {name: {"enabled": True, "blocks": "d0"}}
+    _, warnings, idle = said(asked, Pass(1024, 1024, 20, 7.0), profile=SDXL)
+    assert idle and "This model has no attention in the blocks d0." in warnings
+
+
 @pytest.mark.parametrize("there", [True, False])
 def test_a_map_that_is_not_here_is_known_before_drawing(there):
     asked = {"depth_guide": {"enabled": True, "file": "mine", "map_hash": "deadbeef00"}}
