@@ -29,13 +29,17 @@ class PresetActions:
         return self.apply(event.value, *args)
 
     def apply(self, name: Any, *args: Any) -> list[Any]:
-        """A preset was chosen: the panel's new values, what the preset is for, what was not understood."""
+        """A preset was chosen: the panel's new values, what it is for, what was not understood and what else stays
+        on."""
         settings, _ = read_args(args)
         try:
             settings, messages = self._presets.apply(name, settings)
         except ValueError as error:
             return [*(gr.update() for _ in positional_params()), gr.update(), sentences([error])]
-        return [*values(settings), sentences(self._presets.about(name)), sentences(messages)]
+        named, _ = self._presets.apply(name, Settings())
+        staying = (t.label for t in TECHNIQUES if settings[t.name].enabled and not named[t.name].enabled)
+        told = [*messages, *(f"{technique} stays on." for technique in staying)]
+        return [*values(settings), sentences(self._presets.about(name)), sentences(told)]
 
     def all_off(self, *args: Any) -> list[Any]:
         """Switch all techniques off; their values and the master switch stay."""
