@@ -26,7 +26,7 @@ CFG1 = {"cfg_scale": 1}
 BATCH = {"batch_size": 2}
 SKIPPED = [4, 2, 4, 2]  # rows of two images, every second step in full
 FULL = [4] * 4
-NEEDS = "needs its batch"
+NEEDS = "only in its whole batch"
 MODES = {
     "estimate": (skip(), SKIPPED),
     "estimate, weighted": (skip(trend=0.0, sigma_power=-1.0, low_weight=0.5, high_weight=1.5), SKIPPED),

@@ -55,7 +55,7 @@ def test_a_map_of_one_s_own_on_the_command_line(tmp_path, capsys):
     Image.fromarray(wide).save(tmp_path / "wide.png")
     own = ("--depth_guide.own_map", str(tmp_path / "wide.png"), "--depth_guide.guide", "first steps")
     said, pairs = drawn(tmp_path / "out", capsys, *own)
-    assert "The map is wider than the picture: 25.0 % of it are left out" in said and "without its map" not in said
+    assert "The map is wider than the picture: 25 % of it are cut off" in said and "without its map" not in said
     assert f"map hash: {hashlib.sha256(wide.tobytes()).hexdigest()[:10]}" in pairs["Attn depth-guide"]
     assert cli.main(["generate", "--depth_guide.own_map", str(tmp_path / "none.png")]) != 0
     assert "none.png cannot be read" in capsys.readouterr().err

@@ -338,7 +338,7 @@ def test_a_first_image_whose_negative_is_left_out_is_no_reason_to_complain(unet)
     with attach(unet, replace(amount=1.0), say=said.append) as attachment:
         attachment.begin_step(rows, 0, 1)
         unet(x, torch.full((3,), 900.0), context=context)
-    assert len(said) == 1 and "needs its batch" in said[0]
+    assert len(said) == 1 and "only in its whole batch" in said[0]
 
 
 def test_tokens():

@@ -504,4 +504,4 @@ def test_who_is_kept_out_by_added_keys_is_told(host, script, kept_out):
     fields = {"weights": ((1.0,), (1.0,)), "size": (32, 32)}
     p = job(host, **fields)
     assert same(run(script, p, mix | kept_out), run(script, job(host, **fields), mix))
-    assert told(p, "changed nothing. Key mix comes before it in the same blocks", "needs its batch")
+    assert told(p, "changed nothing. Key mix comes before it in the same blocks", "only in its whole batch")
