@@ -49,7 +49,8 @@ def draw(
             conds = asked.c, asked.uc
 
         def pictures() -> list[Hashable]:
-            return [_depends_on(asked, group, conds, noise, image) for image in range(len(p.prompts))]
+            others = fingerprint(host.handed_to_others(p))
+            return [(others, _depends_on(asked, group, conds, noise, image)) for image in range(len(p.prompts))]
 
         return first_pass_of(group.name)(
             group, model, pictures, lambda: _sampled(asked, noise, *conds, say), _decoded, files=host.files,
@@ -67,10 +68,9 @@ def _schedules(conds: tuple[Any, Any]) -> Iterator[Any]:
 
 
 def _depends_on(p: Any, group: Group, conds: tuple[Any, Any], noise: torch.Tensor, image: int) -> Hashable:
-    """Everything that the map of an image of job `p` depends on.
+    """Everything that the map of an image of job `p` depends on, beside what other scripts are handed.
 
-    What the host makes of seeds and of prompts stands for them; of its settings, and of what other scripts are handed,
-    any may matter.
+    What the host makes of seeds and of prompts stands for them; of its settings any may matter.
     """
     positive, negative = conds
     digest = hashlib.sha256(_bytes(noise[image]))
@@ -83,7 +83,6 @@ def _depends_on(p: Any, group: Group, conds: tuple[Any, Any], noise: torch.Tenso
     told += [group.map_steps, group.map_cfg, weights, p.seeds[image] + group.map_seed, p.subseed_strength]
     told += [p.subseeds[image] if p.subseed_strength else None, getattr(p, "extra_network_data", None)]
     told += [sorted(shared.opts.data.items(), key=str)]
-    digest.update(fingerprint(host.handed_to_others(p)))
     return host.model_state(host.current_model()), repr(told), digest.digest()
 
 

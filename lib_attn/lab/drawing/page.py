@@ -26,7 +26,7 @@ from lib_attn.lab.shared.errors import LabError
 from lib_attn.presets import Presets
 from lib_attn.settings import TECHNIQUES, Settings, positional_params
 from lib_attn.store import Store
-from lib_attn.techniques import latest_of
+from lib_attn.techniques import keeps, latest_of
 from lib_attn.techniques import stamped as stamped_with
 from lib_attn.unet.profile import profile_of
 from lib_attn.webui import panel as panels
@@ -183,6 +183,7 @@ class Actions:
         return Surroundings(
             self._profile, recorded, self._store.clear, self._model.files,
             latest=lambda key: latest_of(key.partition(".")[0], self._store),
+            keeps=lambda name, wanted: keeps(name, wanted, self._store),
         )  # fmt: skip
 
     def draw(self, fields: dict[str, Any], panel_values, both: bool):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 #: A side that is longer by no more than this share is squeezed instead: sizes are rounded.
 SLIGHT = 0.02
+#: What is said of it, before and after drawing.
 TALLER = "The map is taller than the picture: {above} % of it are cut off at the top, and as much at the bottom."
 WIDER = "The map is wider than the picture: {beside} % of it are cut off on the left, and as much on the right."
 
