@@ -22,8 +22,17 @@ var attentionLab = (function() {
 
     function translated(text, values) {
         return localized(text).replace(/\{(\w+)\}/g, function(all, name) {
-            return values && name in values ? wholly(String(values[name])) : all;
+            return values && name in values ? valueOf(name, String(values[name])) : all;
         });
+    }
+
+    // What is put into a sentence: choices as their control has them, words, or a sentence that has lost its stop.
+    function valueOf(name, text) {
+        if (name == "choices") return text.split(", ").map(localized).join(", ");
+        var found = wholly(text), ended = text + ".";
+        if (found !== text) return found;
+        var whole = translatedMessage(ended);
+        return whole === null ? text : whole.replace(/[.。]$/, "");
     }
 
     var templates = null;
@@ -63,10 +72,11 @@ var attentionLab = (function() {
     }
 
     function translateMessages() {
-        var places = document.querySelectorAll(".attention-lab-sentence, [id^=html_log_] .comments");
+        var places = document.querySelectorAll(".attention-lab-sentence, [id^=html_log_] .comments, [id^=html_log_] .error");
         places.forEach(function(place) {
             Array.from(place.childNodes).forEach(function(node) {
-                var text = node.nodeType == 3 ? translatedMessage(node.textContent.trim()) : null;
+                // The host puts the kind of error before it, where an axis of X/Y/Z cannot have a value.
+                var text = node.nodeType == 3 ? translatedMessage(node.textContent.trim().replace(/^\w+Error: /, "")) : null;
                 if (text !== null) node.textContent = text;
             });
         });

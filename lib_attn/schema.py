@@ -16,12 +16,14 @@ MAX_TEXT = 400
 GENERAL = "general"  # name of the group that holds for all techniques
 MAX_UNIT = 8000  # characters of a technique's infotext that are read
 MAX_PICTURE = 64 << 20  # characters of a picture
+SHARED = ("blocks", "start", "end", "hires")  # fields that every technique has, and so would every label
 
 
 @dataclass(frozen=True)
 class Param:
     """Description of one parameter.
 
+    technique, group: name and label of the group that it belongs to.
     kind: ``bool``, ``int``, ``float``, ``choice``, ``blocks`` (a block selector), ``file`` (a learned file: its name,
     ``name#hash`` or empty for none), ``picture`` (a picture as base64, empty for none) or ``text``. file: the kind of
     learned file.
@@ -35,6 +37,7 @@ class Param:
     """
 
     technique: str
+    group: str
     name: str
     kind: str
     default: Any
@@ -59,6 +62,12 @@ class Param:
         return next((value for last, value in self.earlier if asked and asked <= read_release(last)), self.default)
 
     @property
+    def title(self) -> str:
+        """What the user reads at its control, unique in the panel and the same for ever: the host's ui-config.json goes
+        by it."""
+        return f"{self.group}: {self.label}" if self.name in SHARED else self.label
+
+    @property
     def key(self) -> str:
         """Name in X/Y/Z, the command line and flat dictionaries: ``near_sighted.tile``."""
         return f"{self.technique}.{self.name}"
@@ -76,7 +85,7 @@ class Param:
         Raises:
             ValueError: with one sentence, when it cannot be understood (wrong type, NaN, infinity, unknown choice).
         """
-        shown = repr(value)[:40]
+        label, shown = self.title, repr(value)[:40]
         if self.kind == "bool":
             if isinstance(value, bool):
                 return value
@@ -85,40 +94,47 @@ class Param:
                 return True
             if word in ("false", "0", "no", "off", "0.0"):
                 return False
-            raise ValueError(f"{self.key} is on or off, not {shown}")
+            raise ValueError(f"{label} is on or off, not {shown}")
         if self.kind in ("int", "float"):
             if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-                raise ValueError(f"{self.key} is a number, not {shown}")
+                raise self.out_of_range(value)
             try:
                 number = float(value)
             except (ValueError, OverflowError):
-                raise ValueError(f"{self.key} is a number, not {shown}") from None
+                raise self.out_of_range(value) from None
             if not math.isfinite(number):
-                raise ValueError(f"{self.key} has to be finite, not {shown}")
+                raise self.out_of_range(value)
             number = min(max(number, self.low), self.high)
             return int(round(number)) if self.kind == "int" else number
         if self.kind == "picture":
             # What is none is told by who opens it: no default stands for a picture that was meant.
             return (value if isinstance(value, str) else shown).strip()[:MAX_PICTURE]
         if not isinstance(value, str):
-            raise ValueError(f"{self.key} is a text, not {shown}")
+            raise ValueError(f"{label} is a text, not {shown}")
         if self.kind == "choice":
             for choice in self.choices:
                 if choice.lower() == value.strip().lower():
                     return choice
-            raise ValueError(f"{self.key} is one of {', '.join(self.choices)}, not {shown}")
+            choices = ", ".join(self.choices)
+            raise ValueError(f"{label} is one of {choices}, not {shown}")
         if self.kind == "blocks":
             try:
                 return parse_selector(value).text
             except ValueError as error:
-                raise ValueError(f"{self.key}: {error}") from None
+                raise ValueError(f"{label} is not understood: {error}") from None
         if self.kind == "file":
             if value.strip() and not is_learned(split_hash(value.strip())[0]):
-                raise ValueError(f"{self.key} is the name of a learned file, not {shown}")
+                raise ValueError(f"{label} is the name of a learned file, not {shown}")
             return value.strip()
         if len(value) > MAX_TEXT:
-            raise ValueError(f"{self.key} may have {MAX_TEXT} characters at most")
+            raise ValueError(f"{label} may have {MAX_TEXT} characters at most")
         return value.strip()
+
+    def out_of_range(self, value: Any) -> ValueError:
+        """For a value of a parameter with a range that is not in it, or no number at all."""
+        label, shown = self.title, repr(value)[:40]
+        low, high = (str(end) if self.kind == "int" else f"{end:g}" for end in (self.low, self.high))
+        return ValueError(f"{label} is a number from {low} to {high}, not {shown}")
 
 
 def read_release(text: str) -> tuple[int, ...]:
@@ -162,7 +178,8 @@ class Group:
     @classmethod
     def all_params(cls) -> tuple[Param, ...]:
         """The same with wishes for one job."""
-        return tuple(Param(technique=cls.name, name=f.name, default=f.default, **f.metadata) for f in dataclasses.fields(cls))
+        made = {"technique": cls.name, "group": cls.label}
+        return tuple(Param(**made, name=f.name, default=f.default, **f.metadata) for f in dataclasses.fields(cls))
 
     @classmethod
     def read(cls, values: Mapping[str, Any]) -> tuple[Any, list[str]]:
@@ -171,18 +188,20 @@ class Group:
         for name, value in values.items():
             parameter = known.get(name)
             if parameter is None:
-                messages.append(f"{cls.name} has no parameter {str(name)[:40]!r}: it is left out.")
+                technique, shown = cls.label, repr(str(name)[:40])
+                messages.append(f"{technique} has no parameter {shown}: it is left out.")
                 continue
             if value is None:
                 continue
             try:
                 out[name] = parameter.read(value)
             except ValueError as error:
-                default = "none" if parameter.default == "" else parameter.default
-                messages.append(f"{error}: the default {default} is used.")
+                default = {True: "on", False: "off"}[parameter.default] if parameter.kind == "bool" else parameter.default
+                messages.append(f"{error}: it is left empty." if default == "" else f"{error}: the default {default} is used.")
                 continue
             if parameter.kind in ("int", "float") and abs(out[name] - float(value)) > 0.5 * (parameter.kind == "int"):
-                messages.append(f"{parameter.key} = {value} is outside {parameter.low:g} … {parameter.high:g}: {out[name]:g} is used.")
+                error, used = parameter.out_of_range(value), f"{out[name]:g}"
+                messages.append(f"{error}: the nearest value {used} is used.")
         return cls(**out), messages
 
     def files(self) -> list[tuple[str, str]]:

@@ -119,9 +119,11 @@ class Settings:
             elif key in general_names:
                 nested[General.name][key] = value
             elif key in nested:
-                messages.append(f"{key} takes a dictionary of its parameters, not {repr(value)[:40]}: it is left out.")
+                shown = repr(value)[:40]
+                messages.append(f"{key} takes a dictionary of its parameters, not {shown}: it is left out.")
             else:
-                messages.append(f"There is no technique or setting {key[:40]!r}: it is left out.")
+                shown = repr(key[:40])
+                messages.append(f"There is no technique or setting {shown}: it is left out.")
         groups = []
         for group in GROUPS:
             value, said = group.read(nested[group.name])

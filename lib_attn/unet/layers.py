@@ -108,15 +108,16 @@ def parse_selector(text: str) -> Selector:
     rules = []
     for item in items:
         match = _TOKEN.fullmatch(item)
+        shown = item[:20]
         if not match:
-            raise ValueError(f"'{item[:20]}' is no block: use auto, all, in, mid, out, in4, out6-11, d0, d1-2 or !mid")
+            raise ValueError(f"'{shown}' is no block: use auto, all, in, mid, out, in4, out6-11, d0, d1-2 or !mid")
         exclude, section, first, last = match.groups()
         if (section == "all" and first) or (section == "d" and not first):
-            raise ValueError(f"'{item[:20]}' is no block: use 'all' without and 'd' with a number")
+            raise ValueError(f"'{shown}' is no block: use 'all' without and 'd' with a number")
         section = "mid" if section == "m" else section
         low = int(first) if first else 0
         high = int(last) if last else (low if first else 99)
         if low > high:
-            raise ValueError(f"'{item[:20]}' counts downwards")
+            raise ValueError(f"'{shown}' counts downwards")
         rules.append((not exclude, section, low, high))
     return Selector(",".join(items), tuple(rules))

@@ -12,7 +12,6 @@ from lib_attn.presets import Presets
 from lib_attn.preview import passes_of, preview
 from lib_attn.settings import TECHNIQUES, Settings
 from lib_attn.techniques.facts import Facts, Said, Sentence, no_controlnet, sentence
-from lib_attn.unet.layers import parse_selector
 from lib_attn.unet.profile import Profile
 
 PICTURES = {p.key for technique in TECHNIQUES for p in technique.all_params() if p.kind == "picture"}
@@ -75,9 +74,8 @@ class Live:
         )
         found = preview(settings, facts)
         for technique in TECHNIQUES:
-            if not _understood(given.get(f"{technique.name}.blocks")):
-                warning = sentence("Blocks: not understood, so auto is used.")
-                found.techniques[technique.name].warnings.insert(0, warning)
+            named = {p.name: given[p.key] for p in technique.params() if p.key in given}
+            found.techniques[technique.name].warnings[:0] = map(sentence, technique.read(named)[1])
         answer: dict[str, Any] = {
             "general": _plain(found.general),
             "techniques": {name: _plain(said) for name, said in found.techniques.items()},
@@ -113,14 +111,6 @@ def _whole(value: Any) -> int:
         return max(1, min(int(float(value)), 1000))
     except (TypeError, ValueError, OverflowError):
         return 1
-
-
-def _understood(blocks: Any) -> bool:
-    try:
-        parse_selector(blocks if isinstance(blocks, str) else "auto")
-    except ValueError:
-        return False
-    return True
 
 
 def _plain(said: Said) -> dict[str, Any]:

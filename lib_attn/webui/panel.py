@@ -22,9 +22,8 @@ from lib_attn.settings import GROUPS, TECHNIQUES, General, Group, Param, positio
 from lib_attn.webui.live import Live, Surroundings
 from lib_attn.webui.preset_actions import PresetActions, sentences, values
 
-__all__ = ["Panel", "PresetActions", "build", "info", "label", "plain_switch", "values"]
+__all__ = ["Panel", "PresetActions", "build", "info", "plain_switch", "values"]
 
-SHARED = ("blocks", "start", "end", "hires")  # fields that every technique has, and so would every label
 ADVANCED = "Advanced"
 PICTURE = 160  # height of a place for a picture, in pixels
 FOLD = ["attention-lab-fold"]  # accordions of the panel, which are low while they are folded
@@ -55,11 +54,6 @@ class Panel:
     def inputs(self) -> list[Any]:
         """The controls in the frozen order of the positional API."""
         return [self.controls[p.key] for p in positional_params()]
-
-
-def label(group: type[Group], param: Param) -> str:
-    """The control's label, unique in the panel and the same for ever: the host's ui-config.json goes by it."""
-    return f"{group.label}: {param.label}" if param.name in SHARED else param.label
 
 
 def info(param: Param) -> str:
@@ -245,7 +239,7 @@ def control(group: type[Group], param: Param, page: Page) -> Any:
     """The control of a parameter, put where one is on the page."""
     shared = {
         "value": param.default,
-        "label": label(group, param),
+        "label": param.title,
         "info": info(param),
         "elem_id": control_id(param, page.id),
     }

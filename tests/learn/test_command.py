@@ -58,7 +58,7 @@ def test_prompts_of_a_file(tiny, tmp_path, monkeypatch):  # noqa: F811
 @pytest.mark.parametrize(
     "more, reason",
     [
-        (["--steps", "many"], "pictures.steps is a number"),
+        (["--steps", "many"], "Steps is a number"),
         (["--layers", "d9"], "no attention in the layers d9"),
         (["--prompts", "nowhere.txt"], "no file with prompts"),
         (["--width", "100"], "no size"),

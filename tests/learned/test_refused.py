@@ -20,7 +20,7 @@ from tests.learned import malformed
 from tests.learned.malformed import KIND
 
 CASES = malformed.cases()
-PARAM = Param("thin_qk", "file", "file", "", "File", "The file.", file=KIND)
+PARAM = Param("thin_qk", "Thin QK", "file", "file", "", "File", "The file.", file=KIND)
 SENTENCE = re.compile(r"The learned file [^/\\\n]{1,80} is not used: [^/\\\n]{5,120}\.")
 
 _opened: list[str] | None = None

@@ -214,12 +214,12 @@ def test_stopping_after_the_present_picture_keeps_it(learning, host):
         ({"prompts": [1]}, "Prompts are a text"),
         ({"prompts": ["x" * 2001]}, "There may be 1000 prompts"),
         ({"prompts": "x\n" * 1001}, "There may be 1000 prompts"),
-        ({"pictures": {"count": "many"}}, "pictures.count is a number"),
-        ({"pictures": {"count": 10**9}}, r"pictures.count = 1000000000 is outside 1 … \d+$"),
+        ({"pictures": {"count": "many"}}, "Pictures is a number from 1 to 1000, not 'many'$"),
+        ({"pictures": {"count": 10**9}}, "Pictures is a number from 1 to 1000, not 1000000000$"),
         ({"pictures": {"layers": "nowhere"}}, "pictures.layers: 'nowhere' is no block"),
         ({"pictures": {"layers": "out99"}}, "This model has no attention in the layers out99"),
         ({"pictures": [1]}, "Pictures and options are told as dictionaries"),
-        ({"options": {"factor": float("nan")}}, "means.factor has to be finite"),
+        ({"options": {"factor": float("nan")}}, "Factor is a number from .* not nan$"),
         ({"options": {"path": "x"}}, "means has no parameter 'path'"),
     ],
 )  # fmt: skip
@@ -391,7 +391,7 @@ CUT = base64.b64encode(base64.b64decode(picture("red", (300, 300), "JPEG"))[:600
         ({"init_images": [picture()] * 1001}, "There may be 1000 pictures at most"),
         ({"caption": 3}, "The caption is a text"),
         ({"caption": "x" * 2001}, "The caption is a text"),
-        ({"pictures": {"width": 1}}, "pictures.width = 1 is outside"),
+        ({"pictures": {"width": 1}}, "Width is a number from 64 to 2048, not 1$"),
     ],
 )  # fmt: skip
 def test_own_pictures_that_are_not_understood_are_one_sentence(learning, changes, sentence):

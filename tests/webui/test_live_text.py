@@ -58,9 +58,17 @@ def test_clear(live):
     assert json.loads(live.clear("{}"))["recorded"] is None
 
 
-def test_unread_blocks_are_told(live):
-    found = ask(live, ON | {"near_sighted.blocks": "<b>x</b>"})
-    assert "not understood" in found["techniques"]["near_sighted"]["warnings"][0]["text"]
+def test_values_that_cannot_be_are_told_by_the_labels_of_their_controls(live):
+    wrong = {"near_sighted.blocks": "<b>x</b>", "near_sighted.tile": 999, "near_sighted.hires": "never"}
+    found = ask(live, ON | wrong | {"dictionary.file": "a/b", "general.skip_cfg1": 3})
+    told = {name: [warning["text"] for warning in said["warnings"]] for name, said in found["techniques"].items()}
+    assert told["near_sighted"][:3] == [
+        "Tile size is a number from 0 to 256, not 999: the nearest value 256 is used.",
+        "Near-sighted: Blocks is not understood: '<b>x</b>' is no block: use auto, all, in, mid, out, in4, out6-11, "
+        "d0, d1-2 or !mid: the default auto is used.",
+        "Near-sighted: Hires pass is one of same, off, only, not 'never': the default same is used.",
+    ]  # fmt: skip
+    assert told["dictionary"][0] == "Dictionary file is the name of a learned file, not 'a/b': it is left empty."
 
 
 @pytest.mark.parametrize(

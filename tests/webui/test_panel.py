@@ -192,17 +192,18 @@ NAMES = {
 
 #: What stands in a sentence as it is: numbers, and names of files, presets, blocks, samplers and fields.
 AS_THEY_ARE = {
-    "LARGEST", "MAX_FILES", "MAX_NAME", "above", "beside", "blocks", "cells", "channels", "computed", "count",
-    "expected", "factor", "field", "fields", "full", "height", "high", "kept", "key", "kind", "kinds", "least",
-    "level", "low", "mib", "most", "name", "needed", "number", "off", "on", "other", "path", "percent", "place",
-    "points", "prompt", "rank", "ratio", "seconds", "shape", "share", "size", "steps", "tiles", "wanted", "where",
-    "width",
+    "LARGEST", "MAX_FILES", "MAX_NAME", "MAX_SELECTOR_LENGTH", "MAX_TEXT", "above", "beside", "blocks", "cells",
+    "channels", "computed", "count", "expected", "factor", "field", "fields", "full", "height", "high", "kept",
+    "key", "kind", "kinds", "least", "level", "low", "mib", "most", "name", "needed", "number", "off", "on",
+    "other", "path", "percent", "place", "points", "prompt", "rank", "ratio", "seconds", "shape", "share", "shown",
+    "size", "steps", "tiles", "used", "wanted", "where", "width",
 }  # fmt: skip
 #: Names for words that stand in other sentences; where they come from is read by `parts`.
-WORDS = {"error", "fixed", "read", "reason", "source", "technique", "why"}
+#: choices, default, label: as the controls have them.
+WORDS = {"choices", "default", "error", "fixed", "label", "read", "reason", "source", "technique", "why"}
 #: Errors whose text ends another sentence.
 ERRORS = ("UnsupportedModel", "Unfitting", "Refused", "Damaged")
-ENDS = ("techniques/depth_guide", "unet/standalone.py")
+ENDS = ("techniques/depth_guide", "unet/standalone.py", "unet/layers.py")
 
 
 def parts():
@@ -308,13 +309,14 @@ def told_texts():
     more = ("techniques/facts.py", "presets.py", "webui/live.py", "webui/preset_actions.py", "webui/compare.py",
             "webui/controlnet.py")  # fmt: skip
     texts |= learning_texts()
+    texts |= {text for text in sentences_in("settings.py") if text.endswith(": it is left out.")}
     runtimes = [
         f"techniques/{path.parent.name}/{path.name}"
         for name in ORDER
         for path in (ROOT / "lib_attn" / "techniques" / name).glob("*.py")
         if path.name not in ("settings.py", "preview.py")
     ]
-    for path in ("preview.py", *LEARNING, *previews, *runtimes, *more):
+    for path in ("preview.py", "schema.py", *LEARNING, *previews, *runtimes, *more):
         texts |= set(sentences_in(path))
     apart = [ROOT / "lib_attn" / room for room in ("lab", "learn")]
     for path in (ROOT / "lib_attn").rglob("*.py"):
