@@ -7,7 +7,7 @@ program of any kind can ask. A sentence is a template with values, so that it ca
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from lib_attn.schema import Technique
@@ -40,6 +40,10 @@ def preview(settings: Settings, facts: Facts) -> Preview:
     for group in settings.groups:
         if group is not settings.general:
             techniques[group.name] = said = Said()
+            name = group.fitting_file(facts.fitting)
+            if name:
+                group = replace(group, file=name)
+                said.line("You have chosen no file: {name} is used, the only one that fits this model.", name=name)
             passes = _passes(group, facts, said)
             for kind, value in group.files():
                 for text in facts.files.check(kind, value):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -245,6 +245,22 @@ class Technique(Group):
     start: float = param(0.0, "Start", "When in the course of the steps the technique starts.", 0.0, 1.0, 0.01, unit="share of the steps", reads=OF_STEPS, advanced=True)
     end: float = param(1.0, "End", "When it stops. Start = End: never active.", 0.0, 1.0, 0.01, unit="share of the steps", reads=OF_STEPS, advanced=True)
     hires: str = param("same", "Hires pass", "What to do in the hires. fix pass.", choices=("same", "off", "only"), advanced=True)
+
+    @property
+    def lacks_file(self) -> bool:
+        """Whether it can do nothing for want of a learned file."""
+        return False
+
+    def fitting_file(self, fitting: Callable[[str], Sequence[str]]) -> str:
+        """Name of the one learned file that it takes where it lacks one; empty where it needs none or several fit.
+
+        Args:
+            fitting: gives names of files of a kind that fit the model.
+        """
+        if not self.lacks_file:
+            return ""
+        names = fitting(next(p.file for p in self.params() if p.name == "file"))
+        return names[0] if len(names) == 1 else ""
 
     @classmethod
     def all_params(cls) -> tuple[Param, ...]:

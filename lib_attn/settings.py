@@ -9,7 +9,7 @@ a new parameter is one line. A technique's own are in its folder, see
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, ClassVar
@@ -141,6 +141,20 @@ class Settings:
             files = {p.name: change(p.file, value) for p in group.params() if p.file and (value := getattr(group, p.name))}
             changed[group.name] = dataclasses.replace(group, **files)
         return self.replace(**changed)
+
+    def completed(self, fitting: Callable[[str], Sequence[str]]) -> tuple[Settings, list[str]]:
+        """A copy in which active techniques that lack a learned file have the only one that fits, and a sentence on each.
+
+        Args:
+            fitting: see `lib_attn.schema.Technique.fitting_file`.
+        """
+        taken, said = {}, []
+        for group in self.active():
+            name, technique = group.fitting_file(fitting), group.label
+            if name:
+                taken[group.name] = dataclasses.replace(group, file=name)
+                said.append(f"No file was chosen for {technique}: {name} is used, the only one that fits.")
+        return self.replace(**taken), said
 
     def to_infotext(self, full: bool = False) -> dict[str, str]:
         """Infotext pairs of the active techniques; empty when nothing is on.

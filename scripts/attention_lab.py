@@ -19,8 +19,10 @@ DOCS = os.path.join(scripts.basedir(), "docs")
 
 def surroundings():
     """What the panel's sentences depend on beside the panel."""
+    profile = host.profile()
+    known = {} if profile is None else {"fitting": host.fitting}  # which would make the host load a model
     return live.Surroundings(
-        host.profile(), job.recorded(), job.forget_recorded, host.files, controlnet.lacking, job.latest, job.keeps
+        profile, job.recorded(), job.forget_recorded, host.files, controlnet.lacking, job.latest, job.keeps, **known
     )
 
 

@@ -72,6 +72,37 @@ def test_a_map_of_ones_own_is_known_before_drawing():
     assert said(free) == (["No file with map blocks is needed.", "Your own map is used, none is drawn."], [], False)
 
 
+@pytest.mark.parametrize(
+    "name, values, lacks",
+    [
+        ("depth_guide", {}, True),
+        ("depth_guide", {"guide": "first steps", "own_map": "on the page"}, False),
+        ("dictionary", {"mode": "full", "strength": 1.0}, True),
+        ("dictionary", {"mode": "static"}, True),
+        ("dictionary", {"mode": "full"}, False),
+        ("dictionary", {"mode": "live", "strength": 1.0}, False),  # clusters of a picture that was drawn without a file
+        ("thin_qk", {}, False),  # without a file it acts by the model's weights
+    ],
+)
+def test_the_only_file_that_fits_is_known_before_drawing(name, values, lacks):
+    asked, told = {name: {"enabled": True, **values}}, "You have chosen no file: mine is used"
+    wanted = {"depth_guide": "depth"}.get(name, name)
+    for fitting in (["mine"], ["mine", "more"], []):
+        taken = lacks and fitting == ["mine"]
+
+        def found(kind, fitting=fitting):
+            return fitting if kind == wanted else []
+
+        lines, warnings, _ = said(asked, fitting=found)
+        assert any(told in line for line in lines) is taken
+        settings, messages = Settings.read(asked)[0].completed(found)
+        assert settings[name].file == ("mine" if taken else "") and len(messages) == taken
+        assert any("Needs a file" in text or "Choose a file" in text for text in warnings) is (
+            not taken and (lacks or values == {"mode": "live", "strength": 1.0})
+        )
+    assert Settings.read({name: {**asked[name], "file": "own"}})[0].completed(found)[0][name].file == "own"
+
+
 @pytest.mark.parametrize("name", ["near_sighted", "dictionary", "thin_qk"])
 def test_blocks_of_sdxl_without_attention_are_known_before_drawing(name):
     asked = {name: {"enabled": True, "blocks": "d0"}}

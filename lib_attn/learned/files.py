@@ -55,10 +55,6 @@ class LearnedFile:
         """Memory that its tensors take."""
         return sum(t.numel() * t.element_size() for t in self.tensors.values())
 
-    def fits(self, layout: Iterable[tuple[str, int]]) -> bool:
-        """Whether all its layers are among `layout` (`lib_attn.techniques.base.Context.layout`) at their widths."""
-        return self.layers.items() <= dict(layout).items()
-
 
 def family_of_layers(layers: Iterable[Layer]) -> str:
     """Which of `FAMILIES` a model with these attention layers belongs to."""

@@ -11,7 +11,7 @@ import stat
 import unicodedata
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from lib_attn.learned import foreign
 from lib_attn.learned.header import LENGTH, Damaged, Header, Refused, header_length, read_header, read_json
@@ -22,6 +22,8 @@ SUFFIX = ".safetensors"
 SHIPPED = Path(__file__).parents[1] / "lab" / "model" / "learned"
 MAX_BYTES = 1 << 30  # of a file of ours
 MAX_ENTRIES = 2000  # of a folder that are looked at
+
+TOLD = ("kind", "family", "layers")  # by a header, on what the file is for
 
 TOO_LARGE = "it is larger than 1 GiB"
 TOO_LARGE_A_MODEL = "it is larger than 4 GiB"
@@ -66,6 +68,12 @@ class Folders:
         if not paths:
             raise Refused(name, NOT_THERE)
         return paths[0]
+
+    def told_by(self, name: str) -> dict[str, Any]:
+        """Kind, family and layers as the header of a file tells them, the kind alone where others have made it;
+        empty where there is no such file."""
+        paths = self._found().get(unicodedata.normalize("NFC", name))
+        return _told_by(paths[0]) if paths else {}
 
     def several(self, name: str) -> bool:
         """Whether more than one folder has a file of this name."""
@@ -128,12 +136,16 @@ def head_of(stream: BinaryIO, size: int) -> Header:
 
 def kind_of(path: Path) -> str | None:
     """What kind of learned file `path` says it is, or is taken for; None when it is none. Only its header is read."""
+    return _told_by(path).get("kind")
+
+
+def _told_by(path: Path) -> dict[str, Any]:
     try:
         handle, size = open_file(path, foreign.MAX_BYTES)
         with os.fdopen(handle, "rb") as stream:
             header = head_of(stream, size)
         if "kind" in header.metadata:
-            return read_json(header.metadata["kind"])
-        return foreign.KIND if foreign.recognised(header) else None
+            return {name: read_json(header.metadata[name]) for name in TOLD if name in header.metadata}
+        return {"kind": foreign.KIND} if foreign.recognised(header) else {}
     except (Refused, Damaged, OSError):
-        return None
+        return {}

@@ -60,11 +60,22 @@ class Context:
             Refused: with one sentence for the user, who is to be told it; the technique then does nothing.
         """
         file = self.files.load(kind, value, self.say)
-        # What others have made says nothing of the model; it is found out when it is put on.
-        known = file.family != ""
-        if known and (file.family != family_of_layers(self.layers) or not file.fits(self.layout)):
+        if not self._fits(file.family, file.layers):
             raise Refused(file.name, "it was learned for another kind of model")
         return file
+
+    def fitting(self, kind: str) -> list[str]:
+        """Names of the learned files of a kind that fit the model, by their headers alone."""
+        folders = self.files.folders()
+        told = {name: folders.told_by(name) for name in folders.names(kind)}
+        return [name for name, about in told.items() if self._fits(about.get("family", ""), about.get("layers", {}))]
+
+    def _fits(self, family: Any, layers: Any) -> bool:
+        # What others have made says nothing of the model; it is found out when it is put on.
+        if family == "":
+            return True
+        known = family == family_of_layers(self.layers) and isinstance(layers, dict)
+        return known and layers.items() <= dict(self.layout).items()
 
 
 class Runtime:

@@ -5,7 +5,7 @@ A sentence is a template with values, so that it can be translated.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -68,7 +68,8 @@ class Facts:
     recorded: whether there is a recorded run to follow. files: loads learned files. pictures: (width, height) of the
     pictures that are put into the page, by parameter key; the settings only have a word for each. controlnet: why a
     picture drawn with a technique's settings cannot be guided by ControlNet; None when it may. keeps: whether what a
-    technique, by its name, has drawn first is still there under a hash.
+    technique, by its name, has drawn first is still there under a hash. fitting: names of learned files of a kind that
+    fit the model, where the host takes the only one for a technique that lacks one.
     """
 
     passes: tuple[Pass, ...] = (Pass(512, 512, 20, 7.0),)
@@ -80,6 +81,7 @@ class Facts:
     pictures: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     controlnet: Callable[[Technique], Sentence | None] = no_controlnet
     keeps: Callable[[str, str], bool] = lambda name, wanted: True
+    fitting: Callable[[str], Sequence[str]] = lambda kind: ()
 
 
 @dataclass

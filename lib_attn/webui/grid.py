@@ -52,6 +52,7 @@ def facts_of(p: Any, recorded: bool) -> Facts:
         recorded=recorded,
         files=host.files,
         controlnet=controlnet.lacking,
+        fitting=host.fitting,
     )
 
 

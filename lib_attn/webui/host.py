@@ -15,7 +15,6 @@ from PIL import Image
 
 from lib_attn.learned.files import Loader
 from lib_attn.learned.folders import SHIPPED, Folders
-from lib_attn.learned.header import Refused
 from lib_attn.techniques.base import Context
 from lib_attn.unet.families import UnsupportedModel, find_layers
 from lib_attn.unet.profile import Profile, profile_of
@@ -103,18 +102,12 @@ files = Loader(lambda: Folders([own_folder(), options.files_folder(), SHIPPED], 
 
 
 def fitting(kind: str) -> list[str]:
-    """Names of the learned files of a kind that fit the loaded model; two at most, for files are large."""
-    layers = tuple(find_layers(current_model()))
-    context, found = Context(layers=layers, files=files), []
-    for name in files.folders().names(kind):
-        try:
-            context.learned(kind, name)
-            found.append(name)
-        except Refused:
-            continue
-        if len(found) == 2:
-            break
-    return found
+    """Names of the learned files of a kind that fit the model by what they say of themselves; none for a model of an
+    unsupported kind."""
+    try:
+        return Context(layers=tuple(find_layers(current_model())), files=files).fitting(kind)
+    except UnsupportedModel:
+        return []
 
 
 def treats_rows_alike(module: Any) -> bool:

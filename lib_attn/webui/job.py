@@ -353,7 +353,7 @@ def reserve(p: Any, args: Sequence[Any]) -> None:
     """Before anybody reads the arguments of job `p`: reserve what the map, which is drawn later, is handed to."""
     give_back(p)
     settings, _ = xyz.overridden(api.read_args(args)[0], dict(getattr(p, xyz.ATTRIBUTE, None) or {}))
-    settings = underdrawing.completed(settings)
+    settings, _ = settings.completed(host.fitting)
     inner = host.is_inner_pass(p) and not settings.general.inner_passes
     for group in settings.active():
         if group.draws_first and group.guide == CONTROLNET and not inner:
@@ -373,8 +373,7 @@ def begin(p: Any, args: Sequence[Any]) -> None:
     chosen, messages = api.read_args(args)
     settings, more = xyz.apply_overrides(p, chosen)
     inner = host.is_inner_pass(p) and not settings.general.inner_passes
-    found: list[str] = []
-    settings = underdrawing.completed(settings, found.append)
+    settings, found = settings.completed(host.fitting)
     if not inner:
         stamped = settings.with_files(host.files.stamped)
         stamped = techniques.stamped(stamped, _store)

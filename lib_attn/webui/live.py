@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,8 +23,8 @@ class Surroundings:
     """What the page's program knows at the moment.
 
     profile: of the loaded model. recorded: prompt, width, height and mib of the recorded run, None without one.
-    clear: drops the recorded run. files: loads learned files. controlnet, keeps: see `Facts`. latest: gives what the
-    button beside a parameter fills in, by the parameter's key; empty when there is nothing yet.
+    clear: drops the recorded run. files: loads learned files. controlnet, keeps, fitting: see `Facts`. latest: gives
+    what the button beside a parameter fills in, by the parameter's key; empty when there is nothing yet.
     """
 
     profile: Profile | None = None
@@ -34,6 +34,7 @@ class Surroundings:
     controlnet: Callable[[Any], Sentence | None] = no_controlnet
     latest: Callable[[str], str] = lambda key: ""
     keeps: Callable[[str, str], bool] = lambda name, wanted: True
+    fitting: Callable[[str], Sequence[str]] = lambda kind: ()
 
 
 class Live:
@@ -71,6 +72,7 @@ class Live:
             pictures=pictures,
             controlnet=around.controlnet,
             keeps=around.keeps,
+            fitting=around.fitting,
         )
         found = preview(settings, facts)
         for technique in TECHNIQUES:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Callable, Hashable, Iterator
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,7 @@ import torch
 from modules import devices, images, processing, rng, sd_samplers, shared
 from PIL import Image
 
-from lib_attn.settings import Group, Settings
+from lib_attn.settings import Group
 from lib_attn.store import Store
 from lib_attn.techniques import first_pass_of
 from lib_attn.webui import host
@@ -144,19 +143,6 @@ def _decoded(latents: torch.Tensor) -> list[np.ndarray]:
 def _encoded(picture: np.ndarray) -> torch.Tensor:
     """Latents ``[C, h, w]`` of a map."""
     return host.encoded(host.current_model(), picture)[0].cpu()
-
-
-def completed(settings: Settings, say: Callable[[str], None] = lambda text: None) -> Settings:
-    """`settings` with the one file that fits the model where what draws first names none."""
-    for group in settings.active():
-        if group.draws_first and group.needs_file and not group.file:
-            kind = next(param.file for param in group.params() if param.name == "file")
-            fitting = host.fitting(kind)
-            if len(fitting) == 1:
-                (name,) = fitting
-                settings = settings.replace(**{group.name: replace(group, file=name)})
-                say(f"No file with map blocks was chosen: {name} is used, the only one that fits.")
-    return settings
 
 
 def shown(p: Any, group: Group, maps: tuple[Any, ...]) -> list[Any]:

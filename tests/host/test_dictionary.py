@@ -44,6 +44,14 @@ def test_it_acts_by_the_api_and_says_so(own_webui, plain, values):
     assert own_webui.picture(**ASKED).pixels == plain, "nothing stays"
 
 
+def test_the_only_file_that_fits_is_taken(own_webui, plain):
+    values = {"dictionary": {"enabled": True, "mode": "full", "strength": 1.0}}
+    answer = own_webui.picture(values, **ASKED)
+    values["dictionary"]["file"] = FILE
+    assert answer.pixels == own_webui.picture(values, **ASKED).pixels != plain
+    assert f"file: {FILE}#" in answer.texts[0] and f"{FILE} is used, the only one that fits" in answer.texts[0]
+
+
 def test_a_file_that_is_not_there_is_said_and_the_picture_comes_without(own_webui, plain):
     answer = own_webui.picture(
         {"dictionary": {"enabled": True, "mode": "full", "file": "nobody", "strength": 1.0}}, **ASKED

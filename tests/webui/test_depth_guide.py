@@ -23,6 +23,7 @@ from lib_attn.techniques.depth_guide.head import PREFIX, Head
 from lib_attn.techniques.depth_guide.normals import normal_map
 from lib_attn.unet.families import find_layers
 from lib_attn.unet.layers import layer_keys
+from tests.techniques.test_dictionary import written
 from tests.unets import snapshot, tiny_unet
 from tests.webui.jobs import Interrupted, Job, Model, Sampler, run
 
@@ -275,6 +276,21 @@ def test_the_one_file_that_fits_is_taken_where_none_is_named(host, script, model
     p = job(host)
     _, pictures = gallery(script, p, {"depth_guide": {"enabled": True}})
     assert not pictures and any("choose a file" in text for text in p.comments)
+
+
+def test_the_one_dictionary_that_fits_is_taken_and_named(host, script, model, tmp_path):
+    """The picture's text names the file, so that pasting it draws the same; one of another model is no second one."""
+    written(tmp_path, model.unet)
+    written(tmp_path, model.unet, "others", family="sdxl")
+    asked = {"mode": "full", "strength": 1.0, "blocks": "all", "style_rows": "both"}
+    found = {}
+    for file in ("", "look", "others"):
+        p = job(host)
+        found[file], _ = gallery(script, p, {"dictionary": {"enabled": True, **asked, "file": file}})
+        text = p.extra_generation_params["Attn dictionary"]
+        assert ("file: look#" in text) == (file != "others")
+        assert any("No file was chosen for Dictionary: look is used" in told for told in p.comments) == (file == "")
+    assert same(found[""], found["look"]) and not same(found["look"], found["others"])
 
 
 def test_a_sampler_that_chooses_its_steps_is_told(host, script, monkeypatch):

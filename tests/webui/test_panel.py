@@ -309,7 +309,7 @@ def told_texts():
     more = ("techniques/facts.py", "presets.py", "webui/live.py", "webui/preset_actions.py", "webui/compare.py",
             "webui/controlnet.py")  # fmt: skip
     texts |= learning_texts()
-    texts |= {text for text in sentences_in("settings.py") if text.endswith(": it is left out.")}
+    texts |= {text for text in sentences_in("settings.py") if "{shown}" in text or "{technique}" in text}
     runtimes = [
         f"techniques/{path.parent.name}/{path.name}"
         for name in ORDER

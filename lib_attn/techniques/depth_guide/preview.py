@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lib_attn.techniques.depth_guide.proportions import TALLER, WIDER, left_out
-from lib_attn.techniques.depth_guide.settings import KIND, DepthGuide
+from lib_attn.techniques.depth_guide.settings import DepthGuide
 from lib_attn.techniques.facts import Facts, Pass, Said
 
 #: Share of the steps from which on a picture that the map was mixed into has no steps left to lose its greys.
@@ -20,7 +20,7 @@ def tell(s: DepthGuide, settings: Any, facts: Facts, passes: list[Pass], said: S
     elif lacks is not None:
         said.warn(lacks.text, idle=True, **dict(lacks.values))
     else:
-        _file(s, facts, said)
+        _file(s, said)
         _map(s, facts, said)
     if s.strength and s.guide == "first steps" and s.until > GREYS:
         said.warn("The picture keeps the map's greys when first steps guide it for so long: lower Guided until to 0.3.")
@@ -28,17 +28,13 @@ def tell(s: DepthGuide, settings: Any, facts: Facts, passes: list[Pass], said: S
         said.warn("The picture does not follow its map: Guided until is not after Start.", idle=True)
 
 
-def _file(s: DepthGuide, facts: Facts, said: Said) -> None:
+def _file(s: DepthGuide, said: Said) -> None:
     if s.file:
         return
     if not s.needs_file:
         said.line("No file with map blocks is needed.")
         return
-    names = facts.files.folders().names(KIND)
-    if len(names) == 1:
-        (name,) = names
-        said.line("No file is chosen: {name} is used where it fits.", name=name)
-    elif s.own_map or s.map_hash:
+    if s.own_map or s.map_hash:
         said.warn("Guided by predicted picture, the map is read by the network of a file with map blocks: choose one.",
                   idle=True)  # fmt: skip
     else:

@@ -46,6 +46,10 @@ class DepthGuide(Technique):
         """Without the file nothing can be drawn, or the predicted picture cannot be read."""
         return self.guide == "predicted picture" or not (self.own_map or self.map_hash)
 
+    @property
+    def lacks_file(self) -> bool:
+        return self.needs_file and not self.file
+
     def prompt_of(self, prompt: str) -> str:
         """What the map of a picture of `prompt` is drawn from."""
         return self.map_prompt.replace("{prompt}", prompt) or prompt

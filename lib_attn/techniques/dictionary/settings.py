@@ -42,6 +42,10 @@ class Dictionary(Technique):
     reach: str = param("self-attention", "Static mode covers", "Attention mode static alone: what is put together from atoms instead of computed. Self-attention; cross-attention: that as well, kept for each prompt; skip connection: also what both are added to.", choices=("self-attention", "cross-attention", "skip connection"), advanced=True, since=8)
 
     @property
+    def lacks_file(self) -> bool:
+        return not self.file and (self.mode == "static" or (self.mode == "full" and self.strength > 0))
+
+    @property
     def only_in_blocks(self) -> bool:
         """The style bank has blocks of its own."""
         return not (self.file and self.strength)
