@@ -353,6 +353,16 @@ var attentionLab = (function() {
         setTimeout(update, 150);
     }
 
+    // What a button has said holds no longer when something else is chosen or typed.
+    function forget(event) {
+        if (!event.isTrusted || (event.type == "mousedown" && !event.target.closest("ul.options"))) return;
+        document.querySelectorAll(".attention-lab-forget").forEach(function(button) {
+            var ours = "[id^=" + CSS.escape(button.id.replace(/forget$/, "")) + "]";
+            var told = Array.from(document.querySelectorAll(ours + ".attention-lab-answer"));
+            if (event.target.closest(ours) && told.some((answer) => answer.textContent.trim())) button.click();
+        });
+    }
+
     // Another page may have saved a preset meanwhile.
     function lookAgain() {
         for (var prefix in panels) panels[prefix].seen = null;
@@ -486,7 +496,7 @@ var attentionLab = (function() {
     }
 
     return {
-        texts: texts, load: load, own: own, learn: learn, translatedMessage: translatedMessage, updateSoon: updateSoon, lookAgain: lookAgain, show: show,
+        texts: texts, load: load, own: own, learn: learn, translatedMessage: translatedMessage, updateSoon: updateSoon, lookAgain: lookAgain, forget: forget, show: show,
         applying: applying, applied: applied,
         ask: (prefix) => [panels[prefix] ? facts(panels[prefix]) : ""],
         // The wish is set when this returns; the job takes it along when Generate is pressed, then it is taken back.
@@ -501,6 +511,7 @@ var attentionLab = (function() {
 })();
 
 if (typeof document !== "undefined") {
+    ["input", "change", "mousedown"].forEach((name) => document.addEventListener(name, attentionLab.forget));
     document.addEventListener("input", attentionLab.updateSoon);
     document.addEventListener("change", attentionLab.updateSoon);
     document.addEventListener("click", attentionLab.updateSoon);

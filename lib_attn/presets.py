@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lib_attn.names import is_reserved, is_well_formed
+from lib_attn.names import is_reserved, is_well_formed, split_hash
 from lib_attn.settings import TECHNIQUES, General, Group, Settings
 
 SHIPPED_FILE = Path(__file__).with_name("presets.json")
@@ -146,7 +146,8 @@ class Presets:
     def changed(self, name: Any, settings: Settings) -> bool:
         """Whether `settings` are no longer what the preset `name` sets; False for a name that is none.
 
-        A file is the user's to choose, unless it is a preset of his own that names one.
+        A file is the user's to choose, unless it is a preset of his own that names one; a picture's text has its hash
+        too.
         """
         try:
             groups, _ = self.techniques(name)
@@ -155,10 +156,25 @@ class Presets:
         left_open = self._is_shipped(name)
 
         def compared(group: Group, preset: Group) -> Group:
-            files = {p.name: "" for p in group.params() if p.file and (left_open or not getattr(preset, p.name))}
-            return replace(group, **files)
+            named = {p.name: split_hash(getattr(group, p.name))[0] for p in group.params() if p.file}
+            return replace(group, **{n: "" if left_open or not getattr(preset, n) else v for n, v in named.items()})
 
         return any(compared(settings[g.name], g) != compared(g, g) for g in groups)
+
+    def matching(self, settings: Settings) -> str | None:
+        """Name of the preset that does all that `settings` do, the first of several; None where there is none.
+
+        Files are passed over as in `changed`.
+        """
+        active = {group.name for group in settings.active()}
+        for name in self.names() if active else ():
+            try:
+                groups, _ = self.techniques(name)
+            except ValueError:
+                continue
+            if {group.name for group in groups} == active and not self.changed(name, settings):
+                return name
+        return None
 
     def about(self, name: Any) -> list[str]:
         """Sentences on what a preset is for and what it needs; empty for a name that is none."""

@@ -11,9 +11,23 @@ from modules.infotext_utils import PasteField
 from modules.ui_components import InputAccordion
 
 from lib_attn.presets import Presets
-from lib_attn.webui import compare, controlnet, host, infotext, job, learn_tab, learning, live, options, panel, xyz
+from lib_attn.webui import (
+    compare,
+    controlnet,
+    host,
+    infotext,
+    job,
+    learn_tab,
+    learning,
+    live,
+    options,
+    panel,
+    preset_actions,
+    xyz,
+)
 
 PRESETS = Presets(os.path.join(paths.data_path, "attention_lab", "presets"))
+PASTED = preset_actions.preset_readers(PRESETS)
 DOCS = os.path.join(scripts.basedir(), "docs")
 
 
@@ -56,8 +70,10 @@ class AttentionLab(scripts.Script):
             start_with=options.first_preset,
             compare=True,
         )
-        self.infotext_fields = [PasteField(built.controls[key], reader) for key, reader in infotext.READERS.items()]
-        self.paste_field_names = list(infotext.READERS.values())
+        fields = [(built.controls[key], reader) for key, reader in infotext.READERS.items()]
+        fields += [(built.preset[part], reader) for part, reader in PASTED.items()]
+        self.infotext_fields = [PasteField(component, reader) for component, reader in fields]
+        self.paste_field_names = [reader for _, reader in fields]
         return built.inputs()
 
     def before_process(self, p, *args):

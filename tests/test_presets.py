@@ -32,6 +32,25 @@ def test_shipped_presets_are_valid_and_on():
         assert not messages and any(value.active()), name
 
 
+def test_the_preset_that_made_a_picture_is_known_by_its_text(presets):
+    """By its values alone, files aside; none where another technique is on, a value was moved or nothing is on."""
+    for name in presets.names():
+        text = presets.apply(name, Settings())[0].to_infotext()
+        assert presets.matching(Settings.from_infotext(text)[0]) == name
+    look, _ = presets.apply("Same look as a dictionary", Settings())
+
+    def changed(**values):
+        return look.replace(dictionary=dataclasses.replace(look["dictionary"], **values))
+
+    assert presets.matching(changed(file="mine#0123456789")) == "Same look as a dictionary"
+    both, _ = presets.apply("Fast 512", look)
+    for other in (changed(strength=2.0), both, Settings()):
+        assert presets.matching(other) is None
+    presets.save("mine", changed(file="warm", strength=2.0))
+    assert presets.matching(changed(file="warm#0123456789", strength=2.0)) == "mine"
+    assert presets.matching(changed(file="cool#0123456789", strength=2.0)) is None
+
+
 @pytest.mark.parametrize("family, expected", [("SD 1, 2", {6, 7, 8, 9, 10, 11}), ("SDXL", {3, 4, 5})])
 def test_masactrl_acts_in_the_last_layers_of_each_family(family, expected):
     """Six of sixteen layers of SD 1.x, six of seventy of SDXL, as its authors' programs have it."""

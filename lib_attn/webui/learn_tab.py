@@ -89,7 +89,7 @@ def _lay_out(known: Mapping[str, Learner], page: panel.Page) -> None:
             # The host puts its bar beside what it is given, at the top of what holds that.
             with gr.Column(elem_classes=["attention-lab-progress"]):
                 gr.HTML("", elem_id=page.id("progress"))
-            said = gr.HTML("", elem_id=page.id("said"))
+            said = page.answer("said")
     # The host's name of the job; own pictures in base64, as the browser has read them.
     task, images = gr.Textbox("", visible=False), gr.Textbox("[]", visible=False)
 
@@ -128,6 +128,7 @@ def _lay_out(known: Mapping[str, Learner], page: panel.Page) -> None:
     )  # fmt: skip
     start.click(lambda: "", [], [said], queue=False, show_progress="hidden")
     stop.click(lambda: shared.state.interrupt(), [], [], queue=False)
+    page.forgets()
 
 
 def _load(text: str, accepts: str, function: str, many: bool = False) -> str:

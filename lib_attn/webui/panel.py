@@ -20,7 +20,7 @@ from lib_attn.learned.files import Loader
 from lib_attn.presets import ALL_OFF, Presets
 from lib_attn.settings import GROUPS, TECHNIQUES, General, Group, Param, positional_params
 from lib_attn.webui.live import Live, Surroundings
-from lib_attn.webui.preset_actions import PresetActions, sentences, values
+from lib_attn.webui.preset_actions import CHOOSE, PresetActions, sentences, values
 
 __all__ = ["Panel", "PresetActions", "build", "info", "plain_switch", "values"]
 
@@ -29,7 +29,7 @@ PICTURE = 160  # height of a place for a picture, in pixels
 FOLD = ["attention-lab-fold"]  # accordions of the panel, which are low while they are folded
 TEXTS = {
     "preset": "Preset",
-    "about": "Choosing one applies it to the techniques it names; others stay as they are.",
+    "about": CHOOSE,
     "all_off": ALL_OFF,
     "compare": "Compare off / on",
     "own": "My presets",
@@ -47,9 +47,10 @@ TEXTS = {
 
 @dataclass
 class Panel:
-    """The panel's controls by parameter key."""
+    """The panel's controls by parameter key, and what shows its preset, see `preset_readers`."""
 
     controls: dict[str, Any] = field(default_factory=dict)
+    preset: dict[str, Any] = field(default_factory=dict)
 
     def inputs(self) -> list[Any]:
         """The controls in the frozen order of the positional API."""
@@ -108,10 +109,12 @@ def build(
             gr.Checkbox(False, label=wish.label, visible=False, elem_id=elem_id("compare"))
         )
         if chosen is not None:
+            panel.preset = {"name": chosen.name, "about": chosen.about, "told": chosen.told}
             _preset_events(panel, chosen, page, presets, start_with)
         if compare and chosen is not None:
             _compare_events(chosen.compare, panel.controls[wish.key], page)
         _live_events(page, Live(presets, surroundings))
+        page.forgets()
     return panel
 
 
@@ -126,6 +129,7 @@ class Page:
         surroundings: Callable[[], Surroundings] = Surroundings,
     ):
         self.id, self.docs, self._files, self._surroundings = elem_id, docs, files, surroundings
+        self._answers: list[Any] = []
 
     @property
     def prefix(self) -> str:
@@ -164,10 +168,20 @@ class Page:
         before = f"(...all) => {{ {script}.applying({prefix}, {json.dumps(off)}); return all.slice(0, {count}); }}"
         return before, f"() => {{ {script}.applied({prefix}); return []; }}"
 
-    def hidden_button(self, name: str) -> Any:
+    def hidden_button(self, name: str, *classes: str) -> Any:
         """A button for the script to press; gradio takes events from nothing that is not on the page."""
-        button = gr.Button("", elem_id=self.id(name), elem_classes=["attention-lab-hidden"])
+        button = gr.Button("", elem_id=self.id(name), elem_classes=["attention-lab-hidden", *classes])
         return _transient(button)
+
+    def answer(self, name: str) -> Any:
+        """A place for what a button has to say; it goes when something else is chosen or typed on the page."""
+        self._answers.append(gr.HTML("", elem_id=self.id(name), elem_classes=["attention-lab-answer"]))
+        return self._answers[-1]
+
+    def forgets(self) -> None:
+        """At the end of the page: the button by which the script clears the answers."""
+        clear = f"() => {json.dumps([''] * len(self._answers))}"
+        self.hidden_button("forget", "attention-lab-forget").click(None, [], self._answers, _js=clear)
 
 
 def control_id(param: Param, elem_id: Callable[[str], str]) -> str:
@@ -267,7 +281,7 @@ def _text_with_latest(param: Param, page: Page, shared: dict[str, Any]) -> Any:
     with gr.Column():
         text = gr.Textbox(placeholder=param.default, max_lines=1, **shared)
         button = _transient(gr.Button(param.latest, size="sm", elem_id=f"{shared['elem_id']}_latest"))
-        said = gr.HTML("", elem_id=f"{shared['elem_id']}_said")
+        said = page.answer(f"{param.technique}_{param.name}_said")
     button.click(lambda: page.latest(param.key), [], [text, said], queue=False, show_progress="hidden").then(
         None, [], [], _js="() => { attentionLab.updateSoon(); return []; }"
     )
@@ -316,6 +330,7 @@ class _Chosen:
     save: Any
     delete: Any
     said: Any
+    told: Any
 
 
 def _presets_head(page: Page, presets: Presets, compare: bool) -> _Chosen:
@@ -325,16 +340,17 @@ def _presets_head(page: Page, presets: Presets, compare: bool) -> _Chosen:
             all_off = gr.Button(TEXTS["all_off"], size="sm", elem_id=page.id("all_off"))
             versus = gr.Button(TEXTS["compare"], size="sm", elem_id=page.id("compare_run")) if compare else None
     about = gr.HTML(sentences([TEXTS["about"]]), elem_id=page.id("preset_about"))
+    told = page.answer("preset_told")
     with gr.Accordion(TEXTS["own"], open=False, elem_id=page.id("own_presets"), elem_classes=FOLD):
         with gr.Row(elem_classes=["attention-lab-presets"]):
             own = gr.Textbox(label=TEXTS["name"], max_lines=1, elem_id=page.id("preset_name"), scale=3)
             with gr.Row(elem_classes=["attention-lab-buttons"]):
                 save = gr.Button(TEXTS["save"], size="sm", elem_id=page.id("preset_save"))
                 delete = gr.Button(TEXTS["delete"], size="sm", elem_id=page.id("preset_delete"))
-        said = gr.HTML("", elem_id=page.id("preset_said"))
+        said = page.answer("preset_said")
     for component in filter(None, (name, all_off, versus, own, save, delete)):
         _transient(component)
-    return _Chosen(name, about, all_off, versus, own, save, delete, said)
+    return _Chosen(name, about, all_off, versus, own, save, delete, said, told)
 
 
 def _preset_events(panel: Panel, chosen: _Chosen, page: Page, presets: Presets, start_with: Callable[[], str]) -> None:
@@ -343,11 +359,11 @@ def _preset_events(panel: Panel, chosen: _Chosen, page: Page, presets: Presets, 
     quiet = {"show_progress": "hidden"}
     # Not `input`: the preset that is chosen already may be chosen again, to take back what was moved since.
     begin, end = page.applying(len(controls))
-    chosen.name.select(actions.select, controls, [*controls, chosen.about, chosen.said], _js=begin, **quiet).then(
+    chosen.name.select(actions.select, controls, [*controls, chosen.about, chosen.told], _js=begin, **quiet).then(
         None, [], [], _js=end
     )
     begin, _ = page.applying(len(controls), off=True)
-    chosen.all_off.click(actions.all_off, controls, [*controls, chosen.said], _js=begin, **quiet).then(
+    chosen.all_off.click(actions.all_off, controls, [*controls, chosen.told], _js=begin, **quiet).then(
         None, [], [], _js=end
     )
     told = [chosen.name, chosen.about, chosen.said]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import gradio as gr
@@ -11,6 +11,9 @@ import gradio as gr
 from lib_attn.presets import ALL_OFF, Presets
 from lib_attn.settings import TECHNIQUES, Settings, positional_params
 from lib_attn.webui.api import read_args
+
+CHOOSE = "Choosing one applies it to the techniques it names; others stay as they are."
+"""What stands under the list of presets where none is chosen."""
 
 
 class PresetActions:
@@ -95,6 +98,25 @@ class PresetActions:
         master = next(i for i, p in enumerate(positional_params()) if p.key == "general.enabled")
         fresh[master] = gr.update()
         return [chosen, sentences(self._presets.about(wanted)), *fresh]
+
+
+def preset_readers(presets: Presets) -> dict[str, Callable[[Mapping[str, Any]], Any]]:
+    """By part of the panel (`lib_attn.webui.panel.Panel.preset`): parsed infotext -> what shows the preset that made a
+    picture; no name where none does all that its settings do."""
+
+    def name_of(parameters: Mapping[str, Any]) -> Any:
+        return presets.matching(Settings.from_infotext(parameters)[0])
+
+    def name(parameters: Mapping[str, Any]) -> Any:
+        return gr.update(choices=presets.names(), value=name_of(parameters))
+
+    def about(parameters: Mapping[str, Any]) -> str:
+        return sentences(presets.about(name_of(parameters)) or [CHOOSE])
+
+    def told(parameters: Mapping[str, Any]) -> str:
+        return ""
+
+    return {"name": name, "about": about, "told": told}
 
 
 def values(settings: Settings) -> list[Any]:

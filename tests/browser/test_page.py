@@ -17,25 +17,26 @@ gr = pytest.importorskip("gradio", reason="the panel needs gradio (pip install g
 def address(fake_host, tmp_path_factory):
     """A page with the panel, a size, and a text that the settings are written to and read from."""
     from lib_attn.presets import Presets
-    from lib_attn.webui import api, infotext, live, panel
+    from lib_attn.webui import api, infotext, live, panel, preset_actions
+
+    presets = Presets(tmp_path_factory.mktemp("own") / "presets")
 
     with gr.Blocks(css=(ROOT / "style.css").read_text()) as blocks:
         gr.Number(1024, label="Width", interactive=True, elem_id="lab_width")
         gr.Number(768, label="Height", interactive=True, elem_id="lab_height")
         built = panel.build(
             elem_id=lambda n: f"lab_{n}",
-            presets=Presets(tmp_path_factory.mktemp("own") / "presets"),
+            presets=presets,
             surroundings=lambda: live.Surroundings(family_profile("SD 1, 2")),
         )
         text = gr.Textbox(label="Picture text", interactive=True, elem_id="lab_text")
         write, paste = gr.Button("Write", elem_id="lab_write"), gr.Button("Paste", elem_id="lab_paste")
         others = {"Steps": 20, "Sampler": "Euler a"}
         write.click(lambda *v: write_infotext(others | api.read_args(v)[0].to_infotext()), built.inputs(), [text])
-        paste.click(
-            lambda line: [reader(read_infotext(line)) for reader in infotext.READERS.values()],
-            [text],
-            [built.controls[key] for key in infotext.READERS],
-        )
+        shown = preset_actions.preset_readers(presets)
+        readers = {built.controls[key]: reader for key, reader in infotext.READERS.items()}
+        readers |= {built.preset[part]: reader for part, reader in shown.items()}
+        paste.click(lambda line: [reader(read_infotext(line)) for reader in readers.values()], [text], list(readers))
     port = _free_port()
     blocks.launch(server_name="127.0.0.1", server_port=port, prevent_thread_lock=True, quiet=True, show_error=True)
     yield f"http://127.0.0.1:{port}"
@@ -115,6 +116,44 @@ def test_presets(lab):
     lab.find("preset_delete").click()
     lab.wait_told("Deleted:")
     assert "my_own v1.2" in lab.find("preset_said").first.inner_text()
+
+
+def test_an_answer_goes_when_something_else_is_chosen_or_typed(lab):
+    """And comes again for the same mistake."""
+    lab.open("own_presets")
+    for _ in range(2):
+        lab.set_text("preset_name", "")
+        lab.find("preset_save").click()
+        lab.wait_told("No technique is on")
+        lab.set_text("preset_name", "m")
+        lab.page.wait_for_function("document.querySelector('#lab_preset_said').innerText.trim() == ''")
+    switch(lab, "contrast")
+    lab.pick("preset", "ToDo")
+    lab.find("preset_told", ":text('Contrast stays on.')").first.wait_for()
+    switch(lab, "contrast", False)
+    lab.page.wait_for_function("document.querySelector('#lab_preset_told').innerText.trim() == ''")
+    lab.open("depth_guide")
+    lab.open("depth_guide_advanced")
+    lab.find("depth_guide_map_hash_latest").click()
+    lab.find("depth_guide_map_hash_said", ":text('none yet')").first.wait_for()
+    lab.pick("preset", "Fast 512")
+    lab.page.wait_for_function("document.querySelector('#lab_depth_guide_map_hash_said').innerText.trim() == ''")
+
+
+def test_a_pasted_picture_shows_its_preset(lab):
+    switch(lab, "contrast")
+    lab.pick("preset", "Every 3rd step")
+    lab.find("preset_told", ":text('Contrast stays on.')").first.wait_for()
+    unit = 'Attn step-skip: "key every: 2.0"'
+    for text, name, about in (
+        (f"Attention Lab: 0.1.0, {unit}", "Every 2nd step", "Half the work"),
+        (f"Attention Lab: 0.1.0, {unit}, Attn contrast: on", "", "Choosing one applies it"),
+        ("Seed: 1", "", "Choosing one applies it"),
+    ):
+        lab.set_text("text", f"Steps: 20, Sampler: Euler a, {text}")
+        lab.find("paste").click()
+        lab.find("preset_about", f":text('{about}')").first.wait_for()
+        assert lab.text("preset") == name and lab.find("preset_told").first.inner_text().strip() == ""
 
 
 def test_all_off_folds_what_was_opened(lab):

@@ -93,7 +93,10 @@ def test_paste_fields(script_module):
     tabs = [build(script_module.AttentionLab, tab) for tab in (False, True)]
     for script in tabs:
         pasted = [control for control in script.controls if control.label not in ("Compare off / on", "Your own map")]
-        assert {field.component for field in script.infotext_fields} == set(pasted)
+        shown = {script.elem_id(f"attention_lab_{name}") for name in ("preset", "preset_about", "preset_told")}
+        found = [field.component for field in script.infotext_fields]
+        assert set(pasted) < set(found) and len(found) == len(pasted) + len(shown)
+        assert {part.elem_id for part in set(found) - set(pasted)} == shown
         assert all(field.api is None for field in script.infotext_fields)
         assert script.paste_field_names == [field.function for field in script.infotext_fields]
     assert all(a is b for a, b in zip(tabs[0].paste_field_names, tabs[1].paste_field_names, strict=True))
