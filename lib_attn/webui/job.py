@@ -66,6 +66,7 @@ class Job:
         self.could_follow = False  # there was a recorded run before this job
         self.reserved: controlnet.Reserved | None = None
         self.pictures: list[Any] = []
+        self._maps: list[tuple[Group, list[Any]]] = []
 
     def say(self, text: str) -> None:
         """Tell the user one sentence, once in this job."""
@@ -131,7 +132,9 @@ class Job:
                     return underdrawing.draw(p, group, conds, _store, say, followed)
 
                 maps = reserved.draw(p, draw) if reserved else draw()
-                self.pictures += underdrawing.shown(p, group, maps)
+                pictures = underdrawing.shown(p, group, maps)
+                self.pictures += pictures if group.show else []
+                self._maps.append((group, pictures))
             except Exception:
                 host.log.exception("The map could not be drawn")
                 say("The map could not be drawn, see the log: the picture comes without it.")
@@ -142,6 +145,16 @@ class Job:
                 self.changed.add(group.name)
             hashes = [drawn.hash for drawn in maps]
             infotext.write_maps(p.extra_generation_params, hashes, lambda p, g=group: changed_nothing(p, g.name))
+
+    def put_maps_away(self, p: Any) -> None:
+        """The batch of `p` is done, and what there is to tell of it is told."""
+        maps, self._maps = self._maps, []
+        for group, pictures in maps:
+            try:
+                underdrawing.put_away(p, group, pictures)
+            except Exception:
+                host.log.exception("A map could not be saved")
+                self.say("A map could not be saved, see the log.")
 
     def _sample(self, original: Callable, *args: Any, **kwargs: Any) -> Any:
         self._restore_sampler()
@@ -335,7 +348,7 @@ def finish(p: Any, processed: Any = None) -> None:
     if processed is not None:
         processed.images.extend(pictures)
         # The host looks up a text for every picture in the gallery.
-        processed.infotexts.extend([processed.info] * len(pictures))
+        processed.infotexts.extend(picture.info.get("parameters", processed.info) for picture in pictures)
 
 
 def give_back(p: Any) -> None:
@@ -423,6 +436,8 @@ def after_batch(p: Any) -> None:
         job.say("Attention Lab did nothing: a script samples in a way of its own.")
     elif job is not None:
         job.say_if_idle(grid.facts_of(p, job.could_follow))
+    if job is not None:
+        job.put_maps_away(p)
 
 
 def on_cfg_denoiser(params: Any) -> None:

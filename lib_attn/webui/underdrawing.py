@@ -146,11 +146,21 @@ def _encoded(picture: np.ndarray) -> torch.Tensor:
 
 
 def shown(p: Any, group: Group, maps: tuple[Any, ...]) -> list[Any]:
-    """The maps as pictures for the gallery, as far as they are wanted there; saves them where that is wanted."""
-    pictures = [Image.fromarray(one.at(p.width, p.height, group.normals)) for one in maps]
-    if group.save and p.save_samples():
-        for picture, prompt, seed in zip(pictures, p.prompts, p.seeds, strict=True):
+    """The maps as pictures."""
+    return [Image.fromarray(one.at(p.width, p.height, group.normals)) for one in maps]
+
+
+def put_away(p: Any, group: Group, pictures: list[Any]) -> None:
+    """Give each map of a batch that is done the text of its picture, as the host gives it to that; save the maps where
+    that is wanted."""
+    for index, picture in enumerate(pictures):
+        text = processing.create_infotext(
+            p, p.prompts, p.seeds, p.subseeds, index=index, all_negative_prompts=p.negative_prompts
+        )
+        if shared.opts.enable_pnginfo:
+            picture.info["parameters"] = text
+        if group.save and p.save_samples():
             images.save_image(
-                picture, p.outpath_samples, "", seed, prompt, shared.opts.samples_format, p=p, suffix="-map"
-            )
-    return pictures if group.show else []
+                picture, p.outpath_samples, "", p.seeds[index], p.prompts[index], shared.opts.samples_format,
+                info=text, p=p, suffix="-map",
+            )  # fmt: skip

@@ -2,6 +2,7 @@
 
 import base64
 import io
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -52,6 +53,22 @@ def test_each_picture_of_a_batch_has_its_map_and_can_be_made_alone(webui):
     assert len(both) == 4, "two pictures, two maps"
     alone = pixels(webui.picture(ON, **ASKED | {"seed": ASKED["seed"] + 1}))
     assert abs(alone[0].astype(float) - both[1]).mean() < 1.0
+
+
+def test_a_map_has_the_text_of_its_picture_and_pasting_it_draws_the_same(webui):
+    """In the answer and in the file beside the picture's; the host's own reader finds it there."""
+    saving = {"depth_guide": {**ON["depth_guide"], "save": True, "file": ""}}
+    answer = webui.picture(saving, **ASKED, save_images=True)
+    texts = [webui.call("/sdapi/v1/png-info", {"image": encoded})["info"] for encoded in answer.encoded]
+    assert texts == [answer.texts[0]] * 2 and "Attn map hashes: " in texts[1] and "file: reference-depth#" in texts[1]
+    files = sorted((webui.data / "outputs" / "txt2img-images").rglob("*.png"))
+    assert {file.name.endswith("-map.png") for file in files} == {True, False}
+    for file in files:
+        encoded = base64.b64encode(file.read_bytes()).decode()
+        found = webui.call("/sdapi/v1/png-info", {"image": encoded})
+        assert found["info"] == texts[0]
+    pasted = webui.call("/sdapi/v1/txt2img", {"infotext": texts[1]})
+    assert np.array_equal(pixels(SimpleNamespace(encoded=pasted["images"]))[0], pixels(answer)[0])
 
 
 def test_interrupt_while_the_map_is_drawn_ends_as_interrupt_before_the_first_step(webui):

@@ -23,6 +23,7 @@ from lib_attn.techniques.depth_guide.head import PREFIX, Head
 from lib_attn.techniques.depth_guide.normals import normal_map
 from lib_attn.unet.families import find_layers
 from lib_attn.unet.layers import layer_keys
+from tests.conftest import write_infotext
 from tests.techniques.test_dictionary import written
 from tests.unets import snapshot, tiny_unet
 from tests.webui.jobs import Interrupted, Job, Model, Sampler, run
@@ -122,9 +123,17 @@ def script(host, script_module, model, tmp_path, monkeypatch):
         lambda sd_model, latents, target_device, check_for_nans: list(F.interpolate(latents[:, :3], scale_factor=8)),
         raising=False,
     )
+    for name, value in {"enable_pnginfo": True, "samples_format": "png"}.items():
+        monkeypatch.setattr(host.shared.opts, name, value, raising=False)
+    monkeypatch.setattr(host.processing, "create_infotext", infotext, raising=False)
     MapSampler.made = []
     host.weights = ((1.0,),)
     return script_module.AttentionLab()
+
+
+def infotext(p, prompts, seeds, subseeds, index, all_negative_prompts):
+    """Stands for the host's."""
+    return f"{prompts[index]}\nSeed: {seeds[index]}, {write_infotext(p.extra_generation_params)}"
 
 
 @pytest.fixture(autouse=True)
@@ -263,6 +272,35 @@ def test_strength_0_draws_no_map_and_says_so(host, script):
     out, pictures = gallery(script, p, {"depth_guide": {**ON["depth_guide"], "strength": 0}})
     assert same(out, plain) and not pictures and not MapSampler.made
     assert any("strength is 0" in text for text in p.comments)
+
+
+@pytest.mark.parametrize("saves", [True, False])
+def test_a_map_has_the_text_of_its_picture(host, script, monkeypatch, saves):
+    """In its file and in the gallery, as it is when the picture is done: with its hash and all that was told."""
+    host.weights, saved = ((1.0,), (1.0,)), []
+
+    def save(picture, path, basename, seed, prompt, extension, info, p, suffix):
+        saved.append((path, seed, prompt, extension, info, suffix))
+
+    monkeypatch.setattr(host.images, "save_image", save, raising=False)
+    p, args = job(host), {"depth_guide": {**ON["depth_guide"], "save": saves, "file": ""}}
+    p.seeds, p.prompts = [3, 4], ["a cube", "a ball"]
+    processed = SimpleNamespace(images=[], infotexts=[], info="another")
+    script.before_process(p, args)
+    script.process(p, args)
+    script.process_before_every_sampling(p, args, x=None, noise=None, **conds(p))
+    p.sampler.sample(p)
+    assert saved == []
+    script.postprocess_batch(p, args, batch_number=0)
+    wanted = [infotext(p, p.prompts, p.seeds, p.subseeds, i, p.negative_prompts) for i in (0, 1)]
+    assert "Attn map hashes: " in wanted[0] and "relief is used" in wanted[0]
+    script.postprocess(p, processed, args)
+    assert processed.infotexts == wanted and [picture.info["parameters"] for picture in processed.images] == wanted
+    told = [
+        ("out", seed, prompt, "png", text, "-map")
+        for seed, prompt, text in zip(p.seeds, p.prompts, wanted, strict=True)
+    ]
+    assert saved == (told if saves else [])
 
 
 def test_the_one_file_that_fits_is_taken_where_none_is_named(host, script, model, tmp_path):

@@ -93,7 +93,7 @@ def test_paste_fields(script_module):
     tabs = [build(script_module.AttentionLab, tab) for tab in (False, True)]
     for script in tabs:
         pasted = [control for control in script.controls if control.label not in ("Compare off / on", "Your own map")]
-        shown = {script.elem_id(f"attention_lab_{name}") for name in ("preset", "preset_about", "preset_told")}
+        shown = {script.elem_id(name) for name in ("preset", "preset_about", "preset_told")}
         found = [field.component for field in script.infotext_fields]
         assert set(pasted) < set(found) and len(found) == len(pasted) + len(shown)
         assert {part.elem_id for part in set(found) - set(pasted)} == shown
