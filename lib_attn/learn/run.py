@@ -45,16 +45,47 @@ class Pictures(Group):
     name: ClassVar[str] = "pictures"
     label: ClassVar[str] = "Pictures"
 
-    count: int = param(16, "Pictures", "How many are drawn to learn from, over the prompts in turn.", 1, 1000)
-    steps: int = param(20, "Steps", "Sampling steps of each.", 1, 150)
-    width: int = param(512, "Width", "Of the pictures; best as those to be drawn later.", 64, 2048, 8, unit="px")
-    height: int = param(512, "Height", "The same for their height.", 64, 2048, 8, unit="px")
-    cfg: float = param(7.0, "CFG scale", "Guidance scale. 1: the negative stream is not seen.", 1.0, 30.0, 0.5)
-    seed: int = param(1, "Seed", "Of the first picture; the others count up.", 0, 2**32 - 1)
+    count: int = param(
+        16,
+        "Pictures",
+        "How many pictures are drawn to learn from. They take the prompts in turn, and begin again after the last.",
+        1,
+        1000,
+    )
+    steps: int = param(20, "Steps", "Sampling steps of each picture.", 1, 150)
+    width: int = param(
+        512,
+        "Width",
+        "Width of the pictures. Best the one at which you are going to draw later.",
+        64,
+        2048,
+        8,
+        unit="px",
+    )
+    height: int = param(
+        512,
+        "Height",
+        "Height of the pictures. Best the one at which you are going to draw later.",
+        64,
+        2048,
+        8,
+        unit="px",
+    )
+    cfg: float = param(
+        7.0,
+        "CFG scale",
+        "How closely the pictures follow their prompts. At 1 the model draws without a negative prompt, "
+        "so nothing is learned from that half of its work.",
+        1.0,
+        30.0,
+        0.5,
+    )
+    seed: int = param(1, "Seed", "Seed of the first picture; each one after it has the next number.", 0, 2**32 - 1)
     layers: str = param(
         "all",
         "Layers",
-        "Where attention is looked at: all, in, mid, out, in4, out6-11, d0, d1-2, !mid; separated by commas.",
+        "The layers of the model that are learned from: all, in, mid, out, in4, out6-11, d0, d1-2, !mid; "
+        "separated by commas.",
         blocks=True,
     )
 

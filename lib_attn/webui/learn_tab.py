@@ -28,7 +28,7 @@ TEXTS = {
     "gallery": "Take those of the txt2img gallery",
     "clear": "Remove all",
     "caption": "What is on them",
-    "no_caption": "Empty: nothing is said of them",
+    "no_caption": "Empty: the model is not told what is on them",
     "prompts": "Prompts, one a line",
     "no_prompts": f"Empty: a list of {len(PROMPTS)} prompts of many kinds",
     "load": "Prompts from a text file",

@@ -28,13 +28,21 @@ class Options(Group):
     label: ClassVar[str] = "Dictionary"
 
     atoms: int = param(
-        256, "Atoms", "Of each layer on the finest level; half as many on each level below.", LEAST_ATOMS, 4096
+        256,
+        "Atoms",
+        "How many typical points stand for all points of the pictures, in each layer of the finest "
+        "level; half as many on each level below.",
+        LEAST_ATOMS,
+        4096,
     )
-    method: str = param("k-means", "Method", "How atoms are found. Sparse coding needs scikit-learn.", choices=METHODS)
+    method: str = param(
+        "k-means", "Method", "How atoms are found. Sparse needs the Python package scikit-learn.", choices=METHODS
+    )
     bank: int = param(
         64,
         "Style bank",
-        "Clusters for the look of the pictures, in each layer and quarter of sampling time. 0: no style bank.",
+        "How many typical points hold the look of the pictures, in each layer and quarter of the steps. "
+        "0: no style bank, so that the file passes on no look.",
         0,
         1024,
     )
@@ -90,7 +98,8 @@ def _bank(x: torch.Tensor, stretch: torch.Tensor, count: int, stretches: int) ->
 
 LEARNER = Learner(
     "Dictionary",
-    "Atoms for self-attention, and the look of the pictures it is learned from.",
+    "Typical points (atoms) that stand for all points of a picture, and the look of the pictures that it "
+    "is learned from.",
     Options,
     wants,
     learn,

@@ -41,4 +41,10 @@ def learn(
     return tensors, {"figures": {"curves": curves}}
 
 
-LEARNER = Learner(ThinQk.label, "The second moments of queries, keys and results.", Options, wants, learn)
+LEARNER = Learner(
+    ThinQk.label,
+    "Which channels of queries, keys and results count least in this model, so that they can be left out.",
+    Options,
+    wants,
+    learn,
+)

@@ -43,7 +43,11 @@ def tell(s: StepSkip, settings: Any, facts: Facts, passes: list[Pass], said: Sai
             said.line("{computed} of {steps} steps are computed.", computed=computed, steps=steps)
     fewest = min((computed for computed, steps in counts if computed < steps), default=ENOUGH_COMPUTED)
     if fewest < ENOUGH_COMPUTED:
-        said.warn("Only {computed} steps are computed: noise may be left. More steps are needed.", computed=fewest)
+        said.warn(
+            "Only {computed} steps are computed, so noise may be left in the picture: raise Steps or "
+            "lower Computed step every.",
+            computed=fewest,
+        )
     if all(computed == steps for computed, steps in counts):
         said.warn(_why_all(s, max(p.steps for p in passes), few), idle=True)
 
