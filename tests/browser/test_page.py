@@ -83,6 +83,13 @@ def test_settings_go_out_and_come_back(lab, keep):
     assert lab.text("near_sighted_blocks") == "d0,out6"
 
 
+def test_numbers_fit_into_their_boxes(lab):
+    lab.open("near_sighted_advanced")
+    box = lab.find("near_sighted_residual_memory", "input[type=number]")
+    box.wait_for()
+    assert box.input_value() == "2048" and box.evaluate("box => box.scrollWidth <= box.clientWidth")
+
+
 def test_live_text_follows_sliders_and_size(lab):
     lab.set_number("near_sighted_tile", 16)
     lab.wait_live("1024 × 768")

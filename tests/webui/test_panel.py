@@ -277,14 +277,20 @@ def refusals():
                 yield from filter(None, (text_of(constants.get(getattr(part, "id", ""), part)) for part in parts))
 
 
-def learning_texts():
+def learning_params():
     """Of the page "Learn"."""
     from lib_attn.learn.learners import learners
     from lib_attn.learn.run import Pictures
+
+    return [p for group in (Pictures, *(learner.options for learner in learners().values())) for p in group.params()]
+
+
+def learning_texts():
+    """Of the page "Learn"."""
+    from lib_attn.learn.learners import learners
     from lib_attn.webui import learn_tab
 
-    known = learners().values()
-    params = [p for group in (Pictures, *(learner.options for learner in known)) for p in group.params()]
+    known, params = learners().values(), learning_params()
     texts = {*learn_tab.TEXTS.values(), *(text for learner in known for text in (learner.label, learner.about))}
     return texts | {text for p in params for text in (p.label, p.help, *p.choices)}
 
@@ -339,6 +345,15 @@ def test_every_place_in_a_sentence_holds_words_that_are_translated_or_none(built
     texts = told_texts()
     assert {name for text in texts for name in places_in(text)} - AS_THEY_ARE - WORDS == set()
     assert len(set(parts())) > 40 and "Needs batch size 2 or more." in texts
+
+
+def test_japanese_helps_name_choices_as_the_panel_shows_them():
+    japanese = json.loads(JAPANESE.read_text(encoding="utf-8"))
+    for p in (*all_params(), *learning_params()):
+        for choice in p.choices:
+            if choice not in japanese.get(choice, choice):
+                named = rf"(?i)(?<![a-z_]){re.escape(choice)}(?![a-z_])"
+                assert not re.search(named, japanese[p.help]), (p.key, choice)
 
 
 def test_japanese_keeps_the_placeholders():
