@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from lib_attn.learned.files import Loader
+from lib_attn.learned.files import Loader, save
 from lib_attn.learned.folders import Folders
 from lib_attn.preview import passes_of, preview, warnings_of
 from lib_attn.settings import NearSighted, NegativeSkip, Settings
@@ -101,6 +101,30 @@ def test_the_only_file_that_fits_is_known_before_drawing(name, values, lacks):
             not taken and (lacks or values == {"mode": "live", "strength": 1.0})
         )
     assert Settings.read({name: {**asked[name], "file": "own"}})[0].completed(found)[0][name].file == "own"
+
+
+@pytest.mark.parametrize(
+    "atoms, values, rough",
+    [
+        (64, {}, True), (50, {}, True), (8, {}, False), (128, {}, False),
+        (64, {"codes": "ridge"}, False), (64, {"codes": "sparse"}, False), (64, {"mode": "live"}, False),
+    ],
+)  # fmt: skip
+def test_as_many_atoms_as_channels_make_static_pictures_rough(tmp_path, atoms, values, rough):
+    """By the embedded model: 48 atoms at 64 channels are rougher than none, 64 roughest, 80 are not; ridge cures it."""
+    torch = pytest.importorskip("torch")
+    tensors = {"atoms.IN01.0": torch.ones(atoms, 64), "counts.IN01.0": torch.ones(atoms)}
+    told = {"family": "other", "layers": {"IN01.0": 64}, "checkpoint": ["none", ""], "learned": {}}
+    save(tmp_path / "mine.safetensors", "dictionary", tensors, told)
+    asked = {"dictionary": {"enabled": True, "mode": "static", "file": "mine", **values}}
+    _, warnings, _ = said(asked, files=Loader(lambda: Folders([tmp_path])))
+    assert any("as many atoms as channels" in text for text in warnings) is rough
+
+
+@pytest.mark.parametrize("strength, end, blotches", [(2.0, 1.0, True), (2.0, 0.6, False), (1.0, 1.0, False)])
+def test_a_strong_style_to_the_end_leaves_blotches(strength, end, blotches):
+    asked = {"dictionary": {"enabled": True, "mode": "full", "file": "mine", "strength": strength, "end": end}}
+    assert any("blotches" in text for text in said(asked)[1]) is blotches
 
 
 @pytest.mark.parametrize("name", ["near_sighted", "dictionary", "thin_qk"])

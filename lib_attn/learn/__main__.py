@@ -170,8 +170,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         args = build_parser().parse_args(arguments)
         plan = plan_of(args)
-        for doubt in learners()[plan.kind].doubts(plan.pictures.count, plan.options):
-            print(doubt, file=sys.stderr)
         model = model_of(args).load()
         see = (lambda run: show_files(run, model, args)) if files_of(args) else None
         file = learn(plan, model, args.file, args.sampler, see)

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -28,7 +28,6 @@ class Learner:
     like for what it says of itself (`lib_attn.learned.files.LearnedFile.about`); raises ValueError with one sentence.
     look: whether it learns the look of pictures, so that pictures of the user's own can be shown to the model instead
     (`lib_attn.learn.shown`).
-    doubts: ``doubts(count of pictures, options)`` gives sentences on why the file may not be worth much.
     """
 
     label: str
@@ -37,7 +36,6 @@ class Learner:
     wants: Callable[[Any], dict[str, Any]]
     learn: Callable[[Capture, Any, Mapping[str, Layer]], tuple[dict[str, torch.Tensor], dict[str, Any]]]
     look: bool = False
-    doubts: Callable[[int, Any], Iterable[str]] = lambda count, options: ()
 
 
 def learners() -> dict[str, Learner]:

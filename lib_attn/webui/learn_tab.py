@@ -34,7 +34,6 @@ TEXTS = {
     "load": "Prompts from a text file",
     "replace": "Replace a file of this name",
     "learn": "Learn",
-    "again": "Press Learn again to learn it all the same.",
     "interrupt": "Interrupt",
 }
 
@@ -93,12 +92,11 @@ def _lay_out(known: Mapping[str, Learner], page: panel.Page) -> None:
             said = page.answer("said")
     # The host's name of the job; own pictures in base64, as the browser has read them.
     task, images = gr.Textbox("", visible=False), gr.Textbox("[]", visible=False)
-    told_before = gr.State([])
 
     def learn(
         task: str, images: str, label: str, name: str, source: str, prompts: str, caption: str, replace: bool,
-        before: list[str], *values: Any,
-    ) -> tuple[list[str], str]:  # fmt: skip
+        *values: Any,
+    ) -> list[str]:  # fmt: skip
         told = dict(zip(controls, values, strict=True))
         asked = {"kind": labels.get(label), "name": name, "replace": replace}
         groups = {"pictures": Pictures.name, "options": asked["kind"]}
@@ -109,13 +107,9 @@ def _lay_out(known: Mapping[str, Learner], page: panel.Page) -> None:
         wants_own = label in looks and source == TEXTS["own"]
         try:
             own = {"init_images": json.loads(images), "caption": caption}
-            asked |= own if wants_own else {"prompts": prompts}
-            found = learning.doubts(asked)
-            if found and found != before:
-                return found, sentences([*found, TEXTS["again"]])
-            return [], sentences(learning.learn(asked))
+            return [sentences(learning.learn(asked | (own if wants_own else {"prompts": prompts})))]
         except ValueError as error:
-            return [], sentences([error])
+            return [sentences([error])]
 
     def show(label: str, source: str) -> list[Any]:
         """What belongs to the kind and the source that are chosen."""
@@ -128,9 +122,8 @@ def _lay_out(known: Mapping[str, Learner], page: panel.Page) -> None:
     gallery.click(None, [], [], _js="attentionLab.own.take")
     clear.click(None, [], [], _js="attentionLab.own.clear")
     start.click(
-        call_queue.wrap_gradio_gpu_call(learn, extra_outputs=[[]]),
-        [task, images, kind, name, source, prompts, caption, replace, told_before, *controls.values()],
-        [told_before, said],
+        call_queue.wrap_gradio_gpu_call(learn, extra_outputs=[]),
+        [task, images, kind, name, source, prompts, caption, replace, *controls.values()], [said],
         _js="attentionLab.learn",
     )  # fmt: skip
     start.click(lambda: "", [], [said], queue=False, show_progress="hidden")

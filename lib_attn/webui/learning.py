@@ -76,21 +76,9 @@ def learn(asked: Any) -> list[str]:
     shared.state.textinfo = "Learning from what was seen"
     _keep(run.finish, _file(name))
     seconds = round(run.seconds)
-    more = learners()[kind].doubts(count, options)
     if count == 1:
-        return [*told, f"{name} is learned, from one picture in {seconds} s.", *more]
-    return [*told, f"{name} is learned, from {count} pictures in {seconds} s.", *more]
-
-
-def doubts(asked: Any) -> list[str]:
-    """Sentences on why what would be learned may not be worth much; empty where nothing speaks against it.
-
-    Raises:
-        ValueError: as `learn`.
-    """
-    kind, _, source, pictures, options = _read(asked)
-    count = len(source.files) if isinstance(source, showing.Own) else pictures.count
-    return list(learners()[kind].doubts(count, options))
+        return [*told, f"{name} is learned, from one picture in {seconds} s."]
+    return [*told, f"{name} is learned, from {count} pictures in {seconds} s."]
 
 
 def _pass(run: Run, own: showing.Own | None, prompt: str, seed: int) -> bool:

@@ -12,6 +12,10 @@ from lib_attn.techniques.near_sighted.estimate import speed_up
 from lib_attn.unet.layers import Layer, parse_selector
 
 LITTLE = 1.05  # a speed-up below this is lost in the noise
+#: Atoms to channels, between which the pseudo-inverse has weights of any size: pictures become rough.
+SQUARE = 0.7, 1.2
+#: A style bank of this strength or more leaves blotches in plain backgrounds when it acts beyond this share of steps.
+STRONG, LATE = 2.0, 0.6
 
 
 def tell(s: Dictionary, settings: Any, facts: Facts, passes: list[Pass], said: Said) -> None:
@@ -25,6 +29,11 @@ def tell(s: Dictionary, settings: Any, facts: Facts, passes: list[Pass], said: S
     if s.file:
         _tell_file(s, facts, said)
     styled = bool(s.file and s.strength)
+    if styled and s.strength >= STRONG and s.end > LATE:
+        said.warn(
+            "A style this strong, kept up to the last steps, brings blotches into plain backgrounds: "
+            "set End to 0.6, or lower Style strength."
+        )
     if settings["near_sighted"].enabled and styled:
         said.warn("Near-sighted is on as well: it stands back where the style bank acts, and takes other layers first.")
     elif s.mode != "full" and settings["near_sighted"].enabled:
@@ -51,10 +60,18 @@ def tell(s: Dictionary, settings: Any, facts: Facts, passes: list[Pass], said: S
 def _tell_file(s: Dictionary, facts: Facts, said: Said) -> None:
     """The error of the file's atoms, over all layers; that a file cannot be used is said for all techniques."""
     try:
-        figures = facts.files.load(s.name, s.file).about.get("figures")
+        file = facts.files.load(s.name, s.file)
     except Refused:
         return
+    shapes = [tensor.shape for name, tensor in file.tensors.items() if name.startswith("atoms.") and tensor.ndim == 2]
+    square = any(SQUARE[0] < count / channels < SQUARE[1] for count, channels in shapes if channels)
+    if s.mode == "static" and s.codes == "pseudo-inverse" and square:
+        said.warn(
+            "A layer of this file has about as many atoms as channels, which makes static pictures rough: "
+            "set Static codes to ridge or sparse, or learn another number of atoms."
+        )
     try:
+        figures = file.about.get("figures")
         found = [float(layer["nearest"]) for layer in figures["error"].values()]
         low, high = f"{100 * min(found):.0f}", f"{100 * max(found):.0f}"
     except (TypeError, KeyError, ValueError, AttributeError):
