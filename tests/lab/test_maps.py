@@ -16,10 +16,16 @@ from lib_attn.lab.drawing import pictures
 from lib_attn.lab.drawing.checkpoint import ModelSpec
 from lib_attn.lab.drawing.sampling import Request, sample
 from lib_attn.lab.drawing.variants import FULL, preset
-from lib_attn.lab.measuring.maps import of_the_pass
+from lib_attn.lab.judging import geometry
+from lib_attn.lab.measuring.gradient import steered
+from lib_attn.lab.measuring.maps import agreement, head_in, of_the_pass
 from lib_attn.lab.reports.figures import RESULTS
 from lib_attn.lab.reports.maps import maps_block, maps_short
+from lib_attn.lab.shared.errors import LabError
 from lib_attn.settings import positional_params
+from lib_attn.techniques.depth_guide.head import error
+from lib_attn.techniques.depth_guide.maps import Map
+from lib_attn.techniques.depth_guide.normals import normal_map
 
 
 def test_a_picture_that_follows_a_map_s_pass_follows_that_of_the_map_named():
@@ -31,6 +37,49 @@ def test_a_picture_that_follows_a_map_s_pass_follows_that_of_the_map_named():
     alone = of_the_pass(model, replace(asked, prompts=asked.prompts[:1], seeds=asked.seeds[:1]), variant, 0)
     torch.testing.assert_close(alone[0], own[0])
     assert torch.equal(sample(model, asked, FULL), plain), "the blocks are off again"
+
+
+def test_the_gradient_through_the_u_net_brings_the_map_nearer_and_ends_where_it_is_told_to():
+    model, height = ModelSpec().load(), np.linspace(0, 255, 128).astype(np.uint8)
+    asked = Request(("a large red sphere",), (3,), "", 128, 128, 3, "DDIM", 5.0)
+    wanted = Map(np.repeat(np.repeat(height[:, None], 128, 1)[..., None], 3, -1))
+    head, plain = head_in(model, preset("Underdrawing")), sample(model, asked, FULL)
+
+    def far(latents):
+        return float(error(head(latents), wanted.wanted((16, 16))[None]))
+
+    followed = steered(model, asked, head, [wanted])
+    assert far(followed) < far(plain) - 0.01
+    assert torch.equal(steered(model, asked, head, [wanted], until=0), plain)
+    assert torch.equal(sample(model, asked, FULL), plain)
+    with pytest.raises(LabError, match="guided pictures"):
+        steered(model, replace(asked, cfg=1.0), head, [wanted])
+
+
+def test_maps_of_normals_are_held_against_depth():
+    """A ball's normals agree with its own depth and not with those of one elsewhere."""
+    y, x = np.mgrid[-1:1:64j, -1:1:64j]
+
+    def ball(right):
+        inside = 0.4 - (x - right) ** 2 - y**2
+        height = np.sqrt(inside.clip(0))
+        grey = np.where(inside > 0, 64 + 191 * height / height.max(), 0).astype(np.uint8)
+        return np.repeat(grey[..., None], 3, -1)
+
+    middle, aside = ball(0.0), ball(0.3)
+    found = agreement([normal_map(middle), normal_map(aside)], [middle, aside])
+    assert found["agreement"]["mean"] < 2 < 20 < found["agreement_shuffled"]["mean"]
+    result = json.loads((RESULTS / "maps.json").read_text())
+    table = maps_block(result | {"maps": result["maps"] | found})
+    assert "of the depth map of the same prompt and seed" in table and "AbsRel" in table
+
+
+def test_whole_things_of_a_map_of_normals_have_the_faces_that_look_at_the_viewer():
+    picture = np.full((32, 32, 3), (128, 128, 255), np.uint8)
+    picture[8:24, 8:24] = (255, 128, 128)
+    picture[12:20, 12:20] = (128, 128, 255)
+    assert geometry.outline(picture, "normal").sum() == 16 * 16 - 8 * 8
+    assert geometry.standing(picture, "normal").sum() == 16 * 16
 
 
 def test_rows_of_ways_that_were_measured_alone_are_shown():

@@ -26,10 +26,13 @@ def add_commands(inner) -> None:
     for name in ("singles", "pairs", "size", "steps", "batch", "seed"):
         value = getattr(MapsSpec(), name)
         options.add_argument(f"--{name}", type=int, default=value, help=f"(default {value})")
+    options.add_argument("--file", help="map blocks (default: the one file of depth that fits)")
+    options.add_argument("--beside", default="", help="maps of normals: file of depth whose maps they are held against")
     options.add_argument("--guide", help="another way of following than the preset's")
     options.add_argument("--strength", type=float, help="another strength than the preset's")
     options.add_argument("--until", type=float, help="another end of following than the preset's")
     options.add_argument("--keys", action="store_true", help="also pictures that follow the map's own pass by key mix")
+    options.add_argument("--gradient", action="store_true", help="also pictures moved by a gradient through the U-Net")
     add_model_options(options)
     options.add_argument("--out", type=Path, default=Path("maps.json"), help="(default maps.json)")
     options.set_defaults(run=run)
@@ -45,12 +48,14 @@ def run(args: argparse.Namespace) -> int:
     first = next((g.name for g in variant.settings.active() if g.draws_first), None)
     if first is None:
         raise LabError(f"The preset {args.preset} draws no map first.")
-    asked = {name: getattr(args, name) for name in ("guide", "strength", "until") if getattr(args, name) is not None}
+    asked = {
+        name: getattr(args, name) for name in ("file", "guide", "strength", "until") if getattr(args, name) is not None
+    }
     variant = preset(args.preset, **{f"{first}.{name}": value for name, value in asked.items()})
     judge, chosen = Judge.load(args.judge), model_of(args)
     model = chosen.load()
-    with progress_bar((4 + 2 * args.keys) * len(spec.requests())) as step:
-        result = measure(model, judge, spec, variant, step, args.keys)
+    with progress_bar((4 + 2 * args.keys + 3 * args.gradient) * len(spec.requests())) as step:
+        result = measure(model, judge, spec, variant, step, args.keys, args.gradient, args.beside)
     told = {"kind": "maps", "command": command_line(), "checkpoint": model.name, "sha256": file_hash(chosen.file)}
     told |= {"machine": machine(chosen.device), "settings": variant.changed, "spec": asdict(spec)}
     result = told | result

@@ -31,15 +31,20 @@ def outline(picture: np.ndarray, kind: str = "depth") -> np.ndarray:
     return depth_of(picture) > FARTHEST / 2
 
 
+def standing(picture: np.ndarray, kind: str = "depth") -> np.ndarray:
+    """Whole things: `outline` with what a map of normals cannot tell from the ground, bool (H, W)."""
+    from scipy import ndimage
+
+    found = outline(picture, kind)
+    # A face that looks at the viewer is as the ground is: it is part of what surrounds it.
+    return ndimage.binary_fill_holes(ndimage.binary_closing(found, iterations=2)) if kind == "normal" else found
+
+
 def cut_outs(picture: np.ndarray, kind: str = "depth") -> list[np.ndarray]:
     """The things of a map from left to right, 0 around them: float (EDGE, EDGE) each, of normals (EDGE, EDGE, 3)."""
     from scipy import ndimage
 
-    standing = outline(picture, kind)
-    if kind == "normal":
-        # A face that looks at the viewer is as the ground is: it is part of what surrounds it.
-        standing = ndimage.binary_fill_holes(ndimage.binary_closing(standing, iterations=2))
-    numbers, count = ndimage.label(standing)
+    numbers, count = ndimage.label(standing(picture, kind))
     values, found = (depth_of if kind == "depth" else normals_of)(picture), []
     for number, (rows, columns) in enumerate(ndimage.find_objects(numbers, count), start=1):
         mask = numbers[rows, columns] == number

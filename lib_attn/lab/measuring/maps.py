@@ -12,17 +12,20 @@ from PIL import Image
 
 from lib_attn.lab.drawing.checkpoint import LabModel
 from lib_attn.lab.drawing.sampling import Request, decode, sample
-from lib_attn.lab.drawing.variants import FULL, Variant, full_key, preset
+from lib_attn.lab.drawing.variants import FULL, Variant, full_key, ours, preset, read_settings
 from lib_attn.lab.judging import geometry
 from lib_attn.lab.judging.judge import Judge
 from lib_attn.lab.judging.metrics import score
 from lib_attn.lab.judging.prompts import pair_prompts, single_prompts
+from lib_attn.lab.measuring.gradient import steered
+from lib_attn.lab.shared.errors import LabError
 from lib_attn.lab.shared.progress import Progress, silent
 from lib_attn.learn.scenes import layout, renderers
-from lib_attn.learn.scenes.guides import depth_picture
+from lib_attn.learn.scenes.guides import depth_picture, normals_of
 from lib_attn.learn.scenes.layout import Scene
 from lib_attn.schema import Technique
 from lib_attn.store import Store
+from lib_attn.techniques.depth_guide.head import Head, read_head
 from lib_attn.techniques.depth_guide.maps import Map
 from lib_attn.techniques.depth_guide.normals import normals_of_depth
 from lib_attn.techniques.depth_guide.settings import KIND
@@ -72,32 +75,49 @@ def _moved(maps: Sequence[Map]) -> list[Map]:
         back = 1 / SHRUNK
         across = (back, 0, width / 2 - back * (width / 2 + right), 0, back, height / 2 - back * (height / 2 + down))
         picture = Image.fromarray(drawn.picture)
-        out.append(
-            Map(np.array(picture.transform(picture.size, Image.Transform.AFFINE, across, Image.Resampling.BILINEAR)))
+        moved = picture.transform(
+            picture.size, Image.Transform.AFFINE, across, Image.Resampling.BILINEAR, fillcolor=FAR[drawn.kind]
         )
+        out.append(Map(np.array(moved), kind=drawn.kind))
     return out
 
 
+#: What a map shows where nothing stands, by its kind.
+FAR = {"depth": (0, 0, 0), "normal": (128, 128, 255)}
 #: How far maps are moved, in shares of the picture's width and height, and how much smaller they become.
 MOVED, SHRUNK = ((0.1, 0.08), (-0.1, -0.08), (0.1, -0.08), (-0.1, 0.08)), 0.8
 #: What pictures follow, made of the maps that were drawn for them.
 WAYS: dict[str, Callable[[Sequence[Map]], list[Map]]] = {"guided": list, "shuffled": _shuffled, "moved": _moved}
 LAYOUT = "Layout only"
+#: What they follow by the gradient through the U-Net.
+GRADIENTS = {f"gradient_{name}": name for name in WAYS}
 #: What pictures follow by key mix: whose map's pass, counted from their own.
 PASSES = {"keys": 0, "keys_shuffled": 1}
 
 
 def measure(
-    model: LabModel, judge: Judge, spec: MapsSpec, variant: Variant, progress: Progress = silent, keys: bool = False
+    model: LabModel,
+    judge: Judge,
+    spec: MapsSpec,
+    variant: Variant,
+    progress: Progress = silent,
+    keys: bool = False,
+    gradient: bool = False,
+    beside: str = "",
 ) -> dict:
     """Figures on the maps that `variant` draws first, on pictures of the same seeds, and on the time.
 
     The pictures are drawn without a map, with their own, with that of another prompt, and with their own made smaller
-    and moved; with `keys` also by `of_the_pass`. Every mean comes with its standard error.
+    and moved; with `keys` also by `of_the_pass`, with `gradient` by `gradient.steered`. Every mean comes with its
+    standard error.
+
+    Args:
+        beside: a file that draws depth: maps of normals are held against its maps of the same prompts and seeds.
     """
     passes = PASSES if keys else {}
-    drawn: dict[str, list[np.ndarray]] = {"unguided": [], **{name: [] for name in (*WAYS, *passes)}}
-    maps: dict[str, list[np.ndarray]] = {name: [] for name in WAYS}
+    steep = GRADIENTS if gradient else {}
+    drawn: dict[str, list[np.ndarray]] = {"unguided": [], **{name: [] for name in (*WAYS, *passes, *steep)}}
+    maps: dict[str, list[Map]] = {name: [] for name in WAYS}
     for request in spec.requests():
         store, own = Store(), []
         for name, other in passes.items():
@@ -112,14 +132,64 @@ def measure(
             if name != "unguided":
                 followed = store.get("maps").current
                 own = own or followed
-                maps[name] += [m.picture for m in followed]
+                maps[name] += followed
+        for name, way in steep.items():
+            progress(name)
+            drawn[name] += [
+                np.asarray(p) for p in decode(model, steered(model, request, head_in(model, variant), WAYS[way](own)))
+            ]
+    kind, own = maps["guided"][0].kind, [m.picture for m in maps["guided"]]
     with renderers.open_renderer(spec.size) as renderer:
-        figures = judged(maps["guided"], spec, geometry.MapJudge(renderer)) | _angles(maps["guided"], spec, renderer)
+        figures = judged(own, spec, geometry.MapJudge(renderer, kind))
+        if kind == "depth":
+            figures |= _angles(own, spec, renderer)
+    if beside:
+        figures |= agreement(own, maps_of(model, spec, variant, beside))
     return {
+        "map": kind,
         "maps": figures,
         "pictures": _pictures(drawn, maps, judge, spec),
         "cost": cost(model, spec.requests()[0], variant),
     }
+
+
+def first_of(variant: Variant) -> Technique:
+    """The technique of `variant` that draws a map."""
+    (first,) = (group for group in variant.settings.active() if isinstance(group, Technique) and group.draws_first)
+    return first
+
+
+def head_in(model: LabModel, variant: Variant) -> Head:
+    """The network of the file of `variant` that reads maps."""
+    head = read_head(model.files.load(KIND, first_of(variant).file).tensors)
+    if head is None:
+        raise LabError("The file has no network that reads maps, of which there could be a gradient.")
+    return head
+
+
+def maps_of(model: LabModel, spec: MapsSpec, variant: Variant, file: str) -> list[np.ndarray]:
+    """The maps that `variant` draws first with another file, uint8 (H, W, 3) each."""
+    first = first_of(variant)
+    other = ours(file, file, read_settings(variant.settings.flat() | {f"{first.name}.file": file}))
+    out = []
+    for request in spec.requests():
+        store = Store()
+        sample(model, replace(request, steps=1), other, store=store)
+        out += [m.picture for m in store.get("maps").current]
+    return out
+
+
+def agreement(normals: list[np.ndarray], depths: list[np.ndarray]) -> dict:
+    """Angle between drawn normals and those worked out from drawn depth, where both show something: of the same prompt
+    and seed, and of others."""
+    out = {}
+    for name, other in (("agreement", depths), ("agreement_shuffled", [*depths[1:], depths[0]])):
+        pairs = zip(normals, other, strict=True)
+        out[name] = mean([
+            geometry.angle(normals_of(n), normals_of_depth(d), geometry.outline(n, "normal") & geometry.outline(d))
+            for n, d in pairs
+        ])  # fmt: skip
+    return out
 
 
 def of_the_pass(model: LabModel, request: Request, variant: Variant, other: int = 0) -> torch.Tensor:
@@ -129,7 +199,7 @@ def of_the_pass(model: LabModel, request: Request, variant: Variant, other: int 
     Args:
         other: the map is that of the picture so much further on in the batch.
     """
-    (first,) = (group for group in variant.settings.active() if isinstance(group, Technique) and group.draws_first)
+    first = first_of(variant)
     file = model.files.load(KIND, first.file)
     follow = {full_key("source"): "recorded run"}
     following, recording = preset(LAYOUT, **follow), preset(LAYOUT, **follow, **{full_key("record"): True})
@@ -181,9 +251,9 @@ def angular_error(picture: np.ndarray, scene: Scene, renderer) -> float:
     return geometry.angle(normals_of_depth(picture), truth, where)
 
 
-def _pictures(drawn: dict[str, list[np.ndarray]], maps: dict[str, list[np.ndarray]], judge: Judge, spec) -> dict:
+def _pictures(drawn: dict[str, list[np.ndarray]], maps: dict[str, list[Map]], judge: Judge, spec) -> dict:
     """For each way of drawing how right pictures are, and how far they cover each of the maps of `WAYS`."""
-    outlines = {name: [_small(geometry.outline(m)) for m in found] for name, found in maps.items()}
+    outlines = {name: [_small(geometry.standing(m.picture, m.kind)) for m in found] for name, found in maps.items()}
     out = {}
     for name, pictures in drawn.items():
         verdicts, masks = judge.look(np.stack(pictures))

@@ -8,6 +8,15 @@ from lib_attn.lab.shared.markdown import markdown_table
 
 COVERS = ["picture", "covers its map", "another's", "the moved one", "things right", "in order", "background"]
 
+#: How near maps are to what they should be: what it is called, digits and unit, by its name in a result file.
+NEAR = {
+    "outline": ("outline's overlap with the nearest render", 3, ""),
+    "abs_rel": ("AbsRel against it", 3, ""),
+    "angle": ("angle between normals by geometry and its own", 1, "°"),
+    "degrees": ("angle between normals and its own", 1, "°"),
+    "agreement": ("angle between normals and those by geometry of the depth map of the same prompt and seed", 1, "°"),
+}
+
 
 def maps_block(result: Mapping) -> str:
     """Tables of the maps, of the pictures and of the cost."""
@@ -19,10 +28,11 @@ def maps_block(result: Mapping) -> str:
         for key, text in named.items()
         if key in maps
     ]
-    angles = (_pm(maps[key], 1) + "°" for key in ("angle", "angle_shuffled"))
-    near = [["outline's overlap with the nearest render", _pm(maps["outline"]), _pm(maps["outline_shuffled"])],
-            ["AbsRel against it", _pm(maps["abs_rel"]), _pm(maps["abs_rel_shuffled"])],
-            ["angle between normals by geometry and its own", *angles]]  # fmt: skip
+    near = [
+        [text, *(_pm(maps[k], digits) + unit for k in (key, f"{key}_shuffled"))]
+        for key, (text, digits, unit) in NEAR.items()
+        if key in maps
+    ]
     return "\n\n".join(
         [
             _told(result),
@@ -52,6 +62,9 @@ def _pictures(pictures: Mapping) -> str:
         "moved": ("with its map, smaller and moved", "moved"),
         "keys": ("with its map's pass, by key mix", "guided"),
         "keys_shuffled": ("with another's pass, by key mix", "shuffled"),
+        "gradient_guided": ("with its map, by a gradient through the U-Net", "guided"),
+        "gradient_shuffled": ("with another's map, by that gradient", "shuffled"),
+        "gradient_moved": ("with the moved map, by that gradient", "moved"),
     }
     shown = [
         [text, *(_bold(_pm(pictures[key][f"covers_{of}"]), of == followed) for of in ("guided", "shuffled", "moved")),

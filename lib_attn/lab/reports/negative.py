@@ -114,8 +114,8 @@ PARTS = (
         name="estimate",
         about=(
             "Relative L2 of the final latents to those of guidance in every step, same seeds, guidance scale 5. Even: "
-            "full steps evenly spread; otherwise most of them early. The last column compares with the closer copy of "
-            "the positive (as the webui's NGMS fills in) with as many rows."
+            "full steps evenly spread; otherwise most of them early. Mean ± one standard error. The last column "
+            "compares with the closer copy of the positive (as the webui's NGMS fills in) with as many rows."
         ),
         row=EstimateRow,
         cases=_estimate_cases,
@@ -224,6 +224,8 @@ def _about(part: Part, result: dict[str, Any]) -> str:
     if part.name == "effect" and any(r["name"] in ("CFG 3", "CFG 8") for r in result["results"]):
         text += " CFG 3 and 8 have the pictures of CFG 5 without a negative as theirs."
     pictures = first.get("pictures", result["images"])
+    if part.name != "estimate":
+        text += f" A share has a standard error of at most {50 / pictures**0.5:.0f} points."
     drawn = f"{result['steps']} steps {result['sampler']}, seeds from {result['seed']}, {result['precision']}"
     model = f"model {result['checkpoint']}, SHA-256 {result['sha256']}…"
     return f"{text} {pictures} pictures of {result['size']} px a row, {drawn}; {model}."
