@@ -216,11 +216,11 @@ def test_stopping_after_the_present_picture_keeps_it(learning, host):
         ({"prompts": "x\n" * 1001}, "There may be 1000 prompts"),
         ({"pictures": {"count": "many"}}, "Pictures is a number from 1 to 1000, not 'many'$"),
         ({"pictures": {"count": 10**9}}, "Pictures is a number from 1 to 1000, not 1000000000$"),
-        ({"pictures": {"layers": "nowhere"}}, "pictures.layers: 'nowhere' is no block"),
+        ({"pictures": {"layers": "nowhere"}}, "Layers is not understood: 'nowhere' is no block"),
         ({"pictures": {"layers": "out99"}}, "This model has no attention in the layers out99"),
         ({"pictures": [1]}, "Pictures and options are told as dictionaries"),
         ({"options": {"factor": float("nan")}}, "Factor is a number from .* not nan$"),
-        ({"options": {"path": "x"}}, "means has no parameter 'path'"),
+        ({"options": {"path": "x"}}, "Means has no parameter 'path'"),
     ],
 )  # fmt: skip
 def test_what_is_not_understood_is_one_sentence_and_nothing_is_drawn(learning, changes, sentence):

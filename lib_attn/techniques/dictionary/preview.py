@@ -31,7 +31,7 @@ def tell(s: Dictionary, settings: Any, facts: Facts, passes: list[Pass], said: S
     styled = bool(s.file and s.strength)
     if styled and s.strength >= STRONG and s.end > LATE:
         said.warn(
-            "A style this strong, kept up to the last steps, brings blotches into plain backgrounds: "
+            "A style this strong, kept up to the last steps, can bring blotches into plain backgrounds: "
             "set End to 0.6, or lower Style strength."
         )
     if settings["near_sighted"].enabled and styled:
