@@ -18,10 +18,11 @@ from lib_attn.lab.drawing.sampling import Request, sample
 from lib_attn.lab.drawing.variants import FULL, preset
 from lib_attn.lab.judging import geometry
 from lib_attn.lab.measuring.gradient import steered
-from lib_attn.lab.measuring.maps import agreement, head_in, of_the_pass
+from lib_attn.lab.measuring.maps import MapsSpec, agreement, head_in, of_the_pass, through_the_autoencoder
 from lib_attn.lab.reports.figures import RESULTS
 from lib_attn.lab.reports.maps import maps_block, maps_short
 from lib_attn.lab.shared.errors import LabError
+from lib_attn.learn.scenes import renderers
 from lib_attn.settings import positional_params
 from lib_attn.techniques.depth_guide.head import error
 from lib_attn.techniques.depth_guide.maps import Map
@@ -72,6 +73,20 @@ def test_maps_of_normals_are_held_against_depth():
     result = json.loads((RESULTS / "maps.json").read_text())
     table = maps_block(result | {"maps": result["maps"] | found})
     assert "of the depth map of the same prompt and seed" in table and "AbsRel" in table
+
+
+def test_the_embedded_autoencoder_cannot_show_normals_and_a_faithful_one_could(monkeypatch):
+    """It has only ever seen few colours; a map of normals has hundreds."""
+    model, spec = ModelSpec().load(), MapsSpec(2, 0, size=128)
+    with renderers.open_renderer(128) as renderer:
+        assert through_the_autoencoder(model, spec, renderer)["mean"] > 20
+        monkeypatch.setattr("lib_attn.lab.measuring.maps.load_encoder", lambda spec: lambda values: values)
+        monkeypatch.setattr("lib_attn.lab.measuring.maps.decode", lambda model, values: as_pictures(values))
+        assert through_the_autoencoder(model, spec, renderer)["mean"] < 1
+
+
+def as_pictures(values):
+    return [np.rint((v.permute(1, 2, 0).numpy() + 1) * 127.5).astype(np.uint8) for v in values]
 
 
 def test_whole_things_of_a_map_of_normals_have_the_faces_that_look_at_the_viewer():

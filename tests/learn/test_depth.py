@@ -9,7 +9,9 @@ import torch
 pytest.importorskip("ldm", reason="the networks are ldm's")
 pytest.importorskip("accelerate", reason="training runs on accelerate")
 
+from lib_attn.lab.drawing.checkpoint import ModelSpec
 from lib_attn.lab.drawing.embedded import EMBEDDED
+from lib_attn.lab.drawing.sampling import decode
 from lib_attn.lab.judging import geometry
 from lib_attn.lab.judging.prompts import pair_prompts, single_prompts
 from lib_attn.lab.reports.maps import choices_block
@@ -21,6 +23,8 @@ from lib_attn.learn.scenes import layout, renderers
 from lib_attn.learn.scenes.guides import FARTHEST, depth_of, depth_picture, normal_picture, normals_of
 from lib_attn.learned.files import load
 from lib_attn.learned.folders import Folders
+from lib_attn.learned.foreign import VAE
+from lib_attn.techniques.depth_guide.underdraw import drawing
 from lib_attn.unet.replace import replaced
 from tests.unets import tiny_unet
 
@@ -70,6 +74,22 @@ def test_a_stopped_run_ends_as_an_unbroken_one(work, tmp_path):
     again = read(tmp_path)
     assert again.about["learned"]["steps"] == 4
     assert again.tensors.keys() == read(work).tensors.keys()
+
+
+def test_a_file_may_have_a_decoder_of_its_own_which_draws_its_maps(work, tmp_path):
+    """The same run with one: the same blocks, and maps that the base's decoder would show otherwise."""
+    out = tmp_path / "own.safetensors"
+    assert main([str(work), "--steps", "4", *SMALL, "--decoder-steps", "2", "--out", str(out)]) == 0
+    own, plain = load("own", "depth", Folders([tmp_path])), read(work)
+    decoder = {name.removeprefix(VAE) for name in own.tensors.keys() - plain.tensors.keys()}
+    model = ModelSpec().load()
+    assert decoder == model.decoder.state_dict().keys()
+    assert all(torch.equal(own.tensors[name], value) for name, value in plain.tensors.items())
+    latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    before = decode(model, latents)[0]
+    with drawing(own, model.unet, model.decoder, "epsilon"):
+        assert decode(model, latents)[0].tobytes() != before.tobytes()
+    assert decode(model, latents)[0].tobytes() == before.tobytes()
 
 
 @pytest.mark.parametrize("choice", choices.CHOICES)

@@ -207,7 +207,7 @@ def test_the_decoder_learns_from_parts_of_large_pictures(tmp_path):
     signed = []
     before, vae.to_signed = vae.to_signed, lambda p, device: signed.append(p) or before(p, device)
     try:
-        vae.polish(tmp_path, [(latents, pictures)], model, config, ((0, 0, 2),), jitter=0.0, crop=4)
+        vae.polish(tmp_path, [(latents, pictures)], vae.DecoderOnly(model), config, ((0, 0, 2),), jitter=0.0, crop=4)
     finally:
         vae.to_signed = before
     corners = set()

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from lib_attn.lab.drawing.checkpoint import LabModel
+from lib_attn.lab.drawing.checkpoint import LabModel, ModelSpec
+from lib_attn.lab.drawing.encoder import load_encoder
 from lib_attn.lab.drawing.sampling import Request, decode, sample
 from lib_attn.lab.drawing.variants import FULL, Variant, full_key, ours, preset, read_settings
 from lib_attn.lab.judging import geometry
@@ -143,6 +144,8 @@ def measure(
         figures = judged(own, spec, geometry.MapJudge(renderer, kind))
         if kind == "depth":
             figures |= _angles(own, spec, renderer)
+        else:
+            figures["autoencoder"] = through_the_autoencoder(model, spec, renderer)
     if beside:
         figures |= agreement(own, maps_of(model, spec, variant, beside))
     return {
@@ -227,6 +230,22 @@ def judged(maps: list[np.ndarray], spec: MapsSpec, judge: geometry.MapJudge) -> 
         out[name] = mean([v[place] for v in near])
         out[f"{name}_shuffled"] = mean([v[place] for v in other])
     return out
+
+
+def through_the_autoencoder(model: LabModel, spec: MapsSpec, renderer) -> dict[str, float | None]:
+    """Angle in degrees between normals of renders and the same encoded and decoded: nearer no drawn map can be."""
+    encoder, judge, angles = (
+        load_encoder(ModelSpec(model.file, model.device)),
+        geometry.MapJudge(renderer, "normal"),
+        [],
+    )
+    for scene in spec.scenes():
+        truth = judge.renders(scene)[0]
+        values = torch.from_numpy(truth.copy()).permute(2, 0, 1)[None].to(model.device).float() / 127.5 - 1
+        found = np.asarray(decode(model, encoder(values))[0])
+        where = geometry.outline(truth, "normal")
+        angles.append(geometry.angle(normals_of(found), normals_of(truth), where))
+    return mean(angles)
 
 
 def _angles(maps: list[np.ndarray], spec: MapsSpec, renderer) -> dict:

@@ -14,6 +14,7 @@ NEAR = {
     "abs_rel": ("AbsRel against it", 3, ""),
     "angle": ("angle between normals by geometry and its own", 1, "°"),
     "degrees": ("angle between normals and its own", 1, "°"),
+    "autoencoder": ("angle between a render's normals and the same through the autoencoder", 1, "°"),
     "agreement": ("angle between normals and those by geometry of the depth map of the same prompt and seed", 1, "°"),
 }
 
@@ -29,7 +30,7 @@ def maps_block(result: Mapping) -> str:
         if key in maps
     ]
     near = [
-        [text, *(_pm(maps[k], digits) + unit for k in (key, f"{key}_shuffled"))]
+        [text, *(_pm(maps[k], digits) + unit if k in maps else "-" for k in (key, f"{key}_shuffled"))]
         for key, (text, digits, unit) in NEAR.items()
         if key in maps
     ]

@@ -93,7 +93,16 @@ def _mix_cases(spec: NegativeSpec) -> list[Case]:
     return [Case("off", FULL), *(Case(v.label, v) for v in spec.variants)] if spec.variants else mix_cases()
 
 
-#: In the order of the page.
+EFFECT = (
+    'Prompts leave the colour open ("a cube, grey background"). The first row of each guidance scale is drawn '
+    "without a negative; the colour the judge sees there is what the picture's negative names in all rows below, "
+    "same seed. Another named: the same colour when the negative names another one; what is lost there as well is "
+    "disturbance. Area: share of the object's pixels that have that colour, where the judge sees an object. "
+    "Change: against the same guidance scale without a technique, picture by picture, ± one standard error. "
+    "Prompt right: one object of the right shape before the right background."
+)
+
+#: In the order in which they are measured.
 PARTS = (
     Part(
         name="cost",
@@ -125,14 +134,7 @@ PARTS = (
     ),
     Part(
         name="effect",
-        about=(
-            'Prompts leave the colour open ("a cube, grey background"). The first row of each guidance scale is drawn '
-            "without a negative; the colour the judge sees there is what the picture's negative names in all rows "
-            "below, same seed. Another named: the same colour when the negative names another one; what is lost there "
-            "as well is disturbance. Area: share of the object's pixels that have that colour, where the judge sees "
-            "an object. Change: against the same guidance scale without a technique, picture by picture, ± one "
-            "standard error. Prompt right: one object of the right shape before the right background."
-        ),
+        about=EFFECT,
         row=EffectRow,
         cases=_effects(effect_cases),
         calls=_effect_calls,
@@ -141,10 +143,7 @@ PARTS = (
     ),
     Part(
         name="contrast",
-        about=(
-            "As above, under weak guidance. CFG 2.5 has the pictures of CFG 2 without a negative as its own, and "
-            "changes are against CFG 2."
-        ),
+        about=f"{EFFECT} CFG 2.5 has the pictures of CFG 2 without a negative as its own; changes are against CFG 2.",
         row=EffectRow,
         cases=_effects(weak_guidance_cases),
         calls=_effect_calls,

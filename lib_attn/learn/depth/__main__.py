@@ -62,6 +62,7 @@ def parser() -> argparse.ArgumentParser:
         ("seed", "of everything drawn at random"),
         ("head_scenes", "pictures that the network which reads maps learns from"),
         ("head_steps", "length of its training"),
+        ("decoder_steps", "0, or length of the training of a decoder of its own, where the VAE cannot show the map"),
     ):
         default = getattr(Recipe(), name)
         p.add_argument(f"--{name.replace('_', '-')}", type=int, help=f"{what} (default {default})")
@@ -77,7 +78,7 @@ def choose_recipe(args: argparse.Namespace, base: Base) -> Recipe:
     kept = args.work / f"{args.map or Recipe().map}-{args.train or Recipe().train}.json"
     recipe = Recipe.load(kept) if kept.exists() else Recipe()
     named = ("map", "train", "scenes", "size", "steps", "batch", "rank", "seed", "lr", "precision", "head_scenes",
-             "head_steps")  # fmt: skip
+             "head_steps", "decoder_steps")  # fmt: skip
     asked = {name: getattr(args, name) for name in named if getattr(args, name) is not None}
     checkpoint = f"{base.path.stem} {base.digest}"
     if recipe.checkpoint not in ("", checkpoint):

@@ -16,10 +16,11 @@ from .choices import CHOICES, RATES
 
 @dataclass(frozen=True)
 class Recipe:
-    """checkpoint: name and first digits of the sha256 of the base. map: "depth" or "normal". train: one of `CHOICES`.
-    rank: of the deltas of "lora". size: edge of the maps in pixels. kinds: see `scenes.layout.Mix`. zero_snr: the base
-    was trained with a schedule that ends in noise alone (Lin et al. 2023, arXiv 2305.08891). head_scenes, head_steps:
-    for the network that reads maps. lr: highest learning rate; None: that of the choice, see `choices.RATES`."""
+    """checkpoint: name and first digits of the sha256 of the base. map: "depth" or "normal". train: one of
+    `CHOICES`. rank: of the deltas of "lora". size: edge of the maps in pixels. kinds: see `scenes.layout.Mix`.
+    zero_snr: the base was trained with a schedule that ends in noise alone (Lin et al. 2023, arXiv 2305.08891).
+    head_scenes, head_steps: for the network that reads maps. decoder_steps: for a decoder of the file's own; 0: it
+    has none. lr: highest learning rate; None: that of the choice, see `choices.RATES`."""
 
     checkpoint: str = ""
     map: str = "depth"
@@ -40,6 +41,7 @@ class Recipe:
     precision: str = "no"
     head_scenes: int = 1000
     head_steps: int = 500
+    decoder_steps: int = 0
     seed: int = 11
     save_seconds: float = 300.0
     preview: int = 6

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import itertools
 import json
@@ -15,13 +16,15 @@ from torch import nn
 
 from lib_attn.lab.drawing.sampling import Request, decode, sample
 from lib_attn.learned.files import family_of_layers, save
+from lib_attn.learned.foreign import VAE
 from lib_attn.unet.families import find_layers
 from lib_attn.unet.layers import layer_keys
 
 from ..reference_model import data, preview
 from ..reference_model.diffusion import alphas_cumprod, draw_steps, loss_weights
-from ..reference_model.loop import Loop, draw
+from ..reference_model.loop import Loop, LoopConfig, draw
 from ..reference_model.state import load_tensors, save_tensors
+from ..reference_model.vae import polish
 from ..scenes import layout, renderers, shards
 from ..scenes.guides import PICTURES
 from . import choices
@@ -35,6 +38,10 @@ MEANS = {
     "depth": "inverse depth, near is white: its 2 to 98 % are 64 to 255, 0 where nothing stands",
     "normal": "(n + 1) / 2: red is left, green is up, blue is front",
 }
+
+#: A decoder of a file's own learns from so many parts of maps a step, so many latents wide.
+CUTS, CUT = 4, 16
+DECODER_RATE = 3e-4
 
 
 def schedule(recipe: Recipe) -> torch.Tensor:
@@ -138,6 +145,26 @@ class Run:
         loop.run(loss_of, f"{recipe.map} {recipe.train}")
         return loop
 
+    def decoder(self) -> dict[str, torch.Tensor]:
+        """Decoder that shows this kind of map in its own colours, where the recipe has one: learned from the same maps.
+
+        A VAE can only show what it was trained on, and a map of normals has colours that few pictures have; its latents
+        may hold them all the same.
+        """
+        recipe = self.recipe
+        if not recipe.decoder_steps:
+            return {}
+        latents, _ = self.latents(recipe.map, recipe.scenes)
+        picture = PICTURES[recipe.map]
+        samples = itertools.islice(shards.read_set(self.scenes, (recipe.map, "mask")), len(latents))
+        maps = np.stack([data.reduce(picture(s), recipe.size) for s in samples])
+        decoder = copy.deepcopy(self.base.model.decoder).train().requires_grad_(True)
+        config = LoopConfig(recipe.decoder_steps, CUTS, DECODER_RATE, warmup=20, decay=0.5, ema=0.99,
+                            precision=recipe.precision, save_seconds=recipe.save_seconds, seed=recipe.seed)  # fmt: skip
+        folder = self.work / f"decoder-{recipe.map}-{recipe.size}"
+        loop = polish(folder, [(latents, maps)], decoder, config, ((0, 0, CUTS),), crop=CUT)
+        return {VAE + name: tensor.half() for name, tensor in loop.ema.shadow.items()}
+
     def _preview(self, step: int, weights: dict[str, torch.Tensor]) -> None:
         """Maps of fixed prompts and seeds, beside TensorBoard's log."""
         from PIL import Image
@@ -155,7 +182,8 @@ class Run:
         keys = zip(layer_keys(layers), (layer.attn1.to_q.in_features for layer in layers), strict=True)
         about = self.about(loop) | {"family": family_of_layers(layers), "layers": dict(keys)}
         head = {name: tensor.half() for name, tensor in self.head().items()}
-        return save(path, KIND, choices.written(self.base.model.unet, loop.ema.shadow) | head, about)
+        blocks = choices.written(self.base.model.unet, loop.ema.shadow)
+        return save(path, KIND, blocks | head | self.decoder(), about)
 
     def _source(self) -> str:
         """What the scenes are made of; primitives are "procedural"."""

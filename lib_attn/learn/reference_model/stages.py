@@ -97,9 +97,9 @@ class Run:
                 sets.append((latents, data.load_pictures(self.scenes, 0, len(latents), size)[0]))
                 sizes.append(size)
         phases = [(first, sizes.index(size), batch) for first, size, batch in plan.phases]
-        model = self.autoencoder().train()
+        decoder = vae.DecoderOnly(self.autoencoder().train())
         loop = vae.polish(
-            self.work / "polish", sets, model, self._loop_config(plan, plan.phases[0][2]), phases, crop=plan.crop
+            self.work / "polish", sets, decoder, self._loop_config(plan, plan.phases[0][2]), phases, crop=plan.crop
         )
         if loop.accelerator.is_main_process:
             state.save_tensors(target, loop.ema.shadow)

@@ -95,19 +95,21 @@ def _edges(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 def polish(
     folder: Path,
     sets: Sequence[tuple[torch.Tensor, np.ndarray]],
-    model: Autoencoder,
+    decoder: torch.nn.Module,
     config: LoopConfig,
     phases: Sequence[tuple],
     jitter: float = 0.03,
     crop: int = 0,
 ) -> Loop:
-    """Train the decoder alone on whole pictures, or on parts of `crop` x `crop` latents where they are large.
+    """Train a decoder, of latents that are not scaled, on whole pictures, or on parts of `crop` x `crop` latents where
+    they are large.
 
     Crops teach edges quickly, but GroupNorm sees other statistics in a whole picture and shifts its colours.
-    sets: (scaled latents (N, 4, h, w), pictures uint8 (N, 8 h, 8 w, 3)) per resolution; phases: (first step,
-    number of the set, pictures per step); jitter: spread of noise on the latents, as a sampler leaves some.
+    decoder: as `DecoderOnly`. sets: (scaled latents (N, 4, h, w), pictures uint8 (N, 8 h, 8 w, 3)) per resolution;
+    phases: (first step, number of the set, pictures per step); jitter: spread of noise on the latents, as a sampler
+    leaves some.
     """
-    loop = Loop(folder, DecoderOnly(model), config)
+    loop = Loop(folder, decoder, config)
     share, device = loop.accelerator.num_processes, loop.accelerator.device
 
     def loss_of(network, step, _rows):
