@@ -143,7 +143,8 @@ def places_of_a_file() -> dict[str, bool]:
         answer = json.loads(answers.answer(json.dumps({"values": asked | {"softer.file": name}})))
         told.append([warning["text"][:40] for warning in answer["techniques"]["softer"]["warnings"]])
     missing, other = "The learned file gone is not used: there", "The learned file half is not the one tha"
-    found["the panel says what is wrong with a file"] = told == [[], [], [missing], [other], []]
+    wrong = "Softer: File is the name of a learned file"[:40]
+    found["the panel says what is wrong with a file"] = told == [[], [], [missing], [other], [wrong]]
 
     by_file = predict(Softer(enabled=True, amount=0.0, file=named), files=files)
     found["a learned file acts"] = torch.equal(by_file, predict(Softer(enabled=True, amount=0.5)))
