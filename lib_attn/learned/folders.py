@@ -23,7 +23,7 @@ SHIPPED = Path(__file__).parents[1] / "lab" / "model" / "learned"
 MAX_BYTES = 1 << 30  # of a file of ours
 MAX_ENTRIES = 2000  # of a folder that are looked at
 
-TOLD = ("kind", "family", "layers")  # by a header, on what the file is for
+TOLD = ("kind", "family", "layers", "map")  # by a header, on what the file is for
 
 TOO_LARGE = "it is larger than 1 GiB"
 TOO_LARGE_A_MODEL = "it is larger than 4 GiB"
@@ -70,7 +70,7 @@ class Folders:
         return paths[0]
 
     def told_by(self, name: str) -> dict[str, Any]:
-        """Kind, family and layers as the header of a file tells them, the kind alone where others have made it;
+        """Kind, family, layers and kind of map as a file's header tells them, the kind alone where others have made it;
         empty where there is no such file."""
         paths = self._found().get(unicodedata.normalize("NFC", name))
         return _told_by(paths[0]) if paths else {}

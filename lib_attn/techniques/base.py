@@ -65,9 +65,13 @@ class Context:
         return file
 
     def fitting(self, kind: str) -> list[str]:
-        """Names of the learned files of a kind that fit the model, by their headers alone."""
+        """Names of the learned files of a kind that fit the model, by their headers alone.
+
+        Files that draw normals are left out: depth is what is meant where nothing is chosen.
+        """
         folders = self.files.folders()
         told = {name: folders.told_by(name) for name in folders.names(kind)}
+        told = {name: about for name, about in told.items() if about.get("map") != "normal"}
         return [name for name, about in told.items() if self._fits(about.get("family", ""), about.get("layers", {}))]
 
     def _fits(self, family: Any, layers: Any) -> bool:

@@ -14,19 +14,23 @@ pytest.importorskip("ldm", reason="the networks are ldm's")
 from lib_attn.lab.commands import cli
 from lib_attn.lab.drawing import pictures
 from lib_attn.lab.drawing.checkpoint import ModelSpec
-from lib_attn.lab.drawing.sampling import Request, sample
+from lib_attn.lab.drawing.sampling import Request, decode, sample
 from lib_attn.lab.drawing.variants import FULL, preset
 from lib_attn.lab.judging import geometry
 from lib_attn.lab.measuring.gradient import steered
-from lib_attn.lab.measuring.maps import MapsSpec, agreement, head_in, of_the_pass, through_the_autoencoder
+from lib_attn.lab.measuring.maps import MapsSpec, agreement, head_in, of_the_pass, off_map, through_the_autoencoder
 from lib_attn.lab.reports.figures import RESULTS
 from lib_attn.lab.reports.maps import maps_block, maps_short
 from lib_attn.lab.shared.errors import LabError
 from lib_attn.learn.scenes import renderers
+from lib_attn.learn.scenes.guides import normals_of
 from lib_attn.settings import positional_params
+from lib_attn.store import Store
+from lib_attn.techniques.base import Context
 from lib_attn.techniques.depth_guide.head import error
-from lib_attn.techniques.depth_guide.maps import Map
+from lib_attn.techniques.depth_guide.maps import Map, maps_in
 from lib_attn.techniques.depth_guide.normals import normal_map
+from lib_attn.unet.families import find_layers
 
 
 def test_a_picture_that_follows_a_map_s_pass_follows_that_of_the_map_named():
@@ -49,12 +53,13 @@ def test_the_gradient_through_the_u_net_brings_the_map_nearer_and_ends_where_it_
     def far(latents):
         return float(error(head(latents), wanted.wanted((16, 16))[None]))
 
-    followed = steered(model, asked, head, [wanted])
+    miss = off_map(head, [wanted])
+    followed = steered(model, asked, miss)
     assert far(followed) < far(plain) - 0.01
-    assert torch.equal(steered(model, asked, head, [wanted], until=0), plain)
+    assert torch.equal(steered(model, asked, miss, until=0), plain)
     assert torch.equal(sample(model, asked, FULL), plain)
     with pytest.raises(LabError, match="guided pictures"):
-        steered(model, replace(asked, cfg=1.0), head, [wanted])
+        steered(model, replace(asked, cfg=1.0), miss)
 
 
 def test_maps_of_normals_are_held_against_depth():
@@ -95,6 +100,19 @@ def test_whole_things_of_a_map_of_normals_have_the_faces_that_look_at_the_viewer
     picture[12:20, 12:20] = (128, 128, 255)
     assert geometry.outline(picture, "normal").sum() == 16 * 16 - 8 * 8
     assert geometry.standing(picture, "normal").sum() == 16 * 16
+
+
+def test_normals_are_drawn_where_their_file_is_chosen_and_only_there(tmp_path):
+    """The embedded model has a file of each; a map that shows nothing faces the viewer."""
+    model = ModelSpec().load()
+    assert Context(layers=tuple(find_layers(model.unet)), files=model.files).fitting("depth") == ["reference-depth"]
+    asked, store = Request(("a large red sphere",), (3,), "", 128, 128, 1, "DDIM", 5.0), Store()
+    before = decode(model, torch.zeros(1, 4, 8, 8))[0].tobytes()
+    sample(model, asked, preset("Underdrawing", **{"depth_guide.file": "reference-normal"}), store=store)
+    (drawn,) = maps_in(store).current
+    assert drawn.kind == "normal" and drawn.normals is drawn.picture
+    assert normals_of(drawn.picture[:16])[..., 2].mean() > 0.98
+    assert decode(model, torch.zeros(1, 4, 8, 8))[0].tobytes() == before, "its decoder is off again"
 
 
 def test_rows_of_ways_that_were_measured_alone_are_shown():

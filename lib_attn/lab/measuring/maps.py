@@ -26,7 +26,7 @@ from lib_attn.learn.scenes.guides import depth_picture, normals_of
 from lib_attn.learn.scenes.layout import Scene
 from lib_attn.schema import Technique
 from lib_attn.store import Store
-from lib_attn.techniques.depth_guide.head import Head, read_head
+from lib_attn.techniques.depth_guide.head import Head, error, read_head
 from lib_attn.techniques.depth_guide.maps import Map
 from lib_attn.techniques.depth_guide.normals import normals_of_depth
 from lib_attn.techniques.depth_guide.settings import KIND
@@ -136,9 +136,8 @@ def measure(
                 maps[name] += followed
         for name, way in steep.items():
             progress(name)
-            drawn[name] += [
-                np.asarray(p) for p in decode(model, steered(model, request, head_in(model, variant), WAYS[way](own)))
-            ]
+            latents = steered(model, request, off_map(head_in(model, variant), WAYS[way](own)))
+            drawn[name] += [np.asarray(p) for p in decode(model, latents)]
     kind, own = maps["guided"][0].kind, [m.picture for m in maps["guided"]]
     with renderers.open_renderer(spec.size) as renderer:
         figures = judged(own, spec, geometry.MapJudge(renderer, kind))
@@ -168,6 +167,16 @@ def head_in(model: LabModel, variant: Variant) -> Head:
     if head is None:
         raise LabError("The file has no network that reads maps, of which there could be a gradient.")
     return head
+
+
+def off_map(head: Head, maps: Sequence[Map]) -> Callable[[torch.Tensor], torch.Tensor]:
+    """How far predicted latents ``[B, C, h, w]`` are from their maps, summed over places: ``[B]``."""
+
+    def miss(clean: torch.Tensor) -> torch.Tensor:
+        wanted = torch.stack([m.wanted(tuple(clean.shape[-2:])) for m in maps])
+        return wanted[0].numel() * error(head(clean), wanted)
+
+    return miss
 
 
 def maps_of(model: LabModel, spec: MapsSpec, variant: Variant, file: str) -> list[np.ndarray]:

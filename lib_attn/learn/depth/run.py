@@ -103,7 +103,10 @@ class Run:
             latents, _ = self.latents("rgb", self.recipe.head_scenes)
             picture, edge = PICTURES[self.recipe.map], self.recipe.size
             samples = itertools.islice(shards.read_set(self.scenes, (self.recipe.map, "mask")), len(latents))
-            maps = [Map(data.reduce(picture(s), edge)).wanted(tuple(latents.shape[-2:])) for s in samples]
+            maps = [
+                Map(data.reduce(picture(s), edge), kind=self.recipe.map).wanted(tuple(latents.shape[-2:]))
+                for s in samples
+            ]
             with tqdm(total=self.recipe.head_steps, unit="step", desc="head") as bar:
                 head = train_head(
                     latents, torch.stack(maps), self.recipe.head_steps, seed=self.recipe.seed,

@@ -27,6 +27,8 @@ LIMIT = 64
 LARGEST = 8192
 #: A larger one is made smaller to this before anything else: its picture follows it at an eighth of the picture's size.
 ENOUGH = 2048
+#: Sine of the angle to the viewer from which on a map of normals shows a thing for certain.
+TURNED = 0.5
 #: Shares of a map's brightness that become black and white.
 QUANTILES = (0.1, 0.98)
 
@@ -50,10 +52,16 @@ class Map:
         return self.picture if self.kind == "normal" else normal_map(self.picture)
 
     def wanted(self, size: tuple[int, int]) -> torch.Tensor:
-        """Its brightness ``[h, w]``, 0 … 1, averaged over areas, cropped where `size` has other proportions."""
-        cut = self.picture[middle(self.picture.shape[:2], size)]
-        grey = torch.from_numpy(np.ascontiguousarray(cut)).float().mean(-1)[None, None] / 255
-        return F.interpolate(grey, size, mode="area")[0, 0]
+        """How near things are ``[h, w]``, 0 … 1, averaged over areas, cropped where `size` has other proportions.
+
+        Of normals, which do not say how near anything is: how far it turns away from the viewer, 1 from `TURNED` on.
+        """
+        cut = torch.from_numpy(np.ascontiguousarray(self.picture[middle(self.picture.shape[:2], size)])).float()
+        if self.kind == "normal":
+            near = ((cut[..., :2] / 127.5 - 1).norm(dim=-1) / TURNED).clamp(max=1)
+        else:
+            near = cut.mean(-1) / 255
+        return F.interpolate(near[None, None], size, mode="area")[0, 0]
 
     def latents(self, like: torch.Tensor) -> torch.Tensor:
         """Its latents ``[1, C, h, w]`` in the size, device and type of `like` ``[B, C, h, w]``, cropped as `wanted`."""
