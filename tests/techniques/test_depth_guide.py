@@ -306,3 +306,11 @@ def test_normals_of_a_depth_map_are_those_of_its_relief():
     disc = np.where(inside > 0, 150, 0).astype(np.uint8)[..., None].repeat(3, -1)
     assert normals_of_depth(disc)[..., 2].min() > 0.99, "the drop to the ground bends no normal"
     assert Map(picture, kind="normal").normals is picture
+
+
+def test_of_normals_a_picture_follows_what_turns_away_from_the_viewer():
+    """The ground, blue, is far; what turns away by 30 degrees or more in any direction stands there."""
+    picture = np.full((8, 8, 3), (128, 128, 255), np.uint8)
+    picture[:, 4:6], picture[:, 6:] = (255, 128, 128), (128, 96, 251)
+    shares = Map(picture, kind="normal").wanted((8, 8))[0]
+    assert torch.allclose(shares, torch.tensor([0.0] * 4 + [1.0] * 2 + [0.49] * 2), atol=0.02)

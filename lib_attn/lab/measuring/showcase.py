@@ -2,7 +2,7 @@
 
 One grid of one prompt cannot show them all: near-sighted attention needs a large picture, Negative skip CFG scale 1 or
 a guided picture, Contrast weak guidance, Key mix a batch. Seeds are chosen so that the effect is easy to see; how often
-it comes is measured elsewhere (docs/negative-benchmark.md).
+it comes is measured elsewhere (docs/negative-skip.md).
 """
 
 from __future__ import annotations
