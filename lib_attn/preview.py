@@ -40,10 +40,12 @@ def preview(settings: Settings, facts: Facts) -> Preview:
     for group in settings.groups:
         if group is not settings.general:
             techniques[group.name] = said = Said()
-            name = group.fitting_file(facts.fitting)
-            if name:
-                group = replace(group, file=name)
-                said.line("You have chosen no file: {name} is used, the only one that fits this model.", name=name)
+            names = group.fitting_files(facts.fitting)
+            if len(names) == 1:
+                group = replace(group, file=names[0])
+                said.line("You have chosen no file: {name} is used, which fits this model.", name=names[0])
+            elif names:
+                said.line("Several files fit this model, and you have chosen none: {names}.", names=", ".join(names))
             passes = _passes(group, facts, said)
             for kind, value in group.files():
                 for text in facts.files.check(kind, value):

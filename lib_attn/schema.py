@@ -251,16 +251,13 @@ class Technique(Group):
         """Whether it can do nothing for want of a learned file."""
         return False
 
-    def fitting_file(self, fitting: Callable[[str], Sequence[str]]) -> str:
-        """Name of the one learned file that it takes where it lacks one; empty where it needs none or several fit.
+    def fitting_files(self, fitting: Callable[[str], Sequence[str]]) -> Sequence[str]:
+        """Names of the learned files that it may take where it lacks one, of which it takes the only one.
 
         Args:
             fitting: gives names of files of a kind that fit the model.
         """
-        if not self.lacks_file:
-            return ""
-        names = fitting(next(p.file for p in self.params() if p.name == "file"))
-        return names[0] if len(names) == 1 else ""
+        return fitting(next(p.file for p in self.params() if p.name == "file")) if self.lacks_file else ()
 
     @classmethod
     def all_params(cls) -> tuple[Param, ...]:

@@ -143,17 +143,21 @@ class Settings:
         return self.replace(**changed)
 
     def completed(self, fitting: Callable[[str], Sequence[str]]) -> tuple[Settings, list[str]]:
-        """A copy in which active techniques that lack a learned file have the only one that fits, and a sentence on each.
+        """A copy in which active techniques that lack a learned file have the only one that fits; a sentence on each.
 
         Args:
-            fitting: see `lib_attn.schema.Technique.fitting_file`.
+            fitting: see `lib_attn.schema.Technique.fitting_files`.
         """
         taken, said = {}, []
         for group in self.active():
-            name, technique = group.fitting_file(fitting), group.label
-            if name:
+            files, technique = group.fitting_files(fitting), group.label
+            if len(files) == 1:
+                (name,) = files
                 taken[group.name] = dataclasses.replace(group, file=name)
-                said.append(f"No file was chosen for {technique}: {name} is used, the only one that fits.")
+                said.append(f"No file was chosen for {technique}: {name} is used, which fits.")
+            elif files:
+                names = ", ".join(files)
+                said.append(f"No file was chosen for {technique}, and several fit: {names}.")
         return self.replace(**taken), said
 
     def to_infotext(self, full: bool = False) -> dict[str, str]:

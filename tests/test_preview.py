@@ -53,7 +53,7 @@ def test_thin_qk_says_before_that_a_picture_is_small(side, blocks, idle):
 )
 def test_first_steps_for_long_leave_greys(values, told):
     _, warnings, _ = said({"depth_guide": {"enabled": True, "file": "mine", "guide": "first steps", **values}})
-    assert any("keeps the map's greys" in text for text in warnings) is told
+    assert any("keeps the map's colours" in text for text in warnings) is told
 
 
 def test_a_map_of_ones_own_is_known_before_drawing():
@@ -95,8 +95,10 @@ def test_the_only_file_that_fits_is_known_before_drawing(name, values, lacks):
 
         lines, warnings, _ = said(asked, fitting=found)
         assert any(told in line for line in lines) is taken
+        several = lacks and len(fitting) == 2
+        assert ("Several files fit this model, and you have chosen none: mine, more." in lines) is several
         settings, messages = Settings.read(asked)[0].completed(found)
-        assert settings[name].file == ("mine" if taken else "") and len(messages) == taken
+        assert settings[name].file == ("mine" if taken else "") and len(messages) == taken + several
         assert any("Needs a file" in text or "Choose a file" in text for text in warnings) is (
             not taken and (lacks or values == {"mode": "live", "strength": 1.0})
         )

@@ -363,9 +363,8 @@ def _preset_events(panel: Panel, chosen: _Chosen, page: Page, presets: Presets, 
         None, [], [], _js=end
     )
     begin, _ = page.applying(len(controls), off=True)
-    chosen.all_off.click(actions.all_off, controls, [*controls, chosen.told], _js=begin, **quiet).then(
-        None, [], [], _js=end
-    )
+    cleared = [*controls, chosen.name, chosen.about, chosen.told]
+    chosen.all_off.click(actions.all_off, controls, cleared, _js=begin, **quiet).then(None, [], [], _js=end)
     told = [chosen.name, chosen.about, chosen.said]
     chosen.save.click(actions.save, [chosen.own, pending, *controls], [*told, pending], **quiet)
     chosen.delete.click(actions.delete, [chosen.name], told, **quiet)

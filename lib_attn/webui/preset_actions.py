@@ -45,9 +45,9 @@ class PresetActions:
         return [*values(settings), sentences(self._presets.about(name)), sentences(told)]
 
     def all_off(self, *args: Any) -> list[Any]:
-        """Switch all techniques off; their values and the master switch stay."""
+        """Switch all techniques off; their values and the master switch stay, and no preset is chosen any more."""
         settings, _ = self._presets.apply(ALL_OFF, read_args(args)[0])
-        return [*values(settings), ""]
+        return [*values(settings), gr.update(value=None), sentences([CHOOSE]), ""]
 
     def save(self, name: Any, pending: Any, *args: Any) -> list[Any]:
         """Save the techniques that are on. A name that exists has to be confirmed by pressing again."""

@@ -172,6 +172,7 @@ def test_all_off_folds_what_was_opened(lab):
     lab.find("all_off").click()
     lab.page.wait_for_function("!document.querySelector('#lab_contrast-checkbox input').checked")
     assert not any(lab.is_open(name) for name in ("near_sighted", "contrast"))
+    assert lab.text("preset") == "" and "Choosing one applies it" in lab.find("preset_about").first.inner_text()
 
 
 def test_nothing_stale_stands_while_a_preset_is_applied(lab):

@@ -49,7 +49,7 @@ def test_the_only_file_that_fits_is_taken(own_webui, plain):
     answer = own_webui.picture(values, **ASKED)
     values["dictionary"]["file"] = FILE
     assert answer.pixels == own_webui.picture(values, **ASKED).pixels != plain
-    assert f"file: {FILE}#" in answer.texts[0] and f"{FILE} is used, the only one that fits" in answer.texts[0]
+    assert f"file: {FILE}#" in answer.texts[0] and f"{FILE} is used, which fits" in answer.texts[0]
 
 
 def test_a_file_that_is_not_there_is_said_and_the_picture_comes_without(own_webui, plain):

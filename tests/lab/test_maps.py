@@ -24,12 +24,14 @@ from lib_attn.lab.reports.maps import maps_block, maps_short
 from lib_attn.lab.shared.errors import LabError
 from lib_attn.learn.scenes import renderers
 from lib_attn.learn.scenes.guides import normals_of
+from lib_attn.preview import preview
 from lib_attn.settings import positional_params
 from lib_attn.store import Store
 from lib_attn.techniques.base import Context
 from lib_attn.techniques.depth_guide.head import error
 from lib_attn.techniques.depth_guide.maps import Map, maps_in
 from lib_attn.techniques.depth_guide.normals import normal_map
+from lib_attn.techniques.facts import Facts
 from lib_attn.unet.families import find_layers
 
 
@@ -113,6 +115,11 @@ def test_normals_are_drawn_where_their_file_is_chosen_and_only_there(tmp_path):
     assert drawn.kind == "normal" and drawn.normals is drawn.picture
     assert normals_of(drawn.picture[:16])[..., 2].mean() > 0.98
     assert decode(model, torch.zeros(1, 4, 8, 8))[0].tobytes() == before, "its decoder is off again"
+    chosen = preset("Underdrawing", **{"depth_guide.file": "reference-normal", "depth_guide.normals": True})
+    told = [
+        sentence.text for sentence in preview(chosen.settings, Facts(files=model.files)).techniques["depth_guide"].lines
+    ]
+    assert "These blocks draw normals." in told and any("As normals changes nothing" in text for text in told)
 
 
 def test_rows_of_ways_that_were_measured_alone_are_shown():

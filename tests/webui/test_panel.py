@@ -194,7 +194,7 @@ NAMES = {
 AS_THEY_ARE = {
     "LARGEST", "MAX_FILES", "MAX_NAME", "MAX_SELECTOR_LENGTH", "MAX_TEXT", "above", "beside", "blocks", "cells",
     "channels", "computed", "count", "expected", "factor", "field", "fields", "full", "height", "high", "kept",
-    "key", "kind", "kinds", "least", "level", "low", "mib", "most", "name", "needed", "number", "off", "on",
+    "key", "kind", "kinds", "least", "level", "low", "mib", "most", "name", "names", "needed", "number", "off", "on",
     "other", "path", "percent", "place", "points", "prompt", "rank", "ratio", "seconds", "shape", "share", "shown",
     "size", "steps", "tiles", "used", "wanted", "where", "width",
 }  # fmt: skip

@@ -8,7 +8,7 @@ from lib_attn.techniques.depth_guide.proportions import TALLER, WIDER, left_out
 from lib_attn.techniques.depth_guide.settings import DepthGuide
 from lib_attn.techniques.facts import Facts, Pass, Said
 
-#: Share of the steps from which on a picture that the map was mixed into has no steps left to lose its greys.
+#: Share of the steps from which on a picture that the map was mixed into has no steps left to lose its colours.
 GREYS = 0.4
 
 
@@ -20,16 +20,22 @@ def tell(s: DepthGuide, settings: Any, facts: Facts, passes: list[Pass], said: S
     elif lacks is not None:
         said.warn(lacks.text, idle=True, **dict(lacks.values))
     else:
-        _file(s, said)
+        _file(s, facts, said)
         _map(s, facts, said)
     if s.strength and s.guide == "first steps" and s.until > GREYS:
-        said.warn("The picture keeps the map's greys when first steps guide it for so long: lower Guided until to 0.3.")
+        said.warn(
+            "The picture keeps the map's colours when first steps guide it for so long: lower Guided until to 0.3."
+        )
     if s.strength and s.until <= s.start:
         said.warn("The picture does not follow its map: Guided until is not after Start.", idle=True)
 
 
-def _file(s: DepthGuide, said: Said) -> None:
+def _file(s: DepthGuide, facts: Facts, said: Said) -> None:
     if s.file:
+        if not s.own_map and not s.map_hash and facts.files.folders().told_by(s.file).get("map") == "normal":
+            said.line("These blocks draw normals.")
+            if s.normals:
+                said.line("The map has normals already: As normals changes nothing.")
         return
     if not s.needs_file:
         said.line("No file with map blocks is needed.")
