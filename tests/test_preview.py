@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from lib_attn.learned.files import Loader, save
-from lib_attn.learned.folders import Folders
+from lib_attn.learned.folders import SHIPPED, Folders
 from lib_attn.preview import passes_of, preview, warnings_of
 from lib_attn.settings import NearSighted, NegativeSkip, Settings
 from lib_attn.techniques.facts import Facts, Pass
@@ -121,6 +121,13 @@ def test_as_many_atoms_as_channels_make_static_pictures_rough(tmp_path, atoms, v
     asked = {"dictionary": {"enabled": True, "mode": "static", "file": "mine", **values}}
     _, warnings, _ = said(asked, files=Loader(lambda: Folders([tmp_path])))
     assert any("as many atoms as channels" in text for text in warnings) is rough
+
+
+@pytest.mark.parametrize("mode, told", [("full", False), ("static", True)])
+def test_how_well_atoms_fit_is_said_where_they_act(mode, told):
+    asked = {"dictionary": {"enabled": True, "mode": mode, "file": "embedded-warm", "strength": 1.0}}
+    lines, _, _ = said(asked, files=Loader(lambda: Folders([SHIPPED])))
+    assert any("The file's atoms lose" in text for text in lines) is told
 
 
 @pytest.mark.parametrize("strength, end, blotches", [(2.0, 1.0, True), (2.0, 0.6, False), (1.0, 1.0, False)])

@@ -26,7 +26,7 @@ def tell(s: Dictionary, settings: Any, facts: Facts, passes: list[Pass], said: S
         said.warn("Full attention without a style strength changes nothing.", idle=True)
     elif not s.blend and not s.strength:
         said.warn("Blend 0 is full attention: nothing is changed.", idle=True)
-    if s.file:
+    if s.file and s.mode != "full":  # there the style bank acts alone, which has no atoms
         _tell_file(s, facts, said)
     styled = bool(s.file and s.strength)
     if styled and s.strength >= STRONG and s.end > LATE:
