@@ -123,7 +123,7 @@ def test_learning_from_prompts_by_the_command(tmp_path, model, tiny):
     ("options", "said"),
     [
         (["a/b.ckpt"], "no name of a learned file"),
-        (["x.safetensors", "--atoms", "many"], "atoms"),
+        (["x.safetensors", "--atoms", "many"], "Atoms is a number from 4 to 4096"),
         (["x.safetensors", "--prompts", "nowhere.txt"], "no file with prompts"),
         (["x.safetensors", "--pictures", "nowhere"], "no pictures"),
     ],

@@ -484,7 +484,7 @@ def test_messages_are_in_the_pictures_text(host, script):
     """The API's answer has the text and no comments; what is said after sampling is in it as well."""
     p = job(host)
     run(script, p, {"near_sighted": {"enabled": True, "tile": 1e300, "blocks": "in99"}})
-    assert told(p, "near_sighted.tile", "no attention in the blocks")
+    assert told(p, "Tile size is a number from 0 to 256", "no attention in the blocks")
     from lib_attn.webui import infotext
     from tests.conftest import read_infotext, write_infotext
 
