@@ -11,7 +11,7 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from lib_attn.lab.judging.geometry import cut_outs, outline
+from lib_attn.lab.judging.geometry import cut_outs, outline, standing
 from lib_attn.lab.judging.judge import JUDGE, Judge
 from tests.host.server import FLAGS, ROOT, Webui, with_embedded_model
 
@@ -46,6 +46,18 @@ def test_a_map_is_drawn_first_and_the_picture_follows_it(webui):
     assert (masks[0] & shown).sum() / (masks[0] | shown).sum() > 0.7
     assert np.array_equal(pixels(webui.picture(ON, **ASKED))[0], picture), "the same again, with the map that was kept"
     assert np.array_equal(pixels(webui.picture(**ASKED))[0], plain), "the model is as it was"
+
+
+def test_normals_are_drawn_by_their_own_decoder_which_goes_again(webui):
+    """The ground is blue, as of what faces the viewer; the picture follows, and the host's decoder is as it was."""
+    (plain,) = pixels(webui.picture(**ASKED))
+    picture, drawn = pixels(webui.picture({"depth_guide": {"enabled": True, "file": "reference-normal"}}, **ASKED))
+    assert abs(np.median(drawn[:32], (0, 1)) - (128, 128, 255)).max() < 12 and len(cut_outs(drawn, "normal")) == 1
+    (verdict,), masks = Judge.load(JUDGE).look(np.stack([picture]))
+    assert verdict.objects == (("red", "cube"),) and not np.array_equal(picture, plain)
+    shown = standing(drawn, "normal").reshape(32, 8, 32, 8).mean((1, 3)) > 0.5
+    assert (masks[0] & shown).sum() / (masks[0] | shown).sum() > 0.6
+    assert np.array_equal(pixels(webui.picture(**ASKED))[0], plain), "decoder and U-Net are as they were"
 
 
 def test_each_picture_of_a_batch_has_its_map_and_can_be_made_alone(webui):

@@ -26,7 +26,7 @@ def add_commands(inner) -> None:
     for name in ("singles", "pairs", "size", "steps", "batch", "seed"):
         value = getattr(MapsSpec(), name)
         options.add_argument(f"--{name}", type=int, default=value, help=f"(default {value})")
-    options.add_argument("--file", help="map blocks (default: the one file of depth that fits)")
+    options.add_argument("--file", help="other map blocks than the preset's")
     options.add_argument("--beside", default="", help="maps of normals: file of depth whose maps they are held against")
     options.add_argument("--guide", help="another way of following than the preset's")
     options.add_argument("--strength", type=float, help="another strength than the preset's")

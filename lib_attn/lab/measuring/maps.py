@@ -116,7 +116,7 @@ def measure(
         beside: a file that draws depth: maps of normals are held against its maps of the same prompts and seeds.
     """
     passes = PASSES if keys else {}
-    steep = GRADIENTS if gradient else {}
+    steep, head = (GRADIENTS, head_in(model, variant)) if gradient else ({}, None)
     drawn: dict[str, list[np.ndarray]] = {"unguided": [], **{name: [] for name in (*WAYS, *passes, *steep)}}
     maps: dict[str, list[Map]] = {name: [] for name in WAYS}
     for request in spec.requests():
@@ -136,7 +136,7 @@ def measure(
                 maps[name] += followed
         for name, way in steep.items():
             progress(name)
-            latents = steered(model, request, off_map(head_in(model, variant), WAYS[way](own)))
+            latents = steered(model, request, off_map(head, WAYS[way](own)))
             drawn[name] += [np.asarray(p) for p in decode(model, latents)]
     kind, own = maps["guided"][0].kind, [m.picture for m in maps["guided"]]
     with renderers.open_renderer(spec.size) as renderer:

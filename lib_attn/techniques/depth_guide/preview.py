@@ -9,7 +9,7 @@ from lib_attn.techniques.depth_guide.settings import DepthGuide
 from lib_attn.techniques.facts import Facts, Pass, Said
 
 #: Share of the steps from which on a picture that the map was mixed into has no steps left to lose its colours.
-GREYS = 0.4
+LONG = 0.4
 
 
 def tell(s: DepthGuide, settings: Any, facts: Facts, passes: list[Pass], said: Said) -> None:
@@ -22,7 +22,7 @@ def tell(s: DepthGuide, settings: Any, facts: Facts, passes: list[Pass], said: S
     else:
         _file(s, facts, said)
         _map(s, facts, said)
-    if s.strength and s.guide == "first steps" and s.until > GREYS:
+    if s.strength and s.guide == "first steps" and s.until > LONG:
         said.warn(
             "The picture keeps the map's colours when first steps guide it for so long: lower Guided until to 0.3."
         )
