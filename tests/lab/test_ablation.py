@@ -16,6 +16,7 @@ from lib_attn.lab.judging.judge import Judge, JudgeNet
 from lib_attn.lab.measuring import ablation
 from lib_attn.lab.measuring.ablation import MODES, AblationRow, AblationSpec, ablated
 from lib_attn.lab.measuring.prompted import Prompted
+from lib_attn.lab.reports.scenes import ablation_block
 from lib_attn.lab.reports.tables import ablation_table
 from lib_attn.unet.families import find_layers
 
@@ -107,13 +108,25 @@ def test_rows_of_every_level_and_mode(model):
     torch.manual_seed(0)
     rows = ablation.measure(model, Judge(JudgeNet(24)), SPEC, keep=lambda rows: kept.append(len(rows)))
     depths = sorted({layer.depth for layer in find_layers(model.unet)})
-    assert [(r.mode, r.level) for r in rows] == [("full", "all")] + [
+    assert [(r.mode, r.level) for r in rows] == [("full", "all"), ("seed", "all")] + [
         (mode, level) for level in ("all", *(f"d{d}" for d in depths)) for mode in SPEC.modes]  # fmt: skip
     assert kept == list(range(1, len(rows) + 1))
     assert rows[0].l2 == 0 and all(r.l2 > 0 for r in rows[1:])
     assert all(r.pictures == 6 and 0 <= r.accuracy <= 1 and 0 <= r.agreement <= 1 for r in rows)
     only_all = ablation.variants_of(replace(SPEC, levels=False), model.unet)
-    assert [(mode, level) for mode, level, _ in only_all] == [("full", "all"), ("average", "all"), ("out", "all")]
+    assert [(mode, level) for mode, level, _ in only_all] == [
+        (mode, "all") for mode in ("full", "seed", "average", "out")]  # fmt: skip
+
+
+def test_other_noise_is_other_noise_of_the_same_prompts(model, monkeypatch):
+    seen = []
+    before = ablation.draw
+    monkeypatch.setattr(ablation, "draw", lambda *args: seen.append(args) or before(*args))
+    rows = ablation.measure(model, Judge(JudgeNet(24)), replace(SPEC, modes=(), levels=False))
+    assert [r.mode for r in rows] == ["full", "seed"] and rows[1].l2 > 0.5
+    (_, how, asked, _), (_, other, again, _) = seen
+    assert asked == again and other == replace(how, seed=other.seed)
+    assert other.seed > how.seed + len(asked)
 
 
 def test_figures_are_those_of_the_pictures(model, monkeypatch):
@@ -151,6 +164,7 @@ def test_table_says_every_error_it_knows():
     table = ablation_table([full, row])
     assert "| as it is | all | 1.00 ± 0.00 | 0.90 ± 0.05 | 0.00 ± 0.00 |" in table
     assert "| average of all tokens | d0 | 0.50 ± 0.18 | 0.25 | 0.80 ± 0.02 |" in table
+    assert "| as it is, from other noise | all | 1.00 ± 0.00 |" in ablation_table([replace(full, mode="seed")])
 
 
 @pytest.mark.parametrize("options, words", [
@@ -172,4 +186,6 @@ def test_result_file(model, tmp_path, monkeypatch):
     assert cli.main(command) == 0
     found = json.loads(out.read_text())
     assert found["kind"] == "ablation" and found["sha256"] == "0123456789ab" and str(tmp_path) not in out.read_text()
-    assert [row["mode"] for row in found["results"]] == ["full", "out"]
+    assert [row["mode"] for row in found["results"]] == ["full", "seed", "out"]
+    shown = ablation_block(found)
+    assert "2 pictures a row of 64 px" in shown and "1 of them of held-out" in shown and "| left out | all |" in shown

@@ -11,7 +11,10 @@ from lib_attn.lab.judging import judge as judges
 from lib_attn.lab.judging import metrics, prompts
 from lib_attn.lab.judging.judge import Judge, JudgeNet, Verdict, expected
 from lib_attn.lab.judging.training import train_judge
+from lib_attn.lab.measuring import autoencoder
+from lib_attn.lab.measuring.autoencoder import SURFACES
 from lib_attn.lab.measuring.scenebench import PromptCounts, run
+from lib_attn.lab.reports.scenes import scenes_block, scenes_table
 from lib_attn.lab.shared.distances import psnr, relative_l2, ssim
 from lib_attn.learn.scenes import layout, vocabulary
 from lib_attn.learn.scenes.vocabulary import Thing
@@ -168,14 +171,39 @@ def test_a_technique_is_held_against_the_same_seeds_without():
 def test_the_command_from_end_to_end(tmp_path, capsys):
     out = tmp_path / "figures.json"
     words = ["scenebench", "run", "--singles", "2", "--pairs", "1", "--counts", "1", "--negatives", "1", "--agreements",
-             "2", "--steps", "2"]  # fmt: skip
+             "2", "--steps", "2", "--decoded", "2"]  # fmt: skip
     words += ["--width", "64", "--height", "64", "--contrast.feature", "1"]
     assert cli.main([*words, "--out", str(out)]) == 0
-    figures = json.loads(out.read_text())
-    assert json.loads(capsys.readouterr().out) == figures
+    result = json.loads(out.read_text())
+    figures = result["results"]
+    assert json.loads(capsys.readouterr().out) == figures and str(tmp_path) not in out.read_text()
     assert [figures[part]["pictures"] for part in ("single", "pair", "several", "negative")] == [2, 1, 1, 1]
     assert figures["judge"]["everything"] >= 0.97, "the shipped judge is not good enough to judge by"
     assert 0 < figures["distance"]["latent_l2"] < 2
+    assert {surface: trip["pictures"] for surface, trip in figures["autoencoder"].items()} == dict.fromkeys(SURFACES, 2)
+    shown = scenes_block(result)
+    assert "| two objects: in the right order too | 1 |" in shown and "one object: in the right order" not in shown
+    for surface, trip in figures["autoencoder"].items():
+        assert f"| autoencoder, {surface} renders | 2 | {trip['psnr']:.1f} ± {trip['error']:.1f} dB |" in shown
+
+
+def test_the_autoencoder_is_held_against_held_out_renders(monkeypatch):
+    """One that gives back what it got loses what rounding loses, and a patterned render is no plain one."""
+    monkeypatch.setattr(autoencoder, "encoded", lambda spec, pictures: list(pictures))
+    monkeypatch.setattr(autoencoder, "decode", lambda model, picture: [np.where(picture > 9, picture - 1, picture + 1)])
+    trips = autoencoder.round_trips(None, None, 3, 64)
+    assert set(trips) == {"plain", "patterned"}
+    assert all(trip.pictures == 3 and trip.psnr == pytest.approx(48.13, abs=0.01) for trip in trips.values())
+    plain, patterned = (autoencoder.renders(2, 64, surface) for surface in ("plain", "patterned"))
+    assert plain[0].shape == (64, 64, 3) and not (plain[0] == patterned[0]).all()
+
+
+def test_a_share_has_its_error():
+    table = scenes_table({"single": {"pictures": 25, "both": 0.8, **dict.fromkeys(("colour", "shape", "count",
+                                     "relation", "background"), 1.0)}})  # fmt: skip
+    assert "| one object: every object's colour and shape right | 25 | 80 % ± 8 |" in table
+    agreed = scenes_table({"agreement": {"pictures": 7, "all": 0.5, "all_error": 0.1, "floor": 0.2}})
+    assert agreed.splitlines()[-1] == "| agreement where the prompt leaves something open | 7 | 0.50 ± 0.10 |"
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """A U-Net with a finer level around it, kernels that lose their reach, and a noise schedule of half-sized pictures."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -9,11 +10,13 @@ pytest.importorskip("accelerate")
 pytest.importorskip("ldm")
 
 from lib_attn.learn.reference_model import diffusion, grow, models, reach, stages, state
+from lib_attn.learn.reference_model import unet as unet_stage
 from lib_attn.learn.reference_model.data import prepare
 from lib_attn.learn.reference_model.diffusion import NoiseConfig
 from lib_attn.learn.reference_model.loop import LoopConfig
 from lib_attn.learn.reference_model.models import TextToNoise, UNetConfig
 from lib_attn.learn.reference_model.recipe import PolishStage, Recipe, UNetPhase
+from lib_attn.learn.reference_model.unet import POOLED_ABOVE, pool_keys, use_fast_attention
 
 LARGE = UNetConfig(model_channels=32, channel_mult=(1, 1, 2), context_dim=32)
 SMALL = replace(LARGE, channel_mult=(1, 2))
@@ -260,3 +263,34 @@ def test_fading_goes_on_where_it_was_stopped(tmp_path):
     train(tmp_path / "cut", 2)
     cut = train(tmp_path / "cut", 4)
     assert all(torch.equal(whole[k], cut[k]) for k in whole)
+
+
+def test_averaged_keys_are_full_attention_where_places_agree():
+    """Where the four places of a group are alike their average says all of them; elsewhere it does not."""
+    unet = drawn(LARGE)
+    use_fast_attention(unet)
+    layer = next(m for m in unet.modules() if hasattr(m, "to_q"))
+    width = layer.to_q.in_features
+    edge = 2 * math.isqrt(POOLED_ABOVE)
+    alike = torch.randn(1, width, edge // 2, edge // 2).repeat_interleave(2, 2).repeat_interleave(2, 3)
+    other = torch.randn(1, width, edge, edge)
+    few = torch.randn(1, POOLED_ABOVE, width)
+    with torch.no_grad():
+        full = [layer(x.flatten(2).transpose(1, 2)) for x in (alike, other)] + [layer(few)]
+        pool_keys(unet, True)
+        pooled = [layer(x.flatten(2).transpose(1, 2)) for x in (alike, other)] + [layer(few)]
+        pool_keys(unet, False)
+        again = layer(other.flatten(2).transpose(1, 2))
+    assert torch.allclose(pooled[0], full[0], atol=1e-4)
+    assert not torch.allclose(pooled[1], full[1], atol=1e-2)
+    assert torch.equal(pooled[2], full[2]) and torch.equal(again, full[1])
+
+
+def test_keys_are_averaged_for_the_share_of_the_steps_that_is_asked_for(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(unet_stage, "pool_keys", lambda model, pooled: seen.append(pooled))
+    phase = UNetPhase("64", 64, 8, 4, 2, 1e-3, warmup=1, pooled=0.5)
+    run = stages.Run(tmp_path, replace(Recipe.small(), phases=(phase,), scenes=8, preview=0))
+    for stage in ("scenes", "vae", "latents", "unet"):
+        run.run(stage)
+    assert seen == [True, True, False, False]

@@ -17,7 +17,8 @@ from lib_attn.lab.judging.judge import JUDGE
 from lib_attn.lab.judging.training import TrainingSpec, train
 from lib_attn.lab.measuring.scenebench import PromptCounts, ScenebenchSpec, run_spec
 from lib_attn.lab.shared.errors import LabError
-from lib_attn.lab.shared.results import write_json
+from lib_attn.lab.shared.machine import machine
+from lib_attn.lab.shared.results import command_line, file_hash, write_json
 from lib_attn.lab.shared.sizes import check_size
 
 
@@ -35,6 +36,8 @@ def add_commands(commands) -> None:
     options.add_argument("--out", type=Path, help="write the figures as JSON")
     for name, count in (("singles", 48), ("pairs", 48), ("counts", 24), ("negatives", 24), ("agreements", 24)):
         options.add_argument(f"--{name}", type=int, default=count, help=f"how many prompts (default {count})")
+    options.add_argument("--decoded", type=int, default=0,
+                         help="how many renders of each surface go through the autoencoder (default 0)")  # fmt: skip
     for name, value in (("width", 256), ("height", 256), ("steps", 30), ("batch", 8), ("seed", 0)):
         options.add_argument(f"--{name}", type=int, default=value, help=f"(default {value})")
     options.add_argument("--sampler", default="DDIM", help="(default DDIM)")
@@ -50,21 +53,24 @@ def spec_of(args: argparse.Namespace) -> ScenebenchSpec:
     check_size(args.height, args.width)
     if not 1 <= args.batch <= 64:
         raise LabError(f"--batch is 1 … 64, not {args.batch}.")
-    if min(args.singles, args.pairs, args.counts, args.negatives, args.agreements) < 0:
-        raise LabError("A number of prompts is 0 or more.")
+    if min(args.singles, args.pairs, args.counts, args.negatives, args.agreements, args.decoded) < 0:
+        raise LabError("A number of prompts or renders is 0 or more.")
     if args.seed < 0:
         raise LabError(f"--seed is 0 or more, not {args.seed}.")
     prompts = PromptCounts(args.singles, args.pairs, args.counts, args.negatives, args.agreements, args.seed)
     return ScenebenchSpec(model_of(args), args.judge, settings_of(args), prompts, args.height, args.width, args.steps,
-                          args.sampler, args.cfg, args.batch)  # fmt: skip
+                          args.sampler, args.cfg, args.batch, args.decoded)  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> int:
     """Draw, judge, print the figures."""
-    result = run_spec(spec_of(args))
-    print(json.dumps(result, indent=1))
+    spec = spec_of(args)
+    found = run_spec(spec)
+    print(json.dumps(found, indent=1))
     if args.out:
-        write_json(args.out, result)
+        result = {"kind": "scenes", "command": command_line(), "checkpoint": spec.model.file.name}
+        result |= {"sha256": file_hash(spec.model.file), "machine": machine(spec.model.device)}
+        write_json(args.out, result | {"precision": spec.model.precision, "results": found})
     return 0
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -26,8 +26,13 @@ MODES = {
     "tile": "its tile alone",
     "out": "left out",
 }
+#: Beside them, what is left out of nothing: the model as it is, and the same from other noise, which says how far apart
+#: two pictures of one prompt are anyway.
+WHOLE = {"full": "as it is", "seed": "as it is, from other noise"}
 #: Edge of a tile in tokens of the finest level; on deeper levels it covers the same part of the picture.
 TILE = 16
+#: Added to the seed for other noise; more than there are prompts.
+OTHER_NOISE = 500_000
 
 
 @dataclass(frozen=True)
@@ -46,7 +51,7 @@ class AblationSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class AblationRow(JudgedRow):
-    """Attention of one level put out of action in one way; mode "full" is the model as it is.
+    """Attention of one level put out of action in one way, or none (`WHOLE`).
 
     level: ``d0`` (the finest) and so on, or ``all``.
     """
@@ -105,11 +110,12 @@ def _forward(mode: str, layer: Layer, grids: dict[int, tuple[int, int]]):
 
 
 def variants_of(spec: AblationSpec, unet) -> list[tuple[str, str, Variant]]:
-    """(mode, level, variant), the model as it is first."""
+    """(mode, level, variant), the model as it is first, then the same from other noise."""
     depths = sorted({layer.depth for layer in find_layers(unet)})
     levels = ["all", *(f"d{depth}" for depth in depths)] if spec.levels else ["all"]
     found = [(mode, level, ablated(mode, level)) for level in levels for mode in spec.modes]
-    return [("full", "all", FULL), *found]
+    whole = [(mode, "all", replace(FULL, name=mode, label=label)) for mode, label in WHOLE.items()]
+    return [*whole, *found]
 
 
 def measure(
@@ -131,7 +137,8 @@ def measure(
     full = None
     for mode, level, variant in variants_of(spec, model.unet):
         progress(variant.label)
-        drawn = draw(model, how, [*asked, *open_ones], variant)
+        noise = replace(how, seed=how.seed + OTHER_NOISE) if mode == "seed" else how
+        drawn = draw(model, noise, [*asked, *open_ones], variant)
         full = full or drawn
         rows.append(AblationRow(mode=mode, level=level, **judge_drawn(judge, asked, open_ones, drawn, full)))
         keep(rows)

@@ -17,6 +17,7 @@ from lib_attn.lab.judging.agreement import figures, judged
 from lib_attn.lab.judging.judge import BACKGROUNDS, SHAPES, Judge
 from lib_attn.lab.judging.metrics import appearance, distance, score
 from lib_attn.lab.judging.prompts import agreement_prompts, count_prompts, pair_prompts, single_prompts
+from lib_attn.lab.measuring.autoencoder import round_trips
 from lib_attn.lab.shared.results import to_json
 from lib_attn.settings import Settings
 
@@ -38,7 +39,9 @@ class PromptCounts:
 
 @dataclass(frozen=True)
 class ScenebenchSpec:
-    """What is drawn on which model, and the judge's file. batch: pictures at once."""
+    """What is drawn on which model, and the judge's file. batch: pictures at once. decoded: how
+    many held-out renders of each surface go through the autoencoder.
+    """
 
     model: ModelSpec
     judge: Path
@@ -50,10 +53,13 @@ class ScenebenchSpec:
     sampler: str = "DDIM"
     cfg: float = 5.0
     batch: int = 8
+    decoded: int = 0
 
 
-def run_spec(spec: ScenebenchSpec) -> dict[str, dict[str, float]]:
+def run_spec(spec: ScenebenchSpec) -> dict[str, dict]:
     """`run` on the lab's model; with a technique, beside the same model without.
+
+    The part "autoencoder", where it is asked for, is of the model's autoencoder alone.
 
     Raises:
         LabError: when the model or the judge cannot be loaded, or nothing can be drawn as asked.
@@ -61,9 +67,12 @@ def run_spec(spec: ScenebenchSpec) -> dict[str, dict[str, float]]:
     judge, on = Judge.load(spec.judge), bool(list(spec.settings.active()))
     model = spec.model.load()
     plain = generator(model, spec, FULL)
-    if not on:
-        return run(plain, judge, spec.prompts)
-    return run(generator(model, spec, ours("", "", spec.settings)), judge, spec.prompts, plain)
+    drawn = run(generator(model, spec, ours("", "", spec.settings)) if on else plain, judge, spec.prompts,
+                plain if on else None)  # fmt: skip
+    if spec.decoded:
+        trips = round_trips(model, spec.model, spec.decoded, min(spec.height, spec.width))
+        drawn["autoencoder"] = {surface: asdict(trip) for surface, trip in trips.items()}
+    return drawn
 
 
 def run(

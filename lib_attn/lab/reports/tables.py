@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 from lib_attn.lab.drawing.variants import Variant
-from lib_attn.lab.measuring.ablation import MODES, AblationRow
+from lib_attn.lab.measuring.ablation import MODES, WHOLE, AblationRow
 from lib_attn.lab.measuring.borders import BorderRow
 from lib_attn.lab.measuring.compare import Cell
 from lib_attn.lab.measuring.deviation import DeviationRow
@@ -109,7 +109,7 @@ def ablation_table(rows: Sequence[AblationRow]) -> str:
     for r in rows:
         figures = (_with_error(r.accuracy, r.accuracy_error, 2), _with_error(r.agreement, r.agreement_error, 2),
                    _with_error(r.l2, r.l2_error, 2))  # fmt: skip
-        what = MODES.get(r.mode, "as it is")
+        what = (WHOLE | MODES)[r.mode]
         lines.append(f"| {what} | {r.level} | {' | '.join(figures)} |")
     return "\n".join(lines)
 

@@ -59,7 +59,8 @@ class UNetPhase:
     between a model and its fine-tuned self keep much of both); blend_with: that phase's name, "" the checkpoint.
     levels: how many of the U-Net's levels this phase trains, counted from the deepest, 0 for all; the next phase puts
     the finer one around them (see `grow`). narrow: levels, 0 the finest of those trained, whose
-    convolutions lose their reach (see `reach`) over the first `fade` steps.
+    convolutions lose their reach (see `reach`) over the first `fade` steps. pooled: share of the steps, from the first
+    on, in which self-attention of more than 1024 tokens reads averages over 2 x 2 places.
     """
 
     name: str
@@ -82,6 +83,7 @@ class UNetPhase:
     levels: int = 0
     narrow: tuple[int, ...] = ()
     fade: int = 0
+    pooled: float = 0.0
 
     def model_of(self, recipe: Recipe) -> UNetConfig:
         """The U-Net this phase trains."""

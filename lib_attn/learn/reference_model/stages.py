@@ -123,7 +123,7 @@ class Run:
         from tqdm import tqdm
 
         place = PartialState(cpu=not torch.cuda.is_available())
-        model = self.autoencoder().to(place.device)
+        model = self.autoencoder().to(place.device, memory_format=torch.channels_last)
 
         def encode(pictures):
             return (vae.encode(model, pictures, self.recipe.precision) * SCALE_FACTOR).cpu()
@@ -145,6 +145,8 @@ class Run:
                     count,
                     place.process_index,
                     place.num_processes,
+                    # One picture of many channels fills a CPU's cache: eight at once are a third slower.
+                    batch=8 if place.device.type == "cuda" else 1,
                     progress=bar.update,
                 )
         place.wait_for_everyone()
@@ -199,6 +201,7 @@ class Run:
             phase.focus_on,
             phase.gaze,
             narrow,
+            phase.pooled,
         )
         if loop.accelerator.is_main_process:
             model.load_state_dict(loop.ema.shadow, strict=False)
