@@ -31,6 +31,7 @@ NEEDS = {
     "SDXL": "Needs SDXL.",
     "1536 px": "Needs SDXL and at least 1536 px.",
     "look": "Needs a learned dictionary.",
+    "map blocks": "Needs learned map blocks, which draw depth with this checkpoint.",
     "batch": "Needs batch size 2 or more.",
     "CFG 1": "Needs CFG scale 1.",
     "above CFG 1": "Needs a CFG scale above 1.",

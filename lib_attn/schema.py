@@ -136,6 +136,13 @@ class Param:
         low, high = (str(end) if self.kind == "int" else f"{end:g}" for end in (self.low, self.high))
         return ValueError(f"{label} is a number from {low} to {high}, not {shown}")
 
+    def moved(self, value: Any) -> ValueError:
+        """For a number that `read` takes to the nearest one that the parameter can have."""
+        if not self.low <= float(value) <= self.high:
+            return self.out_of_range(value)
+        label, shown = self.title, repr(value)[:40]
+        return ValueError(f"{label} is a whole number, not {shown}")
+
 
 def read_release(text: str) -> tuple[int, ...]:
     """``"0.1.0"`` as (0, 1, 0); empty when it is no release."""
@@ -199,8 +206,8 @@ class Group:
                 default = {True: "on", False: "off"}[parameter.default] if parameter.kind == "bool" else parameter.default
                 messages.append(f"{error}: it is left empty." if default == "" else f"{error}: the default {default} is used.")
                 continue
-            if parameter.kind in ("int", "float") and abs(out[name] - float(value)) > 0.5 * (parameter.kind == "int"):
-                error, used = parameter.out_of_range(value), f"{out[name]:g}"
+            if parameter.kind in ("int", "float") and out[name] != float(value):
+                error, used = parameter.moved(value), f"{out[name]:g}"
                 messages.append(f"{error}: the nearest value {used} is used.")
         return cls(**out), messages
 

@@ -87,6 +87,7 @@ def test_estimate(model):
     assert rows["every"].l2 == 0 and rows["every"].rows == 1 and len(rows["copy"].l2_all) == 3
     assert rows["copy"].rows == 0.75 and rows["copy"].l2 > 0
     table = estimate_table(list(rows.values()))
+    assert f"| {max(rows['copy'].l2_all):.3f} | 1.00 |" in table
     assert "| copy | 0.750 | 1.33x |" in table and table.splitlines()[3].endswith("| 1.00 |")
 
 

@@ -61,6 +61,7 @@ def test_surplus_values_are_reported():
         ({"near_sighted": {"tile": float("nan")}}, "Tile size is a number from 0 to 256, not nan"),
         ({"near_sighted": {"tile": "wide"}}, "number"),
         ({"near_sighted": {"tile": 10**9}}, "Tile size is a number from 0 to 256, not 1000000000: the nearest"),
+        ({"near_sighted": {"tile": 8.5}}, "Tile size is a whole number, not 8.5: the nearest value 8 is used."),
         ({"near_sighted": {"hires": "perhaps"}}, "one of"),
         ({"near_sighted": {"blocks": "in4)(*"}}, "no block"),
         ({"near_sighted": {"zoom": 3}}, "no parameter"),

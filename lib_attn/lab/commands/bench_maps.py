@@ -54,6 +54,7 @@ def run(args: argparse.Namespace) -> int:
     variant = preset(args.preset, **{f"{first}.{name}": value for name, value in asked.items()})
     judge, chosen = Judge.load(args.judge), model_of(args)
     model = chosen.load()
+    variant = variant.completed(model.fitting)
     with progress_bar((4 + 2 * args.keys + 3 * args.gradient) * len(spec.requests())) as step:
         result = measure(model, judge, spec, variant, step, args.keys, args.gradient, args.beside)
     told = {"kind": "maps", "command": command_line(), "checkpoint": model.name, "sha256": file_hash(chosen.file)}

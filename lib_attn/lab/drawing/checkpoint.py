@@ -23,6 +23,8 @@ from lib_attn.lab.shared.errors import LabError
 from lib_attn.lab.shared.sizes import HIGH, LOW
 from lib_attn.learned.files import Loader
 from lib_attn.learned.folders import SHIPPED, Folders
+from lib_attn.techniques.base import Context
+from lib_attn.unet.families import find_layers
 
 MAX_YAML_BYTES = 1 << 20
 UNET, VAE, TEXT = "model.diffusion_model.", "first_stage_model.", "cond_stage_model."
@@ -123,6 +125,10 @@ class LabModel:
     @property
     def channels(self) -> int:
         return self.unet.in_channels
+
+    def fitting(self, kind: str) -> list[str]:
+        """Names of the learned files of a kind that fit it, see `lib_attn.techniques.base.Context.fitting`."""
+        return Context(layers=tuple(find_layers(self.unet)), files=self.files).fitting(kind)
 
 
 @dataclass(frozen=True)

@@ -66,10 +66,13 @@ def picture_request(
 def generate(spec: GenerateSpec) -> Iterator[Path]:
     """Draw and save; yields each file as it is written. What a technique has to say is printed."""
     model, store = spec.model.load(), Store()
+    settings, said = spec.settings.completed(model.fitting)
+    for sentence in said:
+        print(sentence)
     with tqdm(total=evaluations(model, spec.request), desc="steps", file=sys.stderr) as bar:
-        variant = ours("", "", spec.settings)
+        variant = ours("", "", settings)
         latents = sample(model, spec.request, variant, say=print, progress=bar.update, store=store)
-    settings = stamped(spec.settings.with_files(model.files.stamped), store)
+    settings = stamped(settings.with_files(model.files.stamped), store)
     for index, picture in enumerate(decode(model, latents)):
         path = free_name(spec.out, spec.request.seeds[index])
         yield save(picture, path, infotext(spec.request, index, settings, model.name))

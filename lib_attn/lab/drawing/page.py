@@ -28,8 +28,6 @@ from lib_attn.settings import TECHNIQUES, Settings, positional_params
 from lib_attn.store import Store
 from lib_attn.techniques import keeps, latest_of
 from lib_attn.techniques import stamped as stamped_with
-from lib_attn.techniques.base import Context
-from lib_attn.unet.families import find_layers
 from lib_attn.unet.profile import profile_of
 from lib_attn.webui import panel as panels
 from lib_attn.webui.api import read_args
@@ -177,7 +175,6 @@ class Actions:
         self._model, self._busy = model, threading.Lock()
         self._warm: set[tuple[int, int]] = set()
         self._profile, self._store = profile_of(model.unet), Store()
-        self._fitting = Context(layers=tuple(find_layers(model.unet)), files=model.files).fitting
 
     def surroundings(self) -> Surroundings:
         """What the panel's sentences depend on beside the panel."""
@@ -186,13 +183,13 @@ class Actions:
         return Surroundings(
             self._profile, recorded, self._store.clear, self._model.files,
             latest=lambda key: latest_of(key.partition(".")[0], self._store),
-            keeps=lambda name, wanted: keeps(name, wanted, self._store), fitting=self._fitting,
+            keeps=lambda name, wanted: keeps(name, wanted, self._store), fitting=self._model.fitting,
         )  # fmt: skip
 
     def draw(self, fields: dict[str, Any], panel_values, both: bool):
         """Pictures with captions, a sentence, and the infotext of the first picture."""
         settings, said = read_args(list(panel_values))
-        settings, more = settings.completed(self._fitting)
+        settings, more = settings.completed(self._model.fitting)
         said += more
         try:
             whole = {name: int(fields[name]) for name in ("width", "height", "steps", "seed")}

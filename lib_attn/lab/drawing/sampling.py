@@ -108,6 +108,7 @@ def sample(
         say: takes sentences for the user. progress: called after every step. store: what techniques keep from one
             picture to the next.
     """
+    variant = variant.completed(model.fitting, say)
     images = len(request.seeds)
     scheduler = make_scheduler(model, request.sampler)
     scheduler.set_timesteps(request.steps)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -86,6 +86,19 @@ class Variant:
     def uses_negative(self) -> bool:
         """Whether the negative has to be there even where guidance has no use for it."""
         return any(g.needs_negative for g in self.settings.active()) if self.settings else False
+
+    def completed(self, fitting: Callable[[str], Sequence[str]], say: Callable[[str], None] | None = None) -> Variant:
+        """The same with the learned files that it lacks and that are the only ones to fit.
+
+        Args:
+            fitting: see `lib_attn.settings.Settings.completed`. say: takes a sentence on each.
+        """
+        if self.settings is None:
+            return self
+        settings, said = self.settings.completed(fitting)
+        for sentence in said if say is not None else ():
+            say(sentence)
+        return self if settings == self.settings else replace(self, settings=settings)
 
     @contextlib.contextmanager
     def on(

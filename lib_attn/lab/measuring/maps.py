@@ -155,15 +155,16 @@ def measure(
     }
 
 
-def first_of(variant: Variant) -> Technique:
-    """The technique of `variant` that draws a map."""
-    (first,) = (group for group in variant.settings.active() if isinstance(group, Technique) and group.draws_first)
+def first_of(model: LabModel, variant: Variant) -> Technique:
+    """The technique of `variant` that draws a map, with its file."""
+    settings = variant.completed(model.fitting).settings
+    (first,) = (group for group in settings.active() if isinstance(group, Technique) and group.draws_first)
     return first
 
 
 def head_in(model: LabModel, variant: Variant) -> Head:
     """The network of the file of `variant` that reads maps."""
-    head = read_head(model.files.load(KIND, first_of(variant).file).tensors)
+    head = read_head(model.files.load(KIND, first_of(model, variant).file).tensors)
     if head is None:
         raise LabError("The file has no network that reads maps, of which there could be a gradient.")
     return head
@@ -181,7 +182,7 @@ def off_map(head: Head, maps: Sequence[Map]) -> Callable[[torch.Tensor], torch.T
 
 def maps_of(model: LabModel, spec: MapsSpec, variant: Variant, file: str) -> list[np.ndarray]:
     """The maps that `variant` draws first with another file, uint8 (H, W, 3) each."""
-    first = first_of(variant)
+    first = first_of(model, variant)
     other = ours(file, file, read_settings(variant.settings.flat() | {f"{first.name}.file": file}))
     out = []
     for request in spec.requests():
@@ -211,7 +212,7 @@ def of_the_pass(model: LabModel, request: Request, variant: Variant, other: int 
     Args:
         other: the map is that of the picture so much further on in the batch.
     """
-    first = first_of(variant)
+    first = first_of(model, variant)
     file = model.files.load(KIND, first.file)
     follow = {full_key("source"): "recorded run"}
     following, recording = preset(LAYOUT, **follow), preset(LAYOUT, **follow, **{full_key("record"): True})

@@ -37,9 +37,11 @@ def estimate_table(results: Sequence[EstimateRow]) -> str:
     for r in results:
         copy = copies.get(round(r.rows, 3))
         share = f"{r.l2 / copy:.2f}" if copy else "-"
-        l2 = "{:.3f} ± {:.3f}".format(*mean_and_error(r.l2_all or [r.l2]))
-        rows.append([r.name, f"{r.rows:.3f}", f"{1 / r.rows:.2f}x", l2, share])
-    return markdown_table(("case", "rows computed", "fewer rows", "latent L2", "L2 / copy's"), rows)
+        each = r.l2_all or [r.l2]
+        l2, furthest = "{:.3f} ± {:.3f}".format(*mean_and_error(each)), f"{max(each):.3f}"
+        rows.append([r.name, f"{r.rows:.3f}", f"{1 / r.rows:.2f}x", l2, furthest, share])
+    head = ("case", "rows computed", "fewer rows", "latent L2", "furthest picture", "L2 / copy's")
+    return markdown_table(head, rows)
 
 
 def effect_table(results: Sequence[EffectRow]) -> str:
