@@ -48,14 +48,40 @@ class UnitText(str):
         return None if self.still(p) else str(self)
 
 
+class MapsText(UnitText):
+    """Hashes of all maps of a job so far. The host's question for one picture of the batch at hand is answered with
+    that picture's own; the host counts it within the batch or, with hires. fix, within the job."""
+
+    batch: list[str]
+
+    def __call__(
+        self,
+        p: Any = None,
+        index: int | None = None,
+        position_in_batch: int = 0,
+        use_main_prompt: bool = False,
+        **_: Any,
+    ) -> str | None:
+        if self.still(p):
+            return None
+        if index is None or use_main_prompt:
+            return str(self)
+        place = index if index < len(self.batch) else position_in_batch
+        return self.batch[place] if place < len(self.batch) else None
+
+
 def write_maps(
     parameters: MutableMapping[str, Any], hashes: list[str], still: Callable[[Any], bool] = lambda p: False
 ) -> None:
-    """Add the maps of a batch to those of the job. `still`: whether the job's pictures are known to follow none."""
+    """Add the maps of a batch to those of the job.
+
+    Args:
+        hashes: one for each picture of the batch. still: whether the job's pictures are known to follow none.
+    """
     found = [*filter(None, parameters.get(MAPS, "").split(" ")), *hashes]
     if found:
-        parameters[MAPS] = text = UnitText(" ".join(dict.fromkeys(found)))
-        text.still = still
+        parameters[MAPS] = text = MapsText(" ".join(dict.fromkeys(found)))
+        text.still, text.batch = still, hashes
 
 
 def write(

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -61,8 +62,11 @@ def test_normals_are_drawn_by_their_own_decoder_which_goes_again(webui):
 
 
 def test_each_picture_of_a_batch_has_its_map_and_can_be_made_alone(webui):
-    both = pixels(webui.picture(ON, **ASKED | {"batch_size": 2}))
+    answer = webui.picture(ON, **ASKED | {"batch_size": 2})
+    both = pixels(answer)
     assert len(both) == 4, "two pictures, two maps"
+    hashes = [re.search(r"Attn map hashes: ([^,]+)", text)[1] for text in answer.texts[:2]]
+    assert len(set(hashes)) == 2 and all(re.fullmatch(r"\w{10}", each) for each in hashes), "each says its own"
     alone = pixels(webui.picture(ON, **ASKED | {"seed": ASKED["seed"] + 1}))
     assert abs(alone[0].astype(float) - both[1]).mean() < 1.0
 

@@ -23,6 +23,7 @@ from lib_attn.techniques.depth_guide.head import PREFIX, Head
 from lib_attn.techniques.depth_guide.normals import normal_map
 from lib_attn.unet.families import find_layers
 from lib_attn.unet.layers import layer_keys
+from lib_attn.webui.infotext import write_maps
 from tests.conftest import write_infotext
 from tests.techniques.test_dictionary import written
 from tests.unets import snapshot, tiny_unet
@@ -547,6 +548,25 @@ def test_the_latest_map_can_be_filled_in(host, script):
     p.seeds = p.subseeds = p.rng.seeds = [3, 4]
     gallery(script, p)
     assert jobs.latest("depth_guide.map_hash") == p.extra_generation_params["Attn map hashes"].split()[1]
+
+
+def test_each_picture_s_text_has_the_hash_of_its_own_map(host, script):
+    """The host asks with the picture's place in the batch at hand, and for the grid with the main prompt."""
+    host.weights = ((1.0,), (1.0,))
+    p = job(host)
+    p.seeds = p.subseeds = p.rng.seeds = [3, 4]
+    gallery(script, p)
+    text = p.extra_generation_params["Attn map hashes"]
+    first, second = text.split()
+    assert [text(p=p, index=i, use_main_prompt=False) for i in range(2)] == [first, second]
+    assert text(p=p, index=0, use_main_prompt=True) == text == f"{first} {second}"
+    write_maps(p.extra_generation_params, [second, "abcdefghij"])
+    text = p.extra_generation_params["Attn map hashes"]
+    assert text == f"{first} {second} abcdefghij"
+    assert [text(p=p, index=i) for i in range(2)] == [second, "abcdefghij"]
+    assert [text(p=p, index=2 + i, position_in_batch=i) for i in range(2)] == [second, "abcdefghij"]
+    write_maps(p.extra_generation_params, [])
+    assert p.extra_generation_params["Attn map hashes"](p=p, index=0) is None, "this batch followed none"
 
 
 def test_no_hash_is_written_of_a_map_that_the_picture_does_not_follow(host, script):
