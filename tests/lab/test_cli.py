@@ -249,6 +249,14 @@ def test_every_parameter_that_may_be_given_has_a_row():
     assert "| `depth_guide.own_map` |" in page and "| `general.compare` |" in page
 
 
+def test_no_figure_with_an_error_is_written_by_hand():
+    """What was measured well enough to have an error stands in a block, which its command writes."""
+    blocks = re.compile(r"<!-- ([\w-]+\.json(?:: short)?) -->.*?<!-- /\1 -->", re.DOTALL)
+    for page in figures.pages():
+        found = re.findall(r"[\d.]+ ± [\d.]+", blocks.sub("", page.read_text(encoding="utf-8")))
+        assert not found, f"{page.name}: {found}"
+
+
 def test_pages_are_written_and_checked(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(parameters, "PAGE", tmp_path / "p.md")
     monkeypatch.setattr(figures, "pages", lambda: [tmp_path / "p.md"])
