@@ -7,8 +7,9 @@ import numpy
 import pytest
 from PIL import Image
 
+from lib_attn.lab.commands import cli
 from lib_attn.lab.drawing import checkpoint
-from lib_attn.lab.drawing.embedded import EMBEDDED
+from lib_attn.lab.drawing.embedded import EMBEDDED, MODELS
 from lib_attn.lab.drawing.sampling import Request, decode, sample
 from lib_attn.lab.judging.judge import JUDGE, Judge
 from tests.host.server import ROOT, Webui, with_embedded_model
@@ -73,3 +74,26 @@ def test_a_sweep_without_a_page(own_webui):
     skipped = {"step_skip": {"enabled": True, "key_every": 2.0}}
     assert swept.pixels[1:3] == [own_webui.picture(*settings, **asked).pixels[0] for settings in ((), (skipped,))]
     assert swept.pixels[1] != swept.pixels[2]
+
+
+def test_the_model_of_512_px_draws_there_what_it_draws_in_the_lab(folder, webui_python, tmp_path_factory):
+    """The webui has it whole; the lab completes it from the file beside it."""
+    assert cli.main(["install-model", "--webui", str(folder), "--model", "reference-512"]) == 0
+    webui = Webui(folder, webui_python, tmp_path_factory.mktemp("larger") / "data", folder / "models/Stable-diffusion",
+                  {"attention-lab": ROOT}, ui=False)  # fmt: skip
+    try:
+        webui.call("/sdapi/v1/options", {"sd_model_checkpoint": "reference-512.safetensors"})
+        asked = Request((PROMPT,), (7,), height=512, width=512, steps=10, cfg=5.0, sampler="DDIM")
+        answer = webui.picture(prompt=PROMPT, negative_prompt="", steps=10, sampler_name="DDIM", cfg_scale=5, width=512,
+                               height=512, seed=7)  # fmt: skip
+    finally:
+        webui.stop()
+    theirs = numpy.asarray(Image.open(io.BytesIO(base64.b64decode(answer.encoded[0]))).convert("RGB"))
+    mine = numpy.asarray(decode(*_drawn(MODELS["reference-512"], asked))[0])
+    assert abs(theirs.astype(float) - mine).mean() < ALLOWED
+    assert len(Judge.load(JUDGE).look(theirs[None])[0][0].objects) == 1
+
+
+def _drawn(file, asked):
+    model = checkpoint.load(file)
+    return model, sample(model, asked)

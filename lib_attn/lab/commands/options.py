@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lib_attn.lab.drawing.checkpoint import ModelSpec
+from lib_attn.lab.drawing.embedded import MODELS as EMBEDDED
 from lib_attn.lab.drawing.embedded import PROMPTS
 from lib_attn.lab.drawing.generate import picture_request
 from lib_attn.lab.drawing.sampling import SAMPLERS, Request
@@ -130,11 +131,20 @@ def size_of(args: argparse.Namespace) -> tuple[int, int]:
     return asked if None not in asked else tuple(model_of(args).side if n is None else n for n in asked)
 
 
+def checkpoint_file(text: str) -> Path:
+    """The file that a checkpoint's name or path on the command line means."""
+    return EMBEDDED.get(text) or Path(text)
+
+
 def add_model_options(options: argparse.ArgumentParser) -> None:
     """Checkpoint, precision and device."""
     options = options.add_argument_group("the model")
     options.add_argument(
-        "--checkpoint", type=Path, metavar="FILE", help="safetensors, its yaml beside it (default: the embedded model)"
+        "--checkpoint",
+        type=checkpoint_file,
+        metavar="FILE",
+        help=f"safetensors, its yaml beside it, or {' or '.join(EMBEDDED)}, which come with the project (default: the "
+        "first)",
     )
     options.add_argument("--precision", choices=("fp32", "bf16", "fp16"), default="fp32", help="(default fp32)")
     options.add_argument("--device", default=None, help="cpu or cuda (default: cuda where there is one)")
@@ -184,7 +194,9 @@ def variants_of(args: argparse.Namespace, *, free: bool = True) -> tuple[Variant
 
 def add_request_options(options: argparse.ArgumentParser) -> None:
     """Options that say what is drawn on which checkpoint."""
-    options.add_argument("--checkpoint", type=Path, default=None, help="safetensors file of the SD 1.x layout")
+    options.add_argument(
+        "--checkpoint", type=checkpoint_file, default=None, help="safetensors file of the SD 1.x layout"
+    )
     options.add_argument("--prompt", action="append", default=[], help="may be given several times")
     options.add_argument("--negative", default="")
     options.add_argument("--images", type=int, default=6, help="pictures, over the prompts in turn (default 6)")

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from lib_attn.lab.drawing import text, unet
+from lib_attn.lab.drawing.beside import completed
 from lib_attn.lab.drawing.embedded import default_checkpoint
 from lib_attn.lab.shared.errors import LabError
 from lib_attn.lab.shared.sizes import HIGH, LOW
@@ -269,7 +270,8 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
     """All tensors of a safetensors file.
 
     Raises:
-        LabError: when it is missing, pickled, damaged, or no Stable Diffusion 1.x/2.x checkpoint.
+        LabError: when it is missing, pickled, damaged, without the file that it is completed from, or no Stable
+            Diffusion 1.x/2.x checkpoint.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -279,7 +281,7 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
     if not path.is_file():
         raise LabError(f"There is no checkpoint {path}.")
     try:
-        weights = load_file(path)
+        weights = completed(path, load_file(path))
     except (SafetensorError, OSError, ValueError) as error:
         raise LabError(f"{path.name} is damaged or no safetensors file: {error}.") from None
     if any(key.startswith("conditioner.") for key in weights):

@@ -7,7 +7,8 @@ from pathlib import Path
 from lib_attn.lab.shared.errors import LabError
 
 EMBEDDED = Path(__file__).parents[1] / "model" / "reference.safetensors"
-
+#: Those that come with the project, by name: the one that is taken when none is named, and one trained at 512 px.
+MODELS = {name: EMBEDDED.with_name(f"{name}.safetensors") for name in ("reference", "reference-512")}
 
 #: Drawn when no prompt is given; the embedded model knows these words.
 PROMPTS = (

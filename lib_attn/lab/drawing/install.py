@@ -7,6 +7,7 @@ import os
 import shutil
 from pathlib import Path
 
+from lib_attn.lab.drawing.beside import base_of, write_whole
 from lib_attn.lab.drawing.embedded import default_checkpoint
 from lib_attn.lab.shared.errors import LabError
 
@@ -16,8 +17,10 @@ CHECKPOINTS = Path("models/Stable-diffusion")
 _TITLE = "Attention Lab"
 
 
-def install(webui: Path) -> list[Path]:
-    """Copy checkpoint, yaml and the text encoder's folder; returns where they went.
+def install(webui: Path, checkpoint: Path | None = None) -> list[Path]:
+    """Copy an embedded model, by default the one that is taken when none is named.
+
+    Returns where checkpoint, yaml and the text encoder's folder went.
 
     Each appears under its name only when it is complete, the checkpoint last, so that a webui that lists its files
     meanwhile never sees one it cannot load. What an earlier call has put there is replaced.
@@ -28,7 +31,7 @@ def install(webui: Path) -> list[Path]:
     webui = webui.expanduser().absolute()
     if missing := [mark for mark in MARKS if not (webui / mark).is_file()]:
         raise LabError(f"{webui} is no stable-diffusion-webui: it has no {missing[0]}.")
-    checkpoint = default_checkpoint()
+    checkpoint = checkpoint or default_checkpoint()
     clip = _clip_folder(checkpoint)
     pairs = [
         (checkpoint.parent / clip, webui / clip),
@@ -41,7 +44,7 @@ def install(webui: Path) -> list[Path]:
         for (source, target), part in zip(pairs, parts, strict=True):
             target.parent.mkdir(parents=True, exist_ok=True)
             _remove(part)
-            (shutil.copytree if source.is_dir() else shutil.copyfile)(source, part)
+            _copy(source, part)
         for (_, target), part in zip(pairs, parts, strict=True):
             if target.is_dir() and not target.is_symlink():
                 _remove(target)
@@ -53,6 +56,13 @@ def install(webui: Path) -> list[Path]:
         for part in parts:
             _remove(part)
     return [target for _, target in pairs]
+
+
+def _copy(source: Path, target: Path) -> None:
+    if source.suffix == ".safetensors" and base_of(source) is not None:
+        write_whole(source, target)
+    else:
+        (shutil.copytree if source.is_dir() else shutil.copyfile)(source, target)
 
 
 def _clip_folder(checkpoint: Path) -> str:

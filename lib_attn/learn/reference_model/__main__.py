@@ -13,6 +13,8 @@ from pathlib import Path
 
 import torch
 
+from lib_attn.lab.drawing.beside import write_beside
+
 from ..scenes.render import RenderError
 from ..scenes.shards import ShardError
 from ..stopping import carried_out
@@ -39,6 +41,12 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--small", action="store_true", help="a run of seconds that shows that everything works")
     p.add_argument(
         "--large", action="store_true", help="a model whose own size is 512 px; give the embedded one with --start-from"
+    )
+    p.add_argument(
+        "--beside",
+        type=Path,
+        metavar="CHECKPOINT",
+        help="export also what differs from this one, as a smaller file that the lab completes from it",
     )
     p.add_argument("--show-recipe", action="store_true", help="print the default recipe as JSON and stop")
     p.add_argument("--threads", type=int, default=0, help="torch threads of each process, 0 for torch's choice")
@@ -76,6 +84,10 @@ def train(args: argparse.Namespace) -> None:
         start.start_from(run, args.start_from)
     for stage in wanted:
         run.run(stage)
+    if args.beside and "export" in wanted:
+        write_beside(
+            args.work / "export" / "reference.safetensors", args.beside, args.work / "export" / "beside.safetensors"
+        )
 
 
 if __name__ == "__main__":

@@ -175,8 +175,8 @@ class Recipe:
     def large() -> Recipe:
         """A model whose own size is 512 px and that needs its attention, to be started from the shipped one.
 
-        The kernels of its two deepest levels fade at 256 px, where that is cheap; the finest level is put around them at
-        the end, and its attention reads averaged keys for most of that phase.
+        The kernels of its two deepest levels fade at 256 px, where that is cheap; the finest level is put around them
+        at the end, and its attention reads averaged keys for most of that phase.
         """
         half = {"noise": HALVED, "gaze": 0.1, "levels": 3, "narrow": (1, 2)}
         return Recipe(

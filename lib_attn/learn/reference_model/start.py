@@ -8,6 +8,8 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 
+from lib_attn.lab.drawing import beside
+
 from . import state
 from .models import Autoencoder, TextToNoise
 
@@ -59,7 +61,7 @@ def start_from(run, path: Path) -> None:
     if place.is_main_process and not (target.exists() and vae.exists()):
         if vae.exists() or (run.work / "vae").exists():
             raise ValueError(f"{run.work} holds a run that was started from nothing; choose another folder.")
-        weights = state.load_tensors(path)
+        weights = beside.completed(path, state.load_tensors(path))
         networks = {
             new + key.removeprefix(old): value
             for key, value in weights.items()
