@@ -236,6 +236,23 @@ def test_one_command_from_nothing_to_checkpoint(finished):
     assert list((finished / "unet-64" / "log").glob("preview-*.png"))
 
 
+def test_a_run_exports_what_differs_and_starts_from_it(finished, tmp_path, capsys):
+    whole, name = finished / "export" / "reference.safetensors", "model.diffusion_model.out.2.bias"
+    weights = state.load_tensors(whole)
+    state.save_tensors(tmp_path / "base.safetensors", weights | {name: weights[name] + 1})
+    assert main([str(finished), "--stages", "export", "--beside", str(tmp_path / "base.safetensors")]) == 0
+    small = (finished / "export" / "beside.safetensors").rename(tmp_path / "small.safetensors")
+    assert set(state.load_tensors(small)) == {name}
+    work = tmp_path / "again"
+    assert main([str(work), "--small", "--start-from", str(small), "--stages", "vae"]) == 0
+    began = state.load_tensors(work / start.WEIGHTS)
+    assert torch.equal(began["unet.out.2.bias"], weights[name].float())
+    (tmp_path / "base.safetensors").unlink()
+    capsys.readouterr()
+    assert main([str(tmp_path / "third"), "--small", "--start-from", str(small), "--stages", "vae"]) != 0
+    assert "differs from base.safetensors, which is not beside it" in capsys.readouterr().err
+
+
 def test_finished_run_is_left_alone(finished):
     before = {p: p.stat().st_mtime_ns for p in finished.glob("*.safetensors")}
     assert main([str(finished), "--stages", "scenes,vae,latents,unet,polish"]) == 0
