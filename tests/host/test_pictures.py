@@ -171,7 +171,7 @@ def test_positional_list(webui):
         ([[1, 2]], "on or off"),
         ([{"near_sighted": 5}], "dictionary"),
         ([{"near_sighted": {"enabled": True, "tile": "wide"}}], "number"),
-        ([{"near_sighted": {"enabled": True, "tile": 1e300}}], "outside"),
+        ([{"near_sighted": {"enabled": True, "tile": 1e300}}], "is a number from"),
         ([{"near_sighted": {"enabled": True, "blocks": "((((" * 50}}], "no block"),
         ([{"far_sighted": {}}], "no technique"),
         ([True, False, True] + ["x"] * 60, "number"),
