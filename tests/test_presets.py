@@ -227,7 +227,6 @@ def test_choosing_the_file_that_a_preset_leaves_open_is_no_change(tmp_path):
     assert not presets.changed("Same look as a dictionary", chosen)
     moved = chosen.replace(dictionary=dataclasses.replace(chosen["dictionary"], strength=0.5))
     assert presets.changed("Same look as a dictionary", moved)
-    # A file that comes with a shipped preset is an offer, one that the user has saved is his choice.
     settings, _ = presets.apply("Underdrawing", Settings())
     other = settings.replace(depth_guide=dataclasses.replace(settings["depth_guide"], file="mine"))
     assert not presets.changed("Underdrawing", other)

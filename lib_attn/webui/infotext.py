@@ -49,39 +49,36 @@ class UnitText(str):
 
 
 class MapsText(UnitText):
-    """Hashes of all maps of a job so far. The host's question for one picture of the batch at hand is answered with
-    that picture's own; the host counts it within the batch or, with hires. fix, within the job."""
+    """Hashes of all maps of a job so far. When the host writes the text of one picture, that picture's hash alone; a
+    grid has all."""
 
-    batch: list[str]
+    batch: list[str | None]
+    job: list[str | None]
 
-    def __call__(
-        self,
-        p: Any = None,
-        index: int | None = None,
-        position_in_batch: int = 0,
-        use_main_prompt: bool = False,
-        **_: Any,
-    ) -> str | None:
+    def __call__(self, p: Any = None, index: int | None = None, all_seeds: Any = None, **asked: Any) -> str | None:
         if self.still(p):
             return None
-        if index is None or use_main_prompt:
+        if index is None or asked.get("use_main_prompt"):
             return str(self)
-        place = index if index < len(self.batch) else position_in_batch
-        return self.batch[place] if place < len(self.batch) else None
+        # The host counts within the list of seeds that it was given: the job's, or those of the batch at hand.
+        places = self.job if all_seeds is not None and all_seeds is getattr(p, "all_seeds", None) else self.batch
+        return places[index] if index < len(places) else None
 
 
 def write_maps(
-    parameters: MutableMapping[str, Any], hashes: list[str], still: Callable[[Any], bool] = lambda p: False
+    parameters: MutableMapping[str, Any], hashes: list[str | None], still: Callable[[Any], bool] = lambda p: False
 ) -> None:
     """Add the maps of a batch to those of the job.
 
     Args:
-        hashes: one for each picture of the batch. still: whether the job's pictures are known to follow none.
+        hashes: one for each picture of the batch, None for one that follows no map. still: whether the job's pictures
+            are known to follow none.
     """
-    found = [*filter(None, parameters.get(MAPS, "").split(" ")), *hashes]
+    job = [*getattr(parameters.get(MAPS), "job", []), *hashes]
+    found = dict.fromkeys(filter(None, job))
     if found:
-        parameters[MAPS] = text = MapsText(" ".join(dict.fromkeys(found)))
-        text.still, text.batch = still, hashes
+        parameters[MAPS] = text = MapsText(" ".join(found))
+        text.still, text.batch, text.job = still, hashes, job
 
 
 def write(

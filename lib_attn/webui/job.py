@@ -143,7 +143,9 @@ class Job:
                 self._acted.add(group.name)
             if maps and reserved:
                 self.changed.add(group.name)
-            hashes = [drawn.hash for drawn in maps]
+            # ControlNet takes one map for the whole batch.
+            followed_by = [maps[0]] * len(maps) if maps and reserved else maps
+            hashes = [drawn.hash for drawn in followed_by] or [None] * getattr(p, "batch_size", 1)
             infotext.write_maps(p.extra_generation_params, hashes, lambda p, g=group: changed_nothing(p, g.name))
 
     def put_maps_away(self, p: Any) -> None:

@@ -181,6 +181,7 @@ def test_the_command_from_end_to_end(tmp_path, capsys):
     assert figures["judge"]["everything"] >= 0.97, "the shipped judge is not good enough to judge by"
     assert 0 < figures["distance"]["latent_l2"] < 2
     assert {surface: trip["pictures"] for surface, trip in figures["autoencoder"].items()} == dict.fromkeys(SURFACES, 2)
+    assert figures["autoencoder"]["plain"]["psnr"] > 15
     shown = scenes_block(result)
     assert "| two objects: in the right order too | 1 |" in shown and "one object: in the right order" not in shown
     for surface, trip in figures["autoencoder"].items():

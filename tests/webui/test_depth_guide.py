@@ -564,9 +564,13 @@ def test_each_picture_s_text_has_the_hash_of_its_own_map(host, script):
     text = p.extra_generation_params["Attn map hashes"]
     assert text == f"{first} {second} abcdefghij"
     assert [text(p=p, index=i) for i in range(2)] == [second, "abcdefghij"]
-    assert [text(p=p, index=2 + i, position_in_batch=i) for i in range(2)] == [second, "abcdefghij"]
-    write_maps(p.extra_generation_params, [])
-    assert p.extra_generation_params["Attn map hashes"](p=p, index=0) is None, "this batch followed none"
+    p.all_seeds = [3, 4, 5, 6]
+    assert [text(p=p, index=i, all_seeds=p.all_seeds) for i in range(4)] == [first, second, second, "abcdefghij"]
+    assert [text(p=p, index=i, all_seeds=[5, 6]) for i in range(2)] == [second, "abcdefghij"]
+    write_maps(p.extra_generation_params, [None, None])
+    text = p.extra_generation_params["Attn map hashes"]
+    assert text(p=p, index=0) is None, "this batch followed none"
+    assert text(p=p, index=3, all_seeds=p.all_seeds) == "abcdefghij"
 
 
 def test_no_hash_is_written_of_a_map_that_the_picture_does_not_follow(host, script):

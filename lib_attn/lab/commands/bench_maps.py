@@ -55,6 +55,8 @@ def run(args: argparse.Namespace) -> int:
     judge, chosen = Judge.load(args.judge), model_of(args)
     model = chosen.load()
     variant = variant.completed(model.fitting)
+    if next(group.lacks_file for group in variant.settings.active() if group.draws_first):
+        raise LabError(f"Name a file that draws maps with {model.name} (--file): there is none that fits, or several.")
     with progress_bar((4 + 2 * args.keys + 3 * args.gradient) * len(spec.requests())) as step:
         result = measure(model, judge, spec, variant, step, args.keys, args.gradient, args.beside)
     told = {"kind": "maps", "command": command_line(), "checkpoint": model.name, "sha256": file_hash(chosen.file)}

@@ -55,6 +55,8 @@ def spec_of(args: argparse.Namespace) -> ScenebenchSpec:
         raise LabError(f"--batch is 1 … 64, not {args.batch}.")
     if min(args.singles, args.pairs, args.counts, args.negatives, args.agreements, args.decoded) < 0:
         raise LabError("A number of prompts or renders is 0 or more.")
+    if args.decoded == 1:
+        raise LabError("--decoded is 0, or 2 and more: one render has no error.")
     if args.seed < 0:
         raise LabError(f"--seed is 0 or more, not {args.seed}.")
     prompts = PromptCounts(args.singles, args.pairs, args.counts, args.negatives, args.agreements, args.seed)
@@ -68,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
     found = run_spec(spec)
     print(json.dumps(found, indent=1))
     if args.out:
-        result = {"kind": "scenes", "command": command_line(), "checkpoint": spec.model.file.name}
+        result = {"kind": "scenes", "command": command_line(), "checkpoint": spec.model.file.stem}
         result |= {"sha256": file_hash(spec.model.file), "machine": machine(spec.model.device)}
         write_json(args.out, result | {"precision": spec.model.precision, "results": found})
     return 0

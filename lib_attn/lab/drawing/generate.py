@@ -66,11 +66,9 @@ def picture_request(
 def generate(spec: GenerateSpec) -> Iterator[Path]:
     """Draw and save; yields each file as it is written. What a technique has to say is printed."""
     model, store = spec.model.load(), Store()
-    settings, said = spec.settings.completed(model.fitting)
-    for sentence in said:
-        print(sentence)
+    settings, _ = spec.settings.completed(model.fitting)
     with tqdm(total=evaluations(model, spec.request), desc="steps", file=sys.stderr) as bar:
-        variant = ours("", "", settings)
+        variant = ours("", "", spec.settings)
         latents = sample(model, spec.request, variant, say=print, progress=bar.update, store=store)
     settings = stamped(settings.with_files(model.files.stamped), store)
     for index, picture in enumerate(decode(model, latents)):

@@ -26,8 +26,8 @@ MODES = {
     "tile": "its tile alone",
     "out": "left out",
 }
-#: Beside them, what is left out of nothing: the model as it is, and the same from other noise, which says how far apart
-#: two pictures of one prompt are anyway.
+#: Two rows to compare with: the model as it is, and the same from other noise, which says how far apart two pictures of
+#: one prompt are anyway.
 WHOLE = {"full": "as it is", "seed": "as it is, from other noise"}
 #: Edge of a tile in tokens of the finest level; on deeper levels it covers the same part of the picture.
 TILE = 16

@@ -66,11 +66,12 @@ def run_spec(spec: ScenebenchSpec) -> dict[str, dict]:
     """
     judge, on = Judge.load(spec.judge), bool(list(spec.settings.active()))
     model = spec.model.load()
+    # First: where it fails, nothing is lost.
+    trips = round_trips(model, spec.model, spec.decoded, min(spec.height, spec.width)) if spec.decoded else {}
     plain = generator(model, spec, FULL)
     drawn = run(generator(model, spec, ours("", "", spec.settings)) if on else plain, judge, spec.prompts,
                 plain if on else None)  # fmt: skip
-    if spec.decoded:
-        trips = round_trips(model, spec.model, spec.decoded, min(spec.height, spec.width))
+    if trips:
         drawn["autoencoder"] = {surface: asdict(trip) for surface, trip in trips.items()}
     return drawn
 

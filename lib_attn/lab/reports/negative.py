@@ -123,8 +123,9 @@ PARTS = (
         name="estimate",
         about=(
             "Relative L2 of the final latents to those of guidance in every step, same seeds, guidance scale 5. Even: "
-            "full steps evenly spread; otherwise most of them early. Mean ± one standard error. The last column "
-            "compares with the closer copy of the positive (as the webui's NGMS fills in) with as many rows."
+            "full steps evenly spread; otherwise most of them early. Mean ± one standard error, and the largest of "
+            "them (furthest picture). The last column compares with the closer copy of the positive (as the webui's "
+            "NGMS fills in) with as many rows."
         ),
         row=EstimateRow,
         cases=_estimate_cases,

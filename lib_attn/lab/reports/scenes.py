@@ -42,7 +42,7 @@ def scenes_block(result: Mapping) -> str:
 
 def scenes_table(found: Mapping) -> str:
     """A line for each part that was drawn, then what agrees, and the autoencoder."""
-    return markdown_table(["what", "pictures", "right"], [list(line) for line in _lines(found)])
+    return markdown_table(["what", "pictures", "figure"], [list(line) for line in _lines(found)])
 
 
 def _lines(found: Mapping) -> Iterator[tuple[str, str, str]]:

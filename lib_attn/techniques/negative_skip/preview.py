@@ -78,8 +78,6 @@ def tell(s: NegativeSkip, settings: Any, facts: Facts, passes: list[Pass], said:
             said.line(
                 "Negative computed in {full} of {steps} steps: about {percent} % less work.", **values, percent=percent
             )
-            if few and not penalised:
-                said.warn("With fewer than 20 steps, one picture in many moves further than the others.", slight=True)
     if not saves:
         said.warn(_why_full(s, max(p.steps for p in passes)), idle=not penalised)
     if penalty and not penalised and s.penalty_when == "at CFG 1":

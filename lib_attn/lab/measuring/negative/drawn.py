@@ -49,7 +49,7 @@ def draw(model, how: DrawSpec, prompts, negatives, seeds, cfg: float, variant: V
 
 def draw_batch(model, how: DrawSpec, request: Request, variant: Variant) -> np.ndarray:
     """Pictures uint8 ``[n, H, W, 3]`` of one request, out of the cache when they are there."""
-    file = None
+    file, variant = None, variant.completed(model.fitting)
     if how.cache is not None:
         settings = variant.settings.flat() if variant.settings is not None else None
         known = json.dumps([how.model, model.precision, repr(request), settings], sort_keys=True)
