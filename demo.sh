@@ -33,6 +33,8 @@ fi
 here=$PWD
 for i in "${!words[@]}"; do
     if [ "$i" -gt 0 ] && [ "${words[$((i - 1))]}" = --checkpoint ]; then
+        # The name of a model that comes with the project is no file.
+        [ -f "$folder/lib_attn/lab/model/${words[$i]}.safetensors" ] && continue
         case ${words[$i]} in /*) ;; *) words[$i]=$here/${words[$i]} ;; esac
     fi
 done

@@ -61,3 +61,7 @@ def test_a_failure_is_shown_and_ends_it(demo):
 def test_a_checkpoint_is_named_from_where_the_user_stands(demo, tmp_path):
     done = demo("--checkpoint", "mine.safetensors")
     assert done.stdout == f"RAN -m lib_attn.lab compare --checkpoint {tmp_path}/mine.safetensors\n"
+
+
+def test_a_model_that_comes_with_the_project_goes_by_its_name(demo):
+    assert demo("--checkpoint", "reference-512").stdout == "RAN -m lib_attn.lab compare --checkpoint reference-512\n"

@@ -76,7 +76,7 @@ def plan_of(args: argparse.Namespace) -> Plan:
     if files_of(args):
         names = [f"{file.name} {file_hash(file)}" for file in files_of(args)]
         return shown.plan_of(args.kind, names, options, args.caption, checkpoint)
-    own = PROMPTS if args.checkpoint else embedded.PROMPTS
+    own = embedded.PROMPTS if spec.file in embedded.MODELS.values() else PROMPTS
     usual = {"width": spec.side, "height": spec.side}
     pictures = _group(Pictures, args, usual)
     check_size(pictures.height, pictures.width)

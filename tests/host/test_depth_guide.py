@@ -67,6 +67,9 @@ def test_each_picture_of_a_batch_has_its_map_and_can_be_made_alone(webui):
     assert len(both) == 4, "two pictures, two maps"
     hashes = [re.search(r"Attn map hashes: ([^,]+)", text)[1] for text in answer.texts[:2]]
     assert len(set(hashes)) == 2 and all(re.fullmatch(r"\w{10}", each) for each in hashes), "each says its own"
+    counted = webui.picture(ON, **ASKED | {"n_iter": 2})
+    found = [re.search(r"Attn map hashes: ([^,]+)", text)[1] for text in counted.texts[:2]]
+    assert len(set(found)) == 2 and all(re.fullmatch(r"\w{10}", each) for each in found)
     alone = pixels(webui.picture(ON, **ASKED | {"seed": ASKED["seed"] + 1}))
     assert abs(alone[0].astype(float) - both[1]).mean() < 1.0
 

@@ -7,10 +7,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from lib_attn.lab.commands import cli
-from lib_attn.lab.commands.options import checkpoint_file
 from lib_attn.lab.drawing import beside, checkpoint, install
 from lib_attn.lab.drawing.checkpoint import ModelSpec
-from lib_attn.lab.drawing.embedded import EMBEDDED, MODELS
+from lib_attn.lab.drawing.embedded import EMBEDDED, MODELS, checkpoint_file
 from lib_attn.lab.drawing.sampling import Request, sample
 from lib_attn.lab.shared.errors import LabError
 

@@ -704,6 +704,16 @@ def test_controlnet_gets_the_map_and_rests_while_it_is_drawn(host, script, contr
     assert other.hint_cond.abs().max() == 0 and same(out, plain) and not p.comments
 
 
+def test_a_batch_that_controlnet_guides_names_the_one_map_that_it_follows(host, script, controlnet):
+    host.weights = ((1.0,), (1.0,))
+    there, p = controlnet(USED, {"enabled": False}), job(host)
+    p.seeds = p.subseeds = p.rng.seeds = [3, 4]
+    p.scripts, p.batch_size = None, 2
+    with_controlnet(script, p, there, TO_CONTROLNET)
+    text = p.extra_generation_params["Attn map hashes"]
+    assert len(text) == 10 and [text(p=p, index=i) for i in range(2)] == [text, text]
+
+
 @pytest.mark.parametrize(
     "units, models, why",
     [((USED,), ("depth",), "no free unit"), (({},), ("canny",), "no depth model"), (None, (), "not installed")],

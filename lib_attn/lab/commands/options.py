@@ -12,7 +12,7 @@ from typing import Any
 
 from lib_attn.lab.drawing.checkpoint import ModelSpec
 from lib_attn.lab.drawing.embedded import MODELS as EMBEDDED
-from lib_attn.lab.drawing.embedded import PROMPTS
+from lib_attn.lab.drawing.embedded import PROMPTS, checkpoint_file
 from lib_attn.lab.drawing.generate import picture_request
 from lib_attn.lab.drawing.sampling import SAMPLERS, Request
 from lib_attn.lab.drawing.unet import DTYPES
@@ -129,11 +129,6 @@ def size_of(args: argparse.Namespace) -> tuple[int, int]:
     """(width, height) in pixels: as asked for, and what is not asked for as the model was trained."""
     asked = args.width, args.height
     return asked if None not in asked else tuple(model_of(args).side if n is None else n for n in asked)
-
-
-def checkpoint_file(text: str) -> Path:
-    """The file that a checkpoint's name or path on the command line means."""
-    return EMBEDDED.get(text) or Path(text)
 
 
 def add_model_options(options: argparse.ArgumentParser) -> None:

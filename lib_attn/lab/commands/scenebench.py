@@ -72,6 +72,7 @@ def run(args: argparse.Namespace) -> int:
     if args.out:
         result = {"kind": "scenes", "command": command_line(), "checkpoint": spec.model.file.stem}
         result |= {"sha256": file_hash(spec.model.file), "machine": machine(spec.model.device)}
+        result |= {name: getattr(spec, name) for name in ("width", "height", "steps", "sampler", "cfg")}
         write_json(args.out, result | {"precision": spec.model.precision, "results": found})
     return 0
 

@@ -53,8 +53,8 @@ def completed(path: Path, weights: Mapping[str, torch.Tensor]) -> dict[str, torc
     base = base_of(path)
     if base is None:
         return dict(weights)
-    left = set(metadata_of(path)[LEFT].split())
-    return {name: value for name, value in load_file(base).items() if name in left} | dict(weights)
+    with safe_open(str(base), "pt") as file:
+        return {name: file.get_tensor(name) for name in metadata_of(path)[LEFT].split()} | dict(weights)
 
 
 def write_beside(whole: Path, base: Path, out: Path) -> None:

@@ -21,6 +21,11 @@ PROMPTS = (
 )
 
 
+def checkpoint_file(text: str) -> Path:
+    """The file that a checkpoint's name or path, as it is typed, means."""
+    return MODELS.get(text) or Path(text)
+
+
 def default_checkpoint() -> Path:
     """The embedded model.
 

@@ -7,7 +7,7 @@ import os
 import shutil
 from pathlib import Path
 
-from lib_attn.lab.drawing.beside import base_of, write_whole
+from lib_attn.lab.drawing.beside import base_of, metadata_of, write_whole
 from lib_attn.lab.drawing.embedded import default_checkpoint
 from lib_attn.lab.shared.errors import LabError
 
@@ -75,15 +75,12 @@ def _clip_folder(checkpoint: Path) -> str:
 
 def _refuse_strangers(pairs) -> None:
     """Raises `LabError` when a name is taken by something that this command has not put there."""
-    from safetensors import safe_open
-
     (clip_source, clip), _, (_, checkpoint) = pairs
     if clip.exists() and not all((clip / file.name).is_file() for file in clip_source.iterdir()):
         raise LabError(f"{clip} is something else than this model's text encoder: move it away first.")
     if checkpoint.exists():
         try:
-            with safe_open(str(checkpoint), "pt") as file:
-                title = (file.metadata() or {}).get("modelspec.title", "")
+            title = metadata_of(checkpoint).get("modelspec.title", "")
         except Exception:  # safetensors has its own types for what is no such file
             title = ""
         if not title.startswith(_TITLE):

@@ -36,7 +36,10 @@ def ablation_block(result: Mapping) -> str:
 
 def scenes_block(result: Mapping) -> str:
     """What a page shows of ``scenebench run``."""
-    told = f"`{result['command']}`, by {result['checkpoint']}, ± one standard error"
+    told = (
+        f"`{result['command']}`, {result['width']} × {result['height']} px by {result['checkpoint']}, "
+        f"{result['steps']} steps {result['sampler']}, CFG {result['cfg']:g}, ± one standard error"
+    )
     return f"{told}:\n\n{scenes_table(result['results'])}"
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from lib_attn.lab.drawing.embedded import default_checkpoint
+from lib_attn.lab.drawing.embedded import checkpoint_file, default_checkpoint
 from lib_attn.lab.measuring.maps import MapsSpec
 from lib_attn.lab.shared.errors import LabError
 from lib_attn.lab.shared.machine import machine
@@ -39,7 +39,9 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     p.add_argument("work", type=Path, help="folder for data and states; an unfinished run is continued")
-    p.add_argument("--checkpoint", type=Path, help="the base, an SD 1.x or 2.x file (default: the embedded model)")
+    p.add_argument(
+        "--checkpoint", type=checkpoint_file, help="the base, of SD 1.x or 2.x (default: the embedded model)"
+    )
     p.add_argument("--map", choices=tuple(PICTURES), help="what is drawn (default depth)")
     p.add_argument("--train", choices=CHOICES, help="which weights learn (default out)")
     p.add_argument("--out", type=Path, help="the blocks file, .safetensors (default WORK/MAP-TRAIN.safetensors)")

@@ -6,7 +6,6 @@ import contextlib
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
 
 from lib_attn.lab.drawing import beside
 
@@ -34,14 +33,13 @@ def _fitting(found: dict[str, torch.Tensor], module: torch.nn.Module, what: str,
 
 def _recipe_of(path: Path) -> str:
     """What a checkpoint of this trainer says about its own recipe; empty for any other."""
-    with safe_open(str(path), "pt") as file:
-        return (file.metadata() or {}).get("attention_lab.recipe", "")
+    return beside.metadata_of(path).get("attention_lab.recipe", "")
 
 
 def earlier_recipe(work: Path) -> str:
     """JSON of the recipe of the checkpoint that the run in `work` started from; empty when there is none."""
-    with contextlib.suppress(OSError), safe_open(str(work / WEIGHTS), "pt") as file:
-        return (file.metadata() or {}).get("recipe", "")
+    with contextlib.suppress(OSError):
+        return beside.metadata_of(work / WEIGHTS).get("recipe", "")
     return ""
 
 
