@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from lib_attn.lab.drawing import embedded
 from lib_attn.learn import __main__ as command
 from lib_attn.learned.files import load
 from lib_attn.learned.folders import Folders
@@ -73,3 +74,10 @@ def test_names_that_cannot_be(tiny, tmp_path, capsys):  # noqa: F811
     for name in ("a.bin", "nul.safetensors"):
         assert command.main(asked(tiny, tmp_path / name)) == 2
         assert "no name of a learned file" in capsys.readouterr().err
+
+
+def test_a_model_that_comes_with_the_project_is_shown_prompts_of_its_own_words(tmp_path):
+    file = str(tmp_path / "mine.safetensors")
+    for words, side in (([], 256), (["--checkpoint", "reference-512"], 512)):
+        plan = command.plan_of(command.build_parser().parse_args(["thin_qk", file, *words]))
+        assert plan.prompts == embedded.PROMPTS and plan.pictures.width == side
