@@ -38,11 +38,11 @@ def test_captions_name_a_part_and_leave_a_part_open():
     )
     assert (
         vocabulary.caption([red], 5, "", "grey", order="row", unnamed=("pattern",))
-        == "a row of five large red cubes, grey background"
+        == "a row of five large red patterned cubes, grey background"
     )
     assert (
         vocabulary.caption([red, blue], 1, "left of", "black", unnamed=("colour", "pattern"), same=("colour",))
-        == "a large cube left of a cone of the same colour, black background"
+        == "a large patterned cube left of a patterned cone of the same colour, black background"
     )
     # With a floor, "on a … background" would be a second "on".
     assert vocabulary.caption([red], 1, "", "grey", 1, floor="brick").endswith("cube on a brick floor, grey background")

@@ -31,6 +31,9 @@ COUNT_WORDS = {1: "a", 2: "two", 3: "three", 4: "four", 5: "five", 6: "six", 7: 
 ORDERS = ("", "row", "grid")
 #: What a caption may leave open.
 OPEN = ("colour", "pattern")
+#: What a caption says of a part it leaves open. A thing without a word for a pattern is plain: were nothing said, plain
+#: prompts would be answered with patterns as often as captions leave them open.
+_OPEN_WORD = {"colour": "", "pattern": "patterned"}
 OPPOSITE = {"left of": "right of", "right of": "left of"}
 
 
@@ -73,10 +76,11 @@ def caption(
     things: one entry for one kind of object, two for a pair; count: how many of a single kind (1..3);
     relation: "left of" or "right of" for pairs, read as "things[0] <relation> things[1]";
     style: 0 names the background after a comma, 1 says "on a ... background", 2 leaves it out; order: "row" or "grid"
-    of several of a kind; floor: the pattern of the floor; unnamed: which of OPEN the things' words leave out; same:
-    which of OPEN a pair has in common, said without naming it.
+    of several of a kind; floor: the pattern of the floor; unnamed: which of OPEN the things' words leave open: a colour
+    is not mentioned, of a pattern only that there is one; same: which of OPEN a pair has in common, said without naming
+    it.
     """
-    things = [replace(t, **dict.fromkeys(unnamed, "")) for t in things]
+    things = [replace(t, **{part: _OPEN_WORD[part] if getattr(t, part) else "" for part in unnamed}) for t in things]
     if len(things) == 2:
         text = f"{article(things[0].words())} {relation} {article(things[1].words())}"
     elif count == 1:
