@@ -22,6 +22,7 @@ from lib_attn.lab.drawing.encoder import encoded, picture_files, read_picture
 from lib_attn.lab.drawing.sampling import SAMPLERS, Request, evaluations, predictor, sample
 from lib_attn.lab.drawing.variants import watched
 from lib_attn.lab.shared.errors import LabError
+from lib_attn.lab.shared.machine import keep_memory
 from lib_attn.lab.shared.results import file_hash
 from lib_attn.lab.shared.sizes import check_size
 from lib_attn.learn import shown
@@ -164,6 +165,7 @@ def show_files(run: Run, model: LabModel, args: argparse.Namespace) -> Iterator[
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
+    keep_memory()
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     if arguments[:1] == ["depth"]:  # trained on renders, not learned from pictures
         return depth.main(arguments[1:])

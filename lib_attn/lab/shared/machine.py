@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import platform
+import sys
 
 import torch
 
@@ -28,6 +30,25 @@ def machine(device: str) -> dict:
     """What a measurement ran on, without names."""
     model = torch.cuda.get_device_name() if device == "cuda" else f"{torch.get_num_threads()} CPU threads"
     return {"device": model, "torch": torch.__version__.split("+")[0], "python": platform.python_version()}
+
+
+#: glibc's mallopt parameters, malloc.h.
+_TRIM_THRESHOLD, _MMAP_MAX = -1, -4
+
+
+def keep_memory() -> bool:
+    """Tell glibc to keep freed memory in this process; returns whether it could be told.
+
+    Otherwise every tensor above 32 MiB is handed back to the system when it is freed, and the next one is given in
+    pages that the kernel has to clear first, which can take longer than an activation takes to compute. For programs
+    of our own only: a webui's memory is its user's.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    with contextlib.suppress(OSError, AttributeError):  # a C library without mallopt, as musl
+        mallopt = ctypes.CDLL(None).mallopt
+        return bool(mallopt(_MMAP_MAX, 0)) and bool(mallopt(_TRIM_THRESHOLD, 2**31 - 1))
+    return False
 
 
 @contextlib.contextmanager

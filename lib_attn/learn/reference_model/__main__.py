@@ -1,7 +1,7 @@
 """Train the reference model from nothing to a checkpoint: python -m lib_attn.learn.reference_model WORK.
 
-Stop it with Ctrl-C at any time; the same command goes on from the last save. On several processes or
-machines start it with accelerate: accelerate launch --num_processes 2 -m lib_attn.learn.reference_model WORK.
+Stop it with Ctrl-C at any time; the same command goes on from the last save. On several cores or GPUs start it with
+python -m torch.distributed.run --standalone --nproc_per_node 2 -m lib_attn.learn.reference_model WORK.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from lib_attn.lab.drawing.beside import write_beside
+from lib_attn.lab.shared.machine import keep_memory
 
 from ..scenes.render import RenderError
 from ..scenes.shards import ShardError
@@ -63,6 +64,7 @@ def choose_recipe(args: argparse.Namespace) -> Recipe:
 
 
 def main(argv: list[str] | None = None) -> int:
+    keep_memory()
     args = parser().parse_args(argv)
     if args.show_recipe:
         print(json.dumps((Recipe.large() if args.large else Recipe()).to_json(), indent=1))

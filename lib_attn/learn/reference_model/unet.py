@@ -15,8 +15,8 @@ from .gaze import Gaze
 from .loop import Loop, LoopConfig, draw
 from .models import TextToNoise
 
-#: Above this many tokens the fused kernel is the faster one on a CPU, also with its slow backward pass.
-FUSED_ABOVE = 1024
+#: From this many queries and keys on the fused kernel is used, whose backward pass is slow on a CPU.
+FUSED_ABOVE = 2048
 #: Self-attention of more tokens than this may be trained on averages of 2 x 2 places.
 POOLED_ABOVE = 1024
 
@@ -30,7 +30,7 @@ def _averaged(x: torch.Tensor) -> torch.Tensor:
 def _attend(self, x, context=None, mask=None):
     """Attention of ldm's CrossAttention for training. x (B, N, C), context (B, M, C') -> (B, N, C).
 
-    Plain matrix products below FUSED_ABOVE tokens: the backward pass of the fused kernel is slow on a CPU.
+    Plain matrix products below FUSED_ABOVE tokens.
     """
     if context is None:
         # Keys and values are linear in x, so their averages are those of x.
