@@ -201,6 +201,7 @@ def test_a_large_picture_stays_within_reason():
 def test_pairs_show_every_technique_where_it_acts(model):
     """Each at the conditions that it needs: the pictures differ, and nobody has to explain why they do not."""
     assert {show.technique for show in shows()} == set(TECHNIQUES)
+    assert [show.name for show in shows() if "map of “two cones" in show.conditions(256)] == ["underdrawing"]
     for show in shows():
         if show.file:
             assert show.file in {path.stem for path in SHIPPED.glob("*.safetensors")}, "it comes with the lab"

@@ -64,7 +64,10 @@ class Show:
 
     def conditions(self, side: int) -> str:
         """Under which conditions, in one line."""
-        parts = [f"“{self.prompt}”", f"negative “{self.negative}”" if self.negative else "", f"CFG {self.cfg:g}"]
+        group = next(iter(self.variant.settings.active()))
+        drawn_first = getattr(group, "map_prompt", "")
+        parts = [f"“{self.prompt}”", f"negative “{self.negative}”" if self.negative else "",
+                 f"map of “{drawn_first}”" if drawn_first else "", f"CFG {self.cfg:g}"]  # fmt: skip
         if self.batch > 1:
             parts.append(f"{self.batch} pictures in a batch")
         parts.append(f"{self.side(side)} × {self.side(side)} px, {self.steps} steps")
@@ -88,9 +91,9 @@ def shows() -> tuple[Show, ...]:
              preset("Negative acts more (Contrast)"), "a torus, black background", "pink", cfg=1.5, seed=2),
         Show("same-look", "New pictures with the look of some that were learned from",
              _moved("Same look as a dictionary", file="embedded-warm"), "a sphere, white background"),
-        Show("underdrawing", "A picture that follows a depth map drawn first",
-             _moved("Underdrawing", file="reference-depth"),
-             "a red sphere, grey background"),
+        Show("underdrawing", "A picture laid out by a depth map that is drawn first, here of another prompt",
+             _moved("Underdrawing", file="reference-depth", map_prompt="two cones, white background"),
+             "a green cone, white background"),
         Show("fewer-channels", "The same pictures, attention with fewer channels",
              _moved("Fewer channels", when="always", blocks="all"),
              "a blue cube, white background"),
