@@ -258,6 +258,15 @@ def test_no_figure_with_an_error_is_written_by_hand():
         assert not found, f"{page.name}: {found}"
 
 
+def test_every_table_of_drawn_pictures_names_its_model():
+    named = re.compile(r"\b(by|model) reference(-512)?\b|\breference(-512)?(, \d+ px| \(SHA)")
+    blocks = re.compile(r"<!-- ([\w-]+\.json(?:: short)?) -->(.*?)<!-- /\1 -->", re.DOTALL)
+    found = [block for page in figures.pages() for block in blocks.findall(page.read_text(encoding="utf-8"))]
+    drawn = [(name, text) for name, text in found if "±" in text]
+    assert len(drawn) > 15
+    assert [name for name, text in drawn if not named.search(re.sub(r"`[^`]*`|```.*?```", "", text))] == []
+
+
 def test_pages_are_written_and_checked(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(parameters, "PAGE", tmp_path / "p.md")
     monkeypatch.setattr(figures, "pages", lambda: [tmp_path / "p.md"])

@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
     cases = [case for case in shortcut_cases() if not wanted or case.name in wanted]
     spec = model_of(args)
     result = read_result(args.out, "atoms") if args.out.is_file() else {"kind": "atoms"}
-    result |= {"machine": machine(spec.device)}
+    result |= {"machine": machine(spec.device), "checkpoint": spec.file.stem}
 
     def keep(part: str, rows) -> None:
         kept = [row for row in result.get(part, []) if wanted or row["size"] != args.size]
@@ -125,7 +125,8 @@ def run_look(args: argparse.Namespace) -> int:
     spec = LookSpec(model_of(args), args.judge, args.shown, args.pictures, args.named, strengths, args.settings,
                     args.size, args.steps, batch=args.batch, files=args.files)  # fmt: skip
     told = {name: value for name, value in asdict(spec).items() if name not in ("model", "judge", "files")}
-    result = {"kind": "look", "command": command_line(), "machine": machine(spec.model.device), "spec": told}
+    result = {"kind": "look", "command": command_line(), "checkpoint": spec.model.file.stem}
+    result |= {"machine": machine(spec.model.device), "spec": told}
 
     def keep(rows) -> None:
         write_json(args.out, result | {"rows": [to_json(row) for row in rows]})

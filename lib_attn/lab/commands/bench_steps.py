@@ -38,7 +38,8 @@ def run(args: argparse.Namespace) -> int:
     seeds = tuple(range(args.seed, args.seed + args.images))
     requests = [Request(prompts, seeds, "", args.size, args.size, args.steps, name.strip(), args.cfg)
                 for name in args.samplers.split(",")]  # fmt: skip
-    model, rows, result = model_of(args).load(), [], {"kind": "steps", "command": command_line()}
+    model, rows = model_of(args).load(), []
+    result = {"kind": "steps", "command": command_line(), "checkpoint": model.name, "size": args.size}
     with progress_bar(len(requests) * (len(cases) + 1)) as progress:
         for request in requests:
             rows += measure(model, cases, request, progress)

@@ -49,6 +49,8 @@ def run(args: argparse.Namespace) -> int:
     result = read_result(args.out, "thin") if args.out.exists() else {"kind": "thin"}
     part = {"command": command_line(), "machine": machine(pick_device(args.device))}
 
+    if args.part != "time":  # which times a U-Net with random weights
+        part |= {"checkpoint": model_of(args).file.stem, "size": args.size}
     place = f"pictures {args.size}" if args.part == "pictures" else args.part
 
     def keep(rows: list[Any]) -> None:

@@ -43,7 +43,7 @@ def shortcut_table(result: Mapping) -> str:
 def shortcut_block(result: Mapping) -> str:
     """What a page shows of ``bench atoms``."""
     commands = dict.fromkeys(f"`{result[key]}`" for key in result if key.endswith("_command"))
-    return f"{', '.join(commands)}:\n\n{shortcut_table(result)}"
+    return f"{', '.join(commands)}, pictures by {result['checkpoint']}:\n\n{shortcut_table(result)}"
 
 
 def look_table(rows: Sequence[LookRow]) -> str:
@@ -64,5 +64,8 @@ def look_table(rows: Sequence[LookRow]) -> str:
 def look_block(result: Mapping) -> str:
     """What a page shows of ``bench look``."""
     rows = [from_json(LookRow, row) for row in result["rows"]]
-    told = f"{rows[0].pictures} open and {rows[0].named} named pictures a line, ± one standard error"
+    told = (
+        f"{rows[0].pictures} open and {rows[0].named} named pictures a line of {result['spec']['size']} px by "
+        f"{result['checkpoint']}, ± one standard error"
+    )
     return f"`{result['command']}`, {told}:\n\n{look_table(rows)}"

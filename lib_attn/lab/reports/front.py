@@ -118,7 +118,7 @@ def front_short(result: dict) -> str:
     sizes = {size: {row.name: row for row in rows} for size, rows in _by_size(times).items()}
     moved = {size: {q.name: q for q in quality if q.size == size} for size in sorted({q.size for q in quality})}
     at = [f"speed-up at {w} x {h}" + (f", {n} at once" if n > 1 else "") for h, w, n in sizes]
-    head = ["", *at, *(f"moves the picture, {n} px" for n in moved)]
+    head = ["", *at, *(f"moves the picture, {n} px by {result['checkpoint']}" for n in moved)]
     names = [row.name for row in next(iter(sizes.values())).values() if _is_fewer(row.name) or _is_ours(row.name)]
     lines = []
     for name in names:

@@ -52,7 +52,8 @@ def maps_short(result: Mapping) -> str:
 
 
 def _told(result: Mapping) -> str:
-    return f"`{result['command']}`, {result['pictures']['guided']['pictures']} pictures, ± one standard error:"
+    drawn = f"{result['pictures']['guided']['pictures']} pictures by {result['checkpoint']}"
+    return f"`{result['command']}`, {drawn}, ± one standard error:"
 
 
 def _pictures(pictures: Mapping) -> str:
@@ -106,7 +107,7 @@ def choices_block(result: Mapping) -> str:
     return "\n\n".join(
         [
             f"`{result['command']}`: steps of {recipe['batch']} maps of {recipe['scenes']} scenes at "
-            f"{recipe['size']} px, {judged} maps judged, ± one standard error, in brackets against another prompt:",
+            f"{recipe['size']} px, {judged} maps by {result['checkpoint']} judged, ± one standard error, in brackets against another prompt:",
             markdown_table([*head, "overlap", text], rows),
         ]
     )

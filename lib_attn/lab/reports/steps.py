@@ -26,4 +26,5 @@ def steps_block(result: Mapping) -> str:
     """What a page shows of a result."""
     rows = [from_json(StepRow, row) for row in result["rows"]]
     images = max(row.images for row in rows)
-    return f"`{result['command']}`, {images} pictures, ± one standard error:\n\n{steps_table(rows)}"
+    told = f"{images} pictures of {result['size']} px by {result['checkpoint']}, ± one standard error"
+    return f"`{result['command']}`, {told}:\n\n{steps_table(rows)}"

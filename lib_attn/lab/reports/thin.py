@@ -17,7 +17,7 @@ def thin_block(result: Mapping) -> str:
     for name, (kind, table, told) in _PARTS.items():
         for part in (value for key, value in sorted(result.items()) if key.split()[0] == name):
             rows = [from_json(kind, row) for row in part["rows"]]
-            parts.append(f"`{part['command']}`{told(rows)}:\n\n{table(rows)}")
+            parts.append(f"`{part['command']}`, {told(part, rows)}:\n\n{table(rows)}")
     return "\n\n".join(parts)
 
 
@@ -41,15 +41,15 @@ def time_table(rows: Sequence[SpeedRow]) -> str:
     return markdown_table(["setting", "one step", "as fast as full attention"], lines)
 
 
-def _images(rows: Sequence[Any]) -> str:
-    return f", {rows[0].images} pictures, ± one standard error"
+def _images(part: Mapping, rows: Sequence[Any]) -> str:
+    return f"{rows[0].images} pictures of {part['size']} px by {part['checkpoint']}, ± one standard error"
 
 
-def _size(rows: Sequence[SpeedRow]) -> str:
-    return f", {rows[0].width} × {rows[0].height}"
+def _size(part: Mapping, rows: Sequence[SpeedRow]) -> str:
+    return f"{rows[0].width} × {rows[0].height}"
 
 
-_PARTS: dict[str, tuple[type, Callable[[Any], str], Callable[[Any], str]]] = {
+_PARTS: dict[str, tuple[type, Callable[[Any], str], Callable[[Mapping, Any], str]]] = {
     "errors": (ErrorRow, errors_table, _images),
     "pictures": (PictureRow, pictures_table, _images),
     "time": (SpeedRow, time_table, _size),
