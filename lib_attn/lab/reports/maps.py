@@ -107,7 +107,8 @@ def choices_block(result: Mapping) -> str:
     return "\n\n".join(
         [
             f"`{result['command']}`: steps of {recipe['batch']} maps of {recipe['scenes']} scenes at "
-            f"{recipe['size']} px, {judged} maps by {result['checkpoint']} judged, ± one standard error, in brackets against another prompt:",
+            f"{recipe['size']} px, {judged} maps by {result['checkpoint']} judged, ± one standard error, in brackets "
+            "against another prompt:",
             markdown_table([*head, "overlap", text], rows),
         ]
     )
