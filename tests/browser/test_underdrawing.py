@@ -7,15 +7,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lib_attn.lab.commands import cli
 from lib_attn.lab.judging.judge import JUDGE, Judge
 from tests.browser.controls import Controls
 from tests.browser.test_webui import FIRST, load, paste
 from tests.host.server import FLAGS, ROOT, Webui, with_embedded_model
 
 
-@pytest.fixture(scope="module")
-def embedded(webui_folder, webui_python, tmp_path_factory):
+def with_a_page(webui_folder, webui_python, tmp_path_factory, *models):
+    """A webui with the embedded model, those of `models` beside it, and a page; stopped afterwards."""
     folder = with_embedded_model(webui_folder, tmp_path_factory.mktemp("installed") / "webui")
+    for model in models:
+        assert cli.main(["install-model", "--webui", str(folder), "--model", model]) == 0
     started = Webui(
         folder,
         webui_python,
@@ -23,11 +26,16 @@ def embedded(webui_folder, webui_python, tmp_path_factory):
         folder / "models/Stable-diffusion",
         {"attention-lab": ROOT},
         ui=True,
+        # The models' files are links to there.
         flags=[*FLAGS, "--gradio-allowed-path", str(webui_folder)],
-    )  # its files are links to there
-    # fmt: skip
+    )
     yield started
     started.stop()
+
+
+@pytest.fixture(scope="module")
+def embedded(webui_folder, webui_python, tmp_path_factory):
+    yield from with_a_page(webui_folder, webui_python, tmp_path_factory)
 
 
 def gallery(page):
@@ -37,12 +45,12 @@ def gallery(page):
     return [np.asarray(Image.open(io.BytesIO(answer.body())).convert("RGB")) for answer in answers]
 
 
-def generate(page):
+def generate(page, steps=20):
     before = page.inner_text("#html_info_txt2img")
     page.click("#txt2img_generate")
     page.wait_for_function(
-        "before => { const text = document.querySelector('#html_info_txt2img').innerText;"
-        " return text != before && text.includes('Steps: 20'); }", arg=before, timeout=300000,
+        "([before, steps]) => { const text = document.querySelector('#html_info_txt2img').innerText;"
+        " return text != before && text.includes('Steps: ' + steps); }", arg=[before, steps], timeout=300000,
     )  # fmt: skip
     page.wait_for_timeout(1000)
     return page.inner_text("#html_info_txt2img"), gallery(page)
