@@ -250,18 +250,20 @@ def test_every_parameter_that_may_be_given_has_a_row():
     assert "| `depth_guide.own_map` |" in page and "| `general.compare` |" in page
 
 
+#: What a command writes into a page: the result file's name, and its text.
+BLOCK = re.compile(r"<!-- ([\w-]+\.json(?:: short)?) -->(.*?)<!-- /\1 -->", re.DOTALL)
+
+
 def test_no_figure_with_an_error_is_written_by_hand():
     """What was measured well enough to have an error stands in a block, which its command writes."""
-    blocks = re.compile(r"<!-- ([\w-]+\.json(?:: short)?) -->.*?<!-- /\1 -->", re.DOTALL)
     for page in figures.pages():
-        found = re.findall(r"[\d.]+ ± [\d.]+", blocks.sub("", page.read_text(encoding="utf-8")))
+        found = re.findall(r"[\d.]+ ± [\d.]+", BLOCK.sub("", page.read_text(encoding="utf-8")))
         assert not found, f"{page.name}: {found}"
 
 
 def test_every_table_of_drawn_pictures_names_its_model():
     named = re.compile(r"\b(by|model) reference(-512)?\b|\breference(-512)?(, \d+ px| \(SHA)")
-    blocks = re.compile(r"<!-- ([\w-]+\.json(?:: short)?) -->(.*?)<!-- /\1 -->", re.DOTALL)
-    found = [block for page in figures.pages() for block in blocks.findall(page.read_text(encoding="utf-8"))]
+    found = [block for page in figures.pages() for block in BLOCK.findall(page.read_text(encoding="utf-8"))]
     drawn = [(name, text) for name, text in found if "±" in text]
     assert len(drawn) > 15
     assert [name for name, text in drawn if not named.search(re.sub(r"`[^`]*`|```.*?```", "", text))] == []

@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from lib_attn.lab.commands import bench, bench_speed, compare, docs, generate, install_model, scenebench, ui
+from lib_attn.lab.commands import bench, compare, docs, generate, install_model, scenebench, ui
 from lib_attn.lab.shared.errors import LabError
 from lib_attn.lab.shared.machine import keep_memory
 
@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     try:
         args = build_parser().parse_args(arguments)
-        if args.run is not bench_speed.run_memory_of_one:  # it measures what a process takes that is left alone
+        if args.command != "bench":  # which measures what a process takes that is left alone
             keep_memory()
         return args.run(args) or 0
     except LabError as error:
