@@ -202,6 +202,10 @@ def test_the_command(tiny, tmp_path, capsys):
     assert cli.main(["bench", "front", *again]) == 0
     rows = json.loads((tmp_path / "both.json").read_text(encoding="utf-8"))["quality"]
     assert [row["name"] for row in rows] == names and rows[1]["accuracy"] == 0.25
+    words[words.index("2 steps;step skip 2")] = "step skip 2;2 steps;step skip 2"
+    assert cli.main(["bench", "front", *words[: words.index("--plot")], "--no-time"]) == 0
+    rows = json.loads(out.read_text(encoding="utf-8"))["quality"]
+    assert [row["name"] for row in rows] == [FULL_CASE, "step skip 2", "2 steps"]
     with pytest.raises(LabError, match="both time and quality"):
         plot(result | {"time": []}, picture)
 

@@ -50,7 +50,9 @@ def add_commands(inner) -> None:
     drawn.add_argument("--together", type=int, default=4, help="pictures drawn at once (default 4)")
     drawn.add_argument("--seed", type=int, default=0, help="(default 0)")
     drawn.add_argument("--no-pictures", action="store_true", help="only time")
-    options.add_argument("--cases", default="", metavar="'NAME;NAME'", help="cases by name (default: all)")
+    options.add_argument(
+        "--cases", default="", metavar="'NAME;NAME'", help="cases by name, done in this order (default: all)"
+    )
     options.add_argument("--steps", type=int, default=20, help="(default 20)")
     options.add_argument("--cfg", type=float, default=7.0, help="(default 7)")
     options.add_argument(
@@ -98,10 +100,12 @@ def spec_of(args: argparse.Namespace) -> FrontSpec:
     for sentence in missing:
         print(sentence, file=sys.stderr)
     wanted = [name.strip() for name in args.cases.split(";") if name.strip()]
-    unknown = [name for name in wanted if name not in {case.name for case in cases}]
+    named = {case.name: case for case in cases}
+    unknown = [name for name in wanted if name not in named]
     if unknown:
-        raise LabError(f"There is no case {unknown[0]!r}: there are {'; '.join(case.name for case in cases)}.")
-    cases = [case for case in cases if not wanted or case.name in wanted or case is cases[0]]
+        raise LabError(f"There is no case {unknown[0]!r}: there are {'; '.join(named)}.")
+    if wanted:
+        cases = [named[name] for name in dict.fromkeys([cases[0].name, *wanted])]
     pictures = tuple(
         Prompted(args.singles, args.pairs, args.agreements, args.size, args.steps, name.strip(), args.cfg, args.seed,
                  args.together)
