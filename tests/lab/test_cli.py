@@ -6,6 +6,7 @@ import shlex
 import subprocess
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
@@ -223,6 +224,18 @@ def test_compare_shows_every_technique(model):
     assert row[0].l2 == 0 and not silent and sum(cell.l2 > 0 for cell in row) >= len(variants) - 2
     for technique in ("near_sighted", "key_mix"):
         assert all(v.settings[technique].enabled for v in preset_variants(technique))
+
+
+@pytest.mark.parametrize("words, kept", [
+    ("front --no-time", True), ("ablation", True), ("steps", True), ("front", False), ("speed", False),
+    ("memory", False), ("negative cost", False), ("thin time", False)])  # fmt: skip
+def test_memory_is_left_alone_where_time_is_taken(words, kept, monkeypatch):
+    told = []
+    monkeypatch.setattr(cli, "keep_memory", lambda: told.append(True))
+    args = cli.build_parser().parse_args(["bench", *words.split()])
+    monkeypatch.setattr(cli, "build_parser", lambda: SimpleNamespace(parse_args=lambda arguments: args))
+    args.run = lambda args: 0
+    assert cli.main([]) == 0 and bool(told) == kept
 
 
 def test_bench_speed_writes_its_result(tmp_path, capsys, monkeypatch):

@@ -202,6 +202,10 @@ def test_the_command(tiny, tmp_path, capsys):
     assert cli.main(["bench", "front", *again]) == 0
     rows = json.loads((tmp_path / "both.json").read_text(encoding="utf-8"))["quality"]
     assert [row["name"] for row in rows] == names and rows[1]["accuracy"] == 0.25
+    some = ["--no-time", "--no-pictures", "--add", str(out), "--cases", "mine;2 steps", "--out", str(tmp_path / "some")]
+    assert cli.main(["bench", "front", *some]) == 0
+    rows = json.loads((tmp_path / "some").read_text(encoding="utf-8"))["quality"]
+    assert [row["name"] for row in rows] == [FULL_CASE, "2 steps"]
     words[words.index("2 steps;step skip 2")] = "step skip 2;2 steps;step skip 2"
     assert cli.main(["bench", "front", *words[: words.index("--plot")], "--no-time"]) == 0
     rows = json.loads(out.read_text(encoding="utf-8"))["quality"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+
 from lib_attn.lab.commands import (
     bench_ablation,
     bench_deviation,
@@ -35,3 +37,12 @@ def add_commands(commands) -> None:
         bench_thin,
     ):
         module.add_commands(inner)
+
+
+#: These take no time and no memory of this process.
+DRAWN = ("ablation", "deviation", "seams", "steps")
+
+
+def only_draws(args: argparse.Namespace) -> bool:
+    """Whether a measurement is of pictures alone, so that what helps to draw them changes no figure."""
+    return args.measurement in DRAWN or getattr(args, "no_time", False)

@@ -12,7 +12,7 @@ from lib_attn.lab.drawing.checkpoint import ModelSpec
 from lib_attn.lab.drawing.sampling import SAMPLERS
 from lib_attn.lab.drawing.variants import parse_setting
 from lib_attn.lab.judging.judge import JUDGE, Judge
-from lib_attn.lab.measuring.front import QualityRow, TimeRow, front_cases, measure_quality, measure_time
+from lib_attn.lab.measuring.front import FULL_CASE, QualityRow, TimeRow, front_cases, measure_quality, measure_time
 from lib_attn.lab.measuring.prompted import Prompted
 from lib_attn.lab.measuring.speed import MODELS, Bench, BenchSpec
 from lib_attn.lab.measuring.steps import StepCase
@@ -60,7 +60,7 @@ def add_commands(inner) -> None:
         type=Path,
         nargs="*",
         default=[],
-        help="result files whose rows come first; later rows of a case replace earlier ones",
+        help="result files whose rows (of --cases) come first; later rows of a case replace earlier ones",
     )
     options.add_argument("--out", type=Path, default=Path("out/front.json"), help="(default out/front.json)")
     options.add_argument("--plot", type=Path, default=None, metavar="FILE", help="draw the front as PNG")
@@ -99,13 +99,13 @@ def spec_of(args: argparse.Namespace) -> FrontSpec:
     cases, missing = front_cases(args.steps, own, choice.webui, choice.slothful)
     for sentence in missing:
         print(sentence, file=sys.stderr)
-    wanted = [name.strip() for name in args.cases.split(";") if name.strip()]
+    wanted = wanted_of(args)
     named = {case.name: case for case in cases}
-    unknown = [name for name in wanted if name not in named]
+    unknown = [name for name in wanted if name not in named] if _measures(args) else []
     if unknown:
         raise LabError(f"There is no case {unknown[0]!r}: there are {'; '.join(named)}.")
     if wanted:
-        cases = [named[name] for name in dict.fromkeys([cases[0].name, *wanted])]
+        cases = [named[name] for name in dict.fromkeys([cases[0].name, *wanted]) if name in named]
     pictures = tuple(
         Prompted(args.singles, args.pairs, args.agreements, args.size, args.steps, name.strip(), args.cfg, args.seed,
                  args.together)
@@ -113,6 +113,15 @@ def spec_of(args: argparse.Namespace) -> FrontSpec:
     )  # fmt: skip
     model = ModelSpec(args.checkpoint, device, args.precision)
     return FrontSpec(model, tuple(cases), tuple(parse_sizes(args.sizes)), batches, () if args.no_pictures else pictures)
+
+
+def wanted_of(args: argparse.Namespace) -> list[str]:
+    """The names of ``--cases``, none for all."""
+    return [name.strip() for name in args.cases.split(";") if name.strip()]
+
+
+def _measures(args: argparse.Namespace) -> bool:
+    return not (args.no_time and args.no_pictures)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -125,7 +134,7 @@ def run(args: argparse.Namespace) -> int:
     result |= {"time": [], "quality": []}
     for path in reversed(args.add):
         earlier = read_result(path, "front")
-        rows = {name: newest([*earlier[name], *result[name]]) for name in ("time", "quality")}
+        rows = {name: newest([*_of(wanted_of(args), earlier[name]), *result[name]]) for name in ("time", "quality")}
         rows["commands"] = [*earlier["commands"], *result["commands"]]
         result = (
             (earlier if args.no_time else result) | {"checkpoint": result["checkpoint"] or earlier["checkpoint"]} | rows
@@ -156,6 +165,11 @@ def run(args: argparse.Namespace) -> int:
         plot(result, args.plot)
         print(f"Written: {args.plot}")
     return 0
+
+
+def _of(wanted: list[str], rows: list[dict]) -> list[dict]:
+    """Those of the wanted cases and of all steps, or all where nothing is named."""
+    return [row for row in rows if not wanted or row["name"] in (FULL_CASE, *wanted)]
 
 
 def newest(rows: list[dict]) -> list[dict]:

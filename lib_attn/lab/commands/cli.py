@@ -27,7 +27,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     try:
         args = build_parser().parse_args(arguments)
-        if args.command != "bench":  # which measures what a process takes that is left alone
+        # Times and memory are those of a process that is left alone.
+        if args.command != "bench" or bench.only_draws(args):
             keep_memory()
         return args.run(args) or 0
     except LabError as error:
