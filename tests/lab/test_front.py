@@ -202,6 +202,11 @@ def test_the_command(tiny, tmp_path, capsys):
     assert cli.main(["bench", "front", *again]) == 0
     rows = json.loads((tmp_path / "both.json").read_text(encoding="utf-8"))["quality"]
     assert [row["name"] for row in rows] == names and rows[1]["accuracy"] == 0.25
+    (tmp_path / "other.json").write_text(json.dumps(result | {"checkpoint": "another"}))
+    assert cli.main(["bench", "front", *again]) == 2
+    assert "The pictures of front.json are by tiny, the others' by another." in capsys.readouterr().err
+    assert cli.main(["bench", "front", *words[: words.index("--plot")], "--add", str(tmp_path / "other.json")]) == 2
+    assert "The pictures of other.json are by another, the others' by tiny." in capsys.readouterr().err
     some = ["--no-time", "--no-pictures", "--add", str(out), "--cases", "mine;2 steps", "--out", str(tmp_path / "some")]
     assert cli.main(["bench", "front", *some]) == 0
     rows = json.loads((tmp_path / "some").read_text(encoding="utf-8"))["quality"]

@@ -134,10 +134,16 @@ def run(args: argparse.Namespace) -> int:
     result |= {"time": [], "quality": []}
     for path in reversed(args.add):
         earlier = read_result(path, "front")
+        drawn_by = [earlier["checkpoint"]] if earlier["quality"] else []
+        drawn_by += [result["checkpoint"]] if result["quality"] or spec.pictures else []
+        if len(set(drawn_by)) > 1:
+            raise LabError(f"The pictures of {path.name} are by {drawn_by[0]}, the others' by {drawn_by[1]}.")
         rows = {name: newest([*_of(wanted_of(args), earlier[name]), *result[name]]) for name in ("time", "quality")}
         rows["commands"] = [*earlier["commands"], *result["commands"]]
         result = (
-            (earlier if args.no_time else result) | {"checkpoint": result["checkpoint"] or earlier["checkpoint"]} | rows
+            (earlier if args.no_time else result)
+            | {"checkpoint": (drawn_by or [result["checkpoint"] or earlier["checkpoint"]])[0]}
+            | rows
         )
 
     def keep(kind: str, before: list, rows: list[TimeRow] | list[QualityRow]) -> None:
