@@ -52,7 +52,11 @@ class Webui:
                 command, cwd=webui, stdout=log, stderr=log, stdin=subprocess.DEVNULL,
                 env={**os.environ, **ENVIRONMENT}, start_new_session=True,
             )  # fmt: skip
-        self.wait()
+        try:
+            self.wait()
+        except BaseException:  # Ctrl-C too: nobody else knows of the process yet
+            self.stop()
+            raise
 
     def wait(self, seconds=600, starts=1):
         """Until it has started for the `starts`-th time. A request that comes earlier can make the host fail."""
@@ -61,7 +65,6 @@ class Webui:
             if self._process.poll() is not None:
                 raise RuntimeError(f"the webui ended:\n{self.tail()}")
             if time.monotonic() > end:
-                self.stop()
                 raise RuntimeError(f"the webui did not come up in {seconds} s:\n{self.tail()}")
             time.sleep(0.2)
         while True:
