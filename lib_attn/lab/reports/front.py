@@ -144,7 +144,8 @@ def _rows(result: dict) -> tuple[list[TimeRow], list[QualityRow]]:
 
 
 def quality_table(rows: Sequence[QualityRow]) -> str:
-    """A line for each case, without time."""
+    """A line for each case, the nearest first, without time."""
+    rows = sorted(rows, key=lambda q: q.l2)
     lines = [[q.name, _known(q.l2, q.l2_error, 3), _known(q.accuracy, q.accuracy_error, 2),
               _known(q.agreement, q.agreement_error, 2)] for q in rows]  # fmt: skip
     return markdown_table(["case", "latent L2", "accuracy", "agreement"], lines)
