@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from lib_attn.lab.shared.markdown import markdown_table
+from lib_attn.lab.shared.markdown import markdown_table, share_of
 
 COVERS = ["picture", "covers its map", "another's", "the moved one", "things right", "in order", "background"]
 
@@ -25,7 +25,11 @@ def maps_block(result: Mapping) -> str:
     head = ["maps of", "maps", "right number", "right shapes", "shapes and order right"]
     named = {"single": "one thing", "pair": "two things", "all": "both", "shuffled": "both, against another prompt"}
     rows = [
-        [text, str(maps[key]["maps"]), *(f"{maps[key][part]:.2f}" for part in ("count", "shape", "relation"))]
+        [
+            text,
+            str(maps[key]["maps"]),
+            *(share_of(maps[key][part], maps[key]["maps"]) for part in ("count", "shape", "relation")),
+        ]
         for key, text in named.items()
         if key in maps
     ]
@@ -70,7 +74,7 @@ def _pictures(pictures: Mapping) -> str:
     }
     shown = [
         [text, *(_bold(_pm(pictures[key][f"covers_{of}"]), of == followed) for of in ("guided", "shuffled", "moved")),
-         *(f"{pictures[key][p]:.2f}" for p in ("both", "relation", "background"))]
+         *(share_of(pictures[key][p], pictures[key]["pictures"]) for p in ("both", "relation", "background"))]
         for key, (text, followed) in ways.items()
         if key in pictures
     ]  # fmt: skip
@@ -99,8 +103,8 @@ def choices_block(result: Mapping) -> str:
         maps = row["maps"]
         rows.append([
             f"`{row['train']}`", f"{row['weights'] / 1e6:.2f} M", f"{row['lr']:g}", str(row["steps"]),
-            f"{row['seconds']:.0f} s", f"{maps['all']['count']:.2f}",
-            f"{maps['all']['relation']:.2f} ({maps['shuffled']['relation']:.2f})",
+            f"{row['seconds']:.0f} s", share_of(maps["all"]["count"], judged),
+            f"{share_of(maps['all']['relation'], judged)} ({share_of(maps['shuffled']['relation'], judged)})",
             f"{_pm(maps['outline'])} ({_pm(maps['outline_shuffled'])})",
             f"{_pm(maps[key], digits)} ({_pm(maps[f'{key}_shuffled'], digits)})",
         ])  # fmt: skip

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 
 from lib_attn.lab.measuring.ablation import AblationRow
 from lib_attn.lab.reports.tables import ablation_table
-from lib_attn.lab.shared.markdown import markdown_table, percent
+from lib_attn.lab.shared.markdown import markdown_table, share_of
 from lib_attn.lab.shared.results import from_json
 
 PARTS = {"single": "one object", "pair": "two objects", "several": "two or three of a kind"}
@@ -54,16 +54,10 @@ def _lines(found: Mapping) -> Iterator[tuple[str, str, str]]:
             count = found[part]["pictures"]
             shown = {name: told for name, told in SHARES.items() if part == "pair" or name != "relation"}
             for name, told in shown.items():
-                yield f"{what}: {told}", str(count), _share(found[part][name], count)
+                yield f"{what}: {told}", str(count), share_of(found[part][name], count)
     agreed = found.get("agreement", {})
     if "all" in agreed:
         error = f" ± {agreed['all_error']:.2f}" if "all_error" in agreed else ""
         yield "agreement where the prompt leaves something open", str(agreed["pictures"]), f"{agreed['all']:.2f}{error}"
     for surface, trip in found.get("autoencoder", {}).items():
         yield f"autoencoder, {surface} renders", str(trip["pictures"]), f"{trip['psnr']:.1f} ± {trip['error']:.1f} dB"
-
-
-def _share(share: float, count: int) -> str:
-    """With the standard error of a share of `count` pictures."""
-    error = (share * (1 - share) / count) ** 0.5
-    return f"{percent(share)} ± {100 * error:.0f}"

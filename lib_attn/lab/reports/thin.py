@@ -7,7 +7,7 @@ from typing import Any
 
 from lib_attn.lab.measuring.speed import SpeedRow
 from lib_attn.lab.measuring.thin import ErrorRow, PictureRow
-from lib_attn.lab.shared.markdown import markdown_table, percent
+from lib_attn.lab.shared.markdown import markdown_table, percent, share_of
 from lib_attn.lab.shared.results import from_json
 
 
@@ -31,7 +31,10 @@ def errors_table(rows: Sequence[ErrorRow]) -> str:
 
 def pictures_table(rows: Sequence[PictureRow]) -> str:
     """A line for each setting."""
-    lines = [[r.name, f"{r.l2:.3f} ± {r.error:.3f}", percent(r.both), percent(r.relation)] for r in rows]
+    lines = [
+        [r.name, f"{r.l2:.3f} ± {r.error:.3f}", share_of(r.both, r.images), share_of(r.relation, r.images)]
+        for r in rows
+    ]
     return markdown_table(["setting", "L2 of the latents", "colours and shapes right", "in the right order too"], lines)
 
 

@@ -13,3 +13,8 @@ def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def percent(share: float) -> str:
     """``0.25`` -> ``25 %``."""
     return f"{100 * share:.0f} %"
+
+
+def share_of(share: float, count: int) -> str:
+    """A share of `count` things with its standard error: ``75 % ± 4``."""
+    return f"{percent(share)} ± {100 * (share * (1 - share) / count) ** 0.5:.0f}"
