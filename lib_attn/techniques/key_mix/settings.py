@@ -19,7 +19,7 @@ class KeyMix(Technique):
     shown_by: ClassVar[str] = "Smoothed (SEG-like)"
     release: ClassVar[int] = 2
     about: ClassVar[str] = (
-        "Self-attention looks up its keys elsewhere too: keys alone carry layout and never colour, values carry the look. "
+        "Self-attention looks up its keys elsewhere too: keys say where a picture looks, values what it takes from there. "
         "For pictures that belong together, or for one that follows itself more or less closely."
     )
 
