@@ -84,10 +84,17 @@ def test_the_model_of_512_px_draws_there_what_it_draws_in_the_lab(folder, webui_
     try:
         webui.call("/sdapi/v1/options", {"sd_model_checkpoint": "reference-512.safetensors"})
         asked = Request((PROMPT,), (7,), height=512, width=512, steps=10, cfg=5.0, sampler="DDIM")
-        answer = webui.picture(prompt=PROMPT, negative_prompt="", steps=10, sampler_name="DDIM", cfg_scale=5, width=512,
-                               height=512, seed=7)  # fmt: skip
+        fields = {"prompt": PROMPT, "negative_prompt": "", "steps": 10, "sampler_name": "DDIM", "cfg_scale": 5,
+                  "width": 512, "height": 512, "seed": 7}  # fmt: skip
+        answer = webui.picture(**fields)
+        thin = {"enabled": True, "when": "always", "blocks": "all", "energy": 0.9, "file": "reference-512-thin"}
+        thinned = webui.picture({"thin_qk": thin}, **fields)
+        first = webui.picture({"thin_qk": thin | {"file": "embedded-thin"}}, **fields)
     finally:
         webui.stop()
+    # Its own file of thin queries and keys acts; the first model's is refused, and the picture is as without.
+    assert "file: reference-512-thin#" in thinned.parameters["Attn thin-qk"] and "is not used" not in thinned.texts[0]
+    assert thinned.pixels != answer.pixels == first.pixels and "is not used" in first.texts[0]
     theirs = numpy.asarray(Image.open(io.BytesIO(base64.b64decode(answer.encoded[0]))).convert("RGB"))
     mine = numpy.asarray(decode(*_drawn(MODELS["reference-512"], asked))[0])
     assert abs(theirs.astype(float) - mine).mean() < ALLOWED
