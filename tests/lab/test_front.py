@@ -207,10 +207,19 @@ def test_the_command(tiny, tmp_path, capsys):
     assert "The pictures of front.json are by tiny, the others' by another." in capsys.readouterr().err
     assert cli.main(["bench", "front", *words[: words.index("--plot")], "--add", str(tmp_path / "other.json")]) == 2
     assert "The pictures of other.json are by another, the others' by tiny." in capsys.readouterr().err
-    some = ["--no-time", "--no-pictures", "--add", str(out), "--cases", "mine;2 steps", "--out", str(tmp_path / "some")]
+    some = ["--no-time", "--no-pictures", "--add", str(out), "--cases", "2 steps", "--out", str(tmp_path / "some")]
     assert cli.main(["bench", "front", *some]) == 0
     rows = json.loads((tmp_path / "some").read_text(encoding="utf-8"))["quality"]
     assert [row["name"] for row in rows] == [FULL_CASE, "2 steps"]
+    some[some.index("2 steps")] = "mine"
+    assert cli.main(["bench", "front", *some]) == 2
+    assert "No added file has a case 'mine'." in capsys.readouterr().err
+    fewer = [*words[: words.index("--plot")], "--no-time", "--add", str(out)]
+    fewer[fewer.index("2 steps;step skip 2")] = "2 steps"
+    fewer[fewer.index("--out") + 1] = str(tmp_path / "again.json")
+    assert cli.main(["bench", "front", *fewer]) == 0
+    rows = json.loads((tmp_path / "again.json").read_text(encoding="utf-8"))["quality"]
+    assert [row["name"] for row in rows] == names, "what is not measured again stays"
     words[words.index("2 steps;step skip 2")] = "step skip 2;2 steps;step skip 2"
     assert cli.main(["bench", "front", *words[: words.index("--plot")], "--no-time"]) == 0
     rows = json.loads(out.read_text(encoding="utf-8"))["quality"]

@@ -60,7 +60,8 @@ def add_commands(inner) -> None:
         type=Path,
         nargs="*",
         default=[],
-        help="result files whose rows (of --cases) come first; later rows of a case replace earlier ones",
+        help="result files whose rows come first; later rows of a case replace earlier ones; where nothing is "
+        "measured, --cases chooses among them",
     )
     options.add_argument("--out", type=Path, default=Path("out/front.json"), help="(default out/front.json)")
     options.add_argument("--plot", type=Path, default=None, metavar="FILE", help="draw the front as PNG")
@@ -132,19 +133,20 @@ def run(args: argparse.Namespace) -> int:
     result |= {"model": args.model, "precision": args.precision, "clock": args.clock, "repeats": args.repeats}
     result |= {"steps": args.steps, "cfg": args.cfg, "checkpoint": drawer.name if drawer else ""}
     result |= {"time": [], "quality": []}
+    kept = [] if _measures(args) else wanted_of(args)
     for path in reversed(args.add):
         earlier = read_result(path, "front")
         drawn_by = [earlier["checkpoint"]] if earlier["quality"] else []
         drawn_by += [result["checkpoint"]] if result["quality"] or spec.pictures else []
         if len(set(drawn_by)) > 1:
             raise LabError(f"The pictures of {path.name} are by {drawn_by[0]}, the others' by {drawn_by[1]}.")
-        rows = {name: newest([*_of(wanted_of(args), earlier[name]), *result[name]]) for name in ("time", "quality")}
+        rows = {name: newest([*_of(kept, earlier[name]), *result[name]]) for name in ("time", "quality")}
         rows["commands"] = [*earlier["commands"], *result["commands"]]
-        result = (
-            (earlier if args.no_time else result)
-            | {"checkpoint": (drawn_by or [result["checkpoint"] or earlier["checkpoint"]])[0]}
-            | rows
-        )
+        rows["checkpoint"] = drawn_by[0] if drawn_by else result["checkpoint"] or earlier["checkpoint"]
+        result = (earlier if args.no_time else result) | rows
+    found = {row["name"] for name in ("time", "quality") for row in result[name]}
+    if absent := [name for name in kept if name not in found]:
+        raise LabError(f"No added file has a case {absent[0]!r}.")
 
     def keep(kind: str, before: list, rows: list[TimeRow] | list[QualityRow]) -> None:
         result[kind] = newest([*before, *(to_json(row) for row in rows)])
