@@ -204,9 +204,13 @@ def test_the_command(tiny, tmp_path, capsys):
     assert [row["name"] for row in rows] == names and rows[1]["accuracy"] == 0.25
     (tmp_path / "other.json").write_text(json.dumps(result | {"checkpoint": "another"}))
     assert cli.main(["bench", "front", *again]) == 2
-    assert "The pictures of front.json are by tiny, the others' by another." in capsys.readouterr().err
+    assert (
+        "The rows of front.json are of another checkpoint (tiny) than the others (another)." in capsys.readouterr().err
+    )
     assert cli.main(["bench", "front", *words[: words.index("--plot")], "--add", str(tmp_path / "other.json")]) == 2
-    assert "The pictures of other.json are by another, the others' by tiny." in capsys.readouterr().err
+    assert (
+        "The rows of other.json are of another checkpoint (another) than the others (tiny)." in capsys.readouterr().err
+    )
     some = ["--no-time", "--no-pictures", "--add", str(out), "--cases", "2 steps", "--out", str(tmp_path / "some")]
     assert cli.main(["bench", "front", *some]) == 0
     rows = json.loads((tmp_path / "some").read_text(encoding="utf-8"))["quality"]
@@ -226,6 +230,27 @@ def test_the_command(tiny, tmp_path, capsys):
     assert [row["name"] for row in rows] == [FULL_CASE, "step skip 2", "2 steps"]
     with pytest.raises(LabError, match="both time and quality"):
         plot(result | {"time": []}, picture)
+
+
+def test_joined_files_say_what_their_own_rows_are_of(tmp_path, capsys):
+    """Each kind of rows brings what it is of, and rows of two kinds of runs do not stand in one table."""
+    drawn = {"kind": "front", "commands": [], "machine": {"device": "cpu"}, "model": "toy", "precision": "fp32"}
+    drawn |= {"clock": "cpu", "repeats": 1, "cfg": 7.0, "checkpoint": "tiny"}
+    drawn["time"] = [to_json(time_row(FULL_CASE, 4))]
+    drawn["quality"] = [to_json(quality_row(FULL_CASE, 0.0))]
+    times, pictures, out = tmp_path / "times.json", tmp_path / "pictures.json", tmp_path / "both.json"
+    times.write_text(json.dumps(drawn | {"quality": [], "steps": 4, "repeats": 3, "checkpoint": ""}))
+    pictures.write_text(json.dumps(drawn | {"time": [], "steps": 4, "repeats": 1, "checkpoint": "tiny"}))
+    join = ["bench", "front", "--no-time", "--no-pictures", "--out", str(out), "--add"]
+    for files in ([times, pictures], [pictures, times]):
+        assert cli.main([*join, *map(str, files)]) == 0
+        both = json.loads(out.read_text(encoding="utf-8"))
+        assert (both["steps"], both["repeats"], both["checkpoint"]) == (4, 3, "tiny")
+        assert both["time"] == drawn["time"] and both["quality"] == drawn["quality"]
+    for key, value in (("steps", 5), ("cfg", 1.0)):
+        pictures.write_text(json.dumps(drawn | {"time": [], "steps": 4} | {key: value}))
+        assert cli.main([*join, str(times), str(pictures)]) == 2
+        assert f"are of another {key} (" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("options, words", [

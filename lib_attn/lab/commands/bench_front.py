@@ -24,6 +24,11 @@ from lib_attn.lab.shared.results import command_line, read_result, to_json, writ
 from lib_attn.lab.shared.sizes import parse_sizes
 
 OWN = "own"  # times the U-Net that draws
+#: Rows of a result, and what has to be the same for all of them, since the page says it once.
+KINDS = {
+    "time": ("machine", "model", "precision", "clock", "repeats", "steps", "cfg"),
+    "quality": ("checkpoint", "steps", "cfg"),
+}
 
 
 def add_commands(inner) -> None:
@@ -134,16 +139,15 @@ def run(args: argparse.Namespace) -> int:
     result |= {"steps": args.steps, "cfg": args.cfg, "checkpoint": drawer.name if drawer else ""}
     result |= {"time": [], "quality": []}
     kept = [] if _measures(args) else wanted_of(args)
+    has = {"time": not args.no_time, "quality": bool(spec.pictures)}
     for path in reversed(args.add):
         earlier = read_result(path, "front")
-        drawn_by = [earlier["checkpoint"]] if earlier["quality"] else []
-        drawn_by += [result["checkpoint"]] if result["quality"] or spec.pictures else []
-        if len(set(drawn_by)) > 1:
-            raise LabError(f"The pictures of {path.name} are by {drawn_by[0]}, the others' by {drawn_by[1]}.")
-        rows = {name: newest([*_of(kept, earlier[name]), *result[name]]) for name in ("time", "quality")}
+        _check_alike(path.name, earlier, result, has)
+        rows = {kind: newest([*_of(kept, earlier[kind]), *result[kind]]) for kind in KINDS}
         rows["commands"] = [*earlier["commands"], *result["commands"]]
-        rows["checkpoint"] = drawn_by[0] if drawn_by else result["checkpoint"] or earlier["checkpoint"]
-        result = (earlier if args.no_time else result) | rows
+        told = {key: earlier[key] for kind in KINDS if earlier[kind] and not has[kind] for key in KINDS[kind]}
+        has = {kind: has[kind] or bool(earlier[kind]) for kind in KINDS}
+        result |= told | rows
     found = {row["name"] for name in ("time", "quality") for row in result[name]}
     if absent := [name for name in kept if name not in found]:
         raise LabError(f"No added file has a case {absent[0]!r}.")
@@ -173,6 +177,21 @@ def run(args: argparse.Namespace) -> int:
         plot(result, args.plot)
         print(f"Written: {args.plot}")
     return 0
+
+
+def _check_alike(name: str, earlier: dict, result: dict, has: dict[str, bool]) -> None:
+    """Raises `LabError` when rows of `earlier` cannot stand beside those of `result`.
+
+    Args:
+        name: of the file of `earlier`.
+        has: which rows `result` has or will have.
+    """
+    ours = [kind for kind in KINDS if has[kind]]
+    theirs = [kind for kind in KINDS if earlier[kind]]
+    common = {key for kind in ours for key in KINDS[kind]} & {key for kind in theirs for key in KINDS[kind]}
+    for key in sorted(common - {"machine"}):
+        if earlier[key] != result[key]:
+            raise LabError(f"The rows of {name} are of another {key} ({earlier[key]}) than the others ({result[key]}).")
 
 
 def _of(wanted: list[str], rows: list[dict]) -> list[dict]:

@@ -94,9 +94,8 @@ def front_block(result: dict) -> str:
         what = f"{result['checkpoint']}, {q.size} px, {q.sampler}, {q.pictures} pictures, ± one standard error"
         drawn.setdefault(what, []).append(q)
     clock = "processor time" if result["clock"] == "cpu" else "wall time"
-    how = (
-        f"{result['steps']} steps, CFG {result['cfg']:g}; {result['machine']['device']}, {result['precision']}, {clock}"
-    )
+    asked = f"{result['steps']} steps, CFG {result['cfg']:g}"
+    how = f"{asked}; {result['machine']['device']}, {result['precision']}, {clock}"
     model = LABELS.get(result["model"], result["checkpoint"])
     for (height, width, images), own in _by_size(times).items():
         batch = f"{images} pictures at once" if images > 1 else "one picture"
@@ -105,7 +104,7 @@ def front_block(result: dict) -> str:
         for what, rows in _of_size(drawn, height, width).items():
             parts += [f"The same against what it does to pictures: {what}.", front_table(join(own, rows))]
     if not times:
-        parts += [text for what, rows in drawn.items() for text in (f"{what}:", quality_table(rows))]
+        parts += [text for what, rows in drawn.items() for text in (f"{asked}; {what}:", quality_table(rows))]
     return "\n\n".join(parts)
 
 
