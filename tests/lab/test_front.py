@@ -168,7 +168,7 @@ def test_a_size_is_shown_with_the_pictures_of_that_size(drawn, shown):
 
 
 def test_the_short_table_has_ours_and_fewer_steps(tmp_path):
-    result = {"kind": "front", "checkpoint": "mine"}
+    result = {"kind": "front", "checkpoint": "mine", "repeats": 3, "precision": "fp32"}
     rows = [time_row(FULL_CASE, 4), time_row("2 steps", 2), time_row("near-sighted", 3), time_row("ToDo 2", 3.2)]
     result["time"] = [to_json(replace(row, height=64 * n, images=n)) for row in rows for n in (1, 2)][:-2]
     result["quality"] = [to_json(quality_row(name, 0.2)) for name in ("2 steps", "ToDo 2")]
@@ -177,6 +177,7 @@ def test_the_short_table_has_ours_and_fewer_steps(tmp_path):
     lines = [line for line in text.splitlines() if line.startswith("|")]
     assert lines[0] == "|  | speed-up at 64 x 64 | speed-up at 64 x 128, 2 at once | moves the picture, 64 px by mine |"
     assert lines[2:] == ["| 2 steps | 2.00x | 2.00x | 0.20 ± 0.01 |", "| near-sighted | 1.33x | 1.33x | - |"]
+    assert "Speed-ups of 3 interleaved repeats, fp32." in text
 
 
 def test_the_command(tiny, tmp_path, capsys):

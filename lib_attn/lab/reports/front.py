@@ -109,7 +109,8 @@ def front_block(result: dict) -> str:
 
 
 def front_short(result: dict) -> str:
-    """What is ours, beside fewer steps: the speed-up of a picture at each timed size, and how far it moves.
+    """What is ours, beside fewer steps: the speed-up of a picture at each timed size, of how many repeats, and how far
+    it moves.
 
     Peers and formulas are left to the page that shows everything.
     """
@@ -125,7 +126,8 @@ def front_short(result: dict) -> str:
         drawn = [rows.get(name) for rows in moved.values()]
         lines.append([name, *("-" if row is None else f"{row.ratio:.2f}x" for row in found),
                       *("-" if q is None else _known(q.l2, q.l2_error, 2) for q in drawn)])  # fmt: skip
-    return markdown_table(head, lines)
+    repeats = f"{result['repeats']} interleaved repeats" if result["repeats"] > 1 else "one repeat"
+    return f"{markdown_table(head, lines)}\n\nSpeed-ups of {repeats}, {result['precision']}."
 
 
 def _is_ours(name: str) -> bool:
