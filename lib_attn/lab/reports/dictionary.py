@@ -43,7 +43,11 @@ def shortcut_table(result: Mapping) -> str:
 def shortcut_block(result: Mapping) -> str:
     """What a page shows of ``bench atoms``."""
     commands = dict.fromkeys(f"`{result[key]}`" for key in result if key.endswith("_command"))
-    return f"{', '.join(commands)}, pictures by {result['checkpoint']}:\n\n{shortcut_table(result)}"
+    told = [f"pictures by {result['checkpoint']}"]
+    if prompts := result.get("prompts"):
+        asked = max(row["pictures"] for row in prompts)
+        told += [f"{asked} of one object, which the judge answers, beside those that leave something open"]
+    return f"{', '.join(commands)}, {', '.join(told)}, ± one standard error:\n\n{shortcut_table(result)}"
 
 
 def look_table(rows: Sequence[LookRow]) -> str:
