@@ -19,7 +19,7 @@ class StepSkip(Technique):
     release: ClassVar[int] = 4
     about: ClassVar[str] = (
         "The model is computed in some steps only; in between, what it predicts is forecast. Half the work at every "
-        "size; nearer to the picture of all steps than half as many steps, with DPM++ 2M about as near."
+        "size; nearer to the picture of all steps than half as many steps."
     )
 
     enabled: bool = param(False, "Step skip", "Leave whole steps out and forecast them.")
