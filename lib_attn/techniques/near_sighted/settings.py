@@ -30,7 +30,7 @@ class NearSighted(Technique):
     pool: int = param(4, "Global pooling", "How coarsely a tile sees the rest of the picture: side of the square that one point stands for. 1: every point (exact), larger: faster. 0: tiles are blind to the rest.", 0, 32, unit="8 px", reads=PIXELS)
     global_keys: str = param("moving", "Global keys", "What stands for a square: one token of it, another one in each step (moving) or always the middle one (subsample), or the average of all.", choices=("moving", "subsample", "average"), advanced=True)
     global_strength: float = param(0.0, "Global strength", "Added to the logit of the global keys. 0 weighs a key by the number of tokens it stands for, which is unbiased; below, tiles grow more independent.", -8.0, 8.0, 0.1, advanced=True)
-    exact_every: int = param(0, "Exact step every", "Every n-th step is computed in full, and the difference it makes is added in the steps between. The closest to full attention for its time; needs memory. 0: never.", 0, 50, unit="steps", reads=(1.0, "steps"))
+    exact_every: int = param(0, "Exact step every", "Every n-th step is computed in full, and the difference it makes is added in the steps between. Needs memory. 0: never.", 0, 50, unit="steps", reads=(1.0, "steps"))
     residual_memory: int = param(2048, "Residual memory", "Most memory that the stored differences of the exact steps may take; layers beyond it do without.", 0, 65536, 64, unit="MiB", reads=(1.0, "MiB"), advanced=True)
     local_pool: int = param(1, "Local pooling", "Pools the keys inside the tile too: side of a square (2D) or length of a run (1D). 1: off.", 1, 8, advanced=True)
     local_shape: str = param("2D", "Local pooling shape", "Squares, or runs along a row.", choices=("2D", "1D"), advanced=True)
