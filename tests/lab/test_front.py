@@ -252,6 +252,9 @@ def test_joined_files_say_what_their_own_rows_are_of(tmp_path, capsys):
         pictures.write_text(json.dumps(drawn | {"time": [], "steps": 4} | {key: value}))
         assert cli.main([*join, str(times), str(pictures)]) == 2
         assert f"are of another {key} (" in capsys.readouterr().err
+    pictures.write_text(times.read_text().replace('"cpu"}', '"cuda"}'))
+    assert cli.main([*join, str(times), str(pictures)]) == 2
+    assert "are of another machine (" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("options, words", [

@@ -189,7 +189,7 @@ def _check_alike(name: str, earlier: dict, result: dict, has: dict[str, bool]) -
     ours = [kind for kind in KINDS if has[kind]]
     theirs = [kind for kind in KINDS if earlier[kind]]
     common = {key for kind in ours for key in KINDS[kind]} & {key for kind in theirs for key in KINDS[kind]}
-    for key in sorted(common - {"machine"}):
+    for key in sorted(common):
         if earlier[key] != result[key]:
             raise LabError(f"The rows of {name} are of another {key} ({earlier[key]}) than the others ({result[key]}).")
 
