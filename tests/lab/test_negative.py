@@ -242,6 +242,11 @@ def test_the_command_writes_results_that_pages_show(tiny, tmp_path, capsys, monk
     assert digest in page and "| mine |" in page and "penalty=value sign flip strength=3.0" in page
     assert str(tmp_path) not in page and "This is a toy U-Net." in page and "bench negative --results r" in page
     assert json.loads((tmp_path / "r" / "negative-effect.json").read_text())["sha256"] == digest
+    assert main([*common, "estimate", *drawing, "--only", "every 5: copy"]) == 0
+    rows = json.loads((tmp_path / "r" / "negative-estimate.json").read_text())["results"]
+    assert [row["name"] for row in rows] == ["every 3: copy, even", "every 5: copy"]
+    assert main([*common, "mix", "--only", "every 5: copy"]) == 2
+    assert "There is no case 'every 5: copy': there are off; Layout only;" in capsys.readouterr().err
     assert main([*common, "nothing"]) == 2 and "There is no part 'nothing'" in capsys.readouterr().err
 
 

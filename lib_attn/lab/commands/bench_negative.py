@@ -51,7 +51,7 @@ def add_commands(inner) -> None:
     options.add_argument("--cost-sizes", default="512", help="cost: 512,1024 (default 512)")
     options.add_argument("--repeats", type=int, default=3, help="cost: interleaved repeats (default 3)")
     options.add_argument("--words", type=int, default=16, help="cost: words of the negative prompt (default 16)")
-    options.add_argument("--only", default="", help="cost: only these cases, separated by semicolons")
+    options.add_argument("--only", default="", help="only the first of each part and these, separated by semicolons")
     options.add_argument("--no-count", action="store_true", help="cost: time only")
     options.add_argument("--model", choices=tuple(MODELS), default="sd15", help="cost: toy is for trying it out")
     add_model_options(options)
@@ -66,9 +66,9 @@ def spec_of(args: argparse.Namespace) -> NegativeSpec:
     model = model_of(args)
     only = tuple(name for name in (word.strip() for word in args.only.split(";")) if name)
     bench = BenchSpec(args.model, model.device, args.precision)
-    cost = CostSpec(bench, tuple(parse_sizes(args.cost_sizes)), args.repeats, args.words, only, not args.no_count)
+    cost = CostSpec(bench, tuple(parse_sizes(args.cost_sizes)), args.repeats, args.words, not args.no_count)
     return NegativeSpec(
-        model, args.judge, args.results, cost, tuple(parse_setting(text) for text in args.setting), args.cfg,
+        model, args.judge, args.results, cost, tuple(parse_setting(text) for text in args.setting), args.cfg, only,
         args.images, args.size, args.steps, args.sampler, args.seed, args.batch,
     )  # fmt: skip
 
@@ -79,6 +79,7 @@ def run(args: argparse.Namespace) -> int:
     if unknown:
         raise LabError(f"There is no part {unknown[0]!r}: there are {', '.join(NAMES)}.")
     studio, parts = Studio(spec_of(args)), {part.name: part for part in PARTS}
+    negative.check_only([parts[name] for name in args.parts or NAMES if name in parts], studio.spec)
     for name in args.parts or NAMES:
         if name == GRID:
             print(f"Written: {write_grid(studio, args.results)}")

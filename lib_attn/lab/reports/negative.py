@@ -26,6 +26,7 @@ from lib_attn.lab.measuring.negative.estimate import EstimateRow, estimate_cases
 from lib_attn.lab.measuring.negative.mix import KINDS, MixRow, groups_of, measure_mix, mix_cases
 from lib_attn.lab.measuring.negative.studio import NegativeSpec, Studio
 from lib_attn.lab.reports.negative_tables import cost_table, effect_table, estimate_table, mix_table
+from lib_attn.lab.shared.errors import LabError
 from lib_attn.lab.shared.machine import machine, one_thread
 from lib_attn.lab.shared.markdown import markdown_table
 from lib_attn.lab.shared.progress import Progress, progress_bar
@@ -57,11 +58,6 @@ class Part:
 
 
 # ------------------------------------------------------------------------------------------- cases and measurements
-
-
-def _cost_cases(spec: NegativeSpec) -> list[Case]:
-    first, *others = cost_cases()
-    return [first, *(case for case in others if not spec.cost.only or case.name in spec.cost.only)]
 
 
 def _cost(studio: Studio, cases: Sequence[Case], progress: Progress) -> list[CostRow]:
@@ -113,7 +109,7 @@ PARTS = (
             "negative has {words} words."
         ),
         row=CostRow,
-        cases=_cost_cases,
+        cases=lambda spec: cost_cases(),
         calls=lambda spec, cases: len(spec.cost.sizes) * len(cases) * (spec.cost.repeats + spec.cost.count),
         measure=_cost,
         table=cost_table,
@@ -174,9 +170,23 @@ PARTS = (
 # ------------------------------------------------------------------------------------------- result files
 
 
+def check_only(parts: Sequence[Part], spec: NegativeSpec) -> None:
+    """Raises `LabError` when none of the parts has a case that the run asks for by name."""
+    there = [case.name for part in parts for case in part.cases(spec)]
+    unknown = [name for name in spec.only if name not in there]
+    if unknown:
+        raise LabError(f"There is no case {unknown[0]!r}: there are {'; '.join(there)}.")
+
+
+def _cases_of(part: Part, spec: NegativeSpec) -> list[Any]:
+    # The first is what the others are compared with.
+    first, *others = part.cases(spec)
+    return [first, *(case for case in others if not spec.only or case.name in spec.only)]
+
+
 def run_part(part: Part, studio: Studio) -> dict[str, Any]:
     """Measure a part; returns its result file's content."""
-    spec, cases = studio.spec, part.cases(studio.spec)
+    spec, cases = studio.spec, _cases_of(part, studio.spec)
     result = {"kind": part.kind, "command": command_line()}
     if part.draws:
         result |= {"machine": machine(spec.model.device), "checkpoint": studio.model.name, "sha256": studio.how.model}

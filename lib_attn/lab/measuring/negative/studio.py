@@ -16,16 +16,12 @@ from lib_attn.lab.shared.results import file_hash
 
 @dataclass(frozen=True)
 class CostSpec:
-    """What the part `cost` measures. sizes: (height, width). words: of the negative. only: cases by name; empty: all.
-
-    count: count the arithmetic too.
-    """
+    """What the part `cost` measures. sizes: (height, width). words: of the negative. count: the arithmetic too."""
 
     bench: BenchSpec
     sizes: tuple[tuple[int, int], ...]
     repeats: int = 3
     words: int = 16
-    only: tuple[str, ...] = ()
     count: bool = True
 
 
@@ -34,7 +30,8 @@ class NegativeSpec:
     """What is measured, and on what.
 
     results: folder of result files and pictures. variants: compared in place of the built-in cases, at guidance scale
-    `cfg` where that is a matter of the case. judge: its file. size … batch: as in `DrawSpec`.
+    `cfg` where that is a matter of the case. judge: its file. only: cases by name beside the first of a part; empty:
+    all. size … batch: as in `DrawSpec`.
     """
 
     model: ModelSpec
@@ -43,6 +40,7 @@ class NegativeSpec:
     cost: CostSpec
     variants: tuple[Variant, ...] = ()
     cfg: float = 5.0
+    only: tuple[str, ...] = ()
     images: int = 24
     size: int = 256
     steps: int = 20
