@@ -1,12 +1,17 @@
 """Agreement against scenes whose answers are known: as rendered, and with what agrees broken."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from lib_attn.lab.commands.cli import main
 from lib_attn.lab.judging import agreement as ag
 from lib_attn.lab.judging import prompts
+from lib_attn.lab.judging.judge import JUDGE
+from lib_attn.lab.measuring.renders import broken, cut
+from lib_attn.lab.reports.figures import filled
 from lib_attn.learn.scenes import layout, render, renderers, texture
 from lib_attn.learn.scenes.layout import Extras, Mix
 from lib_attn.learn.scenes.vocabulary import Thing
@@ -122,6 +127,31 @@ def test_a_floor_goes_on_behind_a_thing_or_does_not(drawer):
     assert np.mean(whole) > 0.65 and np.mean(broken) < 0.2
     flat = np.full((192, 192, 3), 128, np.uint8)
     assert ag.floor_agreement(flat, np.zeros((192, 192), np.uint8), "checked") == 0.0
+
+
+def test_only_what_has_to_agree_is_broken():
+    scene = two("striped", ("pattern",))
+    other = broken(scene)
+    assert other.placed[0] == scene.placed[0] and other.placed[1].texture.pattern != "striped"
+    assert (other.placed[1].x, other.placed[1].mesh) == (scene.placed[1].x, scene.placed[1].mesh)
+    assert np.abs(np.subtract(other.placed[1].albedo, scene.placed[1].albedo)).max() > 0.3
+    scenes = prompts.agreement_prompts(8)
+    pictures = np.stack([np.full((4, 6, 3), i, np.uint8) for i in range(8)])
+    halves = [tuple(picture[0, [0, 5], 0]) for picture in cut(pictures, scenes)]
+    assert halves == [(0, 0), (1, 1), (2, 2), (3, 7), (4, 4), (5, 5), (6, 6), (7, 3)]
+
+
+def test_the_command_tells_whole_renders_from_broken_ones(drawer, tmp_path, capsys):
+    out = tmp_path / "renders.json"
+    assert main(["scenebench", "renders", "--scenes", "8", "--size", "128", "--out", str(out)]) == 0
+    exact, seen, spoiled = (row["figures"] for row in json.loads(out.read_text())["results"])
+    assert exact["all"][0] > 0.85 and seen["all"][0] > 0.8 and spoiled["all"][0] < 0.4
+    assert exact["all"][2] == 8 and exact["floor"][2] == 2 and "symmetry" not in spoiled
+    page = filled("<!-- renders.json -->\n<!-- /renders.json -->", tmp_path)
+    assert f"| broken, the judge's masks | {spoiled['all'][0]:.2f} ± " in page
+    assert main(["scenebench", "renders", "--scenes", "7"]) == 2
+    assert main(["scenebench", "renders", "--judge", str(JUDGE.with_name("none")), "--scenes", "8"]) == 2
+    assert "cannot be used as a judge" in capsys.readouterr().err
 
 
 def test_prompts_leave_something_open():

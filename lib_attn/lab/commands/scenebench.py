@@ -13,19 +13,21 @@ from lib_attn.lab.commands.options import (
     model_of,
     settings_of,
 )
-from lib_attn.lab.judging.judge import JUDGE
+from lib_attn.lab.judging.judge import JUDGE, Judge
 from lib_attn.lab.judging.training import TrainingSpec, train
+from lib_attn.lab.measuring.renders import measure_renders
 from lib_attn.lab.measuring.scenebench import PromptCounts, ScenebenchSpec, run_spec
+from lib_attn.lab.reports.scenes import renders_block
 from lib_attn.lab.shared.errors import LabError
 from lib_attn.lab.shared.machine import machine
-from lib_attn.lab.shared.results import command_line, file_hash, write_json
+from lib_attn.lab.shared.results import command_line, file_hash, to_json, write_json
 from lib_attn.lab.shared.sizes import check_size
 
 
 def add_commands(commands) -> None:
-    """Add ``scenebench`` with ``train`` and ``run``."""
+    """Add ``scenebench`` with ``train``, ``run`` and ``renders``."""
     scenebench = commands.add_parser("scenebench", help="judge pictures by their prompts")
-    inner = scenebench.add_subparsers(dest="task", required=True, metavar="train|run")
+    inner = scenebench.add_subparsers(dest="task", required=True, metavar="train|run|renders")
     options = inner.add_parser("train", help="render scenes and train a judge")
     options.add_argument("out", type=Path)
     options.add_argument("--scenes", type=int, default=10000)
@@ -46,6 +48,12 @@ def add_commands(commands) -> None:
     add_preset_option(options)
     add_settings_options(options)
     options.set_defaults(run=run)
+    options = inner.add_parser("renders", help="what agreement says of renders, whole and broken")
+    options.add_argument("--judge", type=Path, default=JUDGE, help="the judge's file")
+    options.add_argument("--scenes", type=int, default=96, help="how many prompts are rendered (default 96)")
+    options.add_argument("--size", type=int, default=256, help="pixels on a side (default 256)")
+    options.add_argument("--out", type=Path, help="write the figures as JSON")
+    options.set_defaults(run=run_renders)
 
 
 def spec_of(args: argparse.Namespace) -> ScenebenchSpec:
@@ -74,6 +82,20 @@ def run(args: argparse.Namespace) -> int:
         result |= {"sha256": file_hash(spec.model.file), "machine": machine(spec.model.device)}
         result |= {name: getattr(spec, name) for name in ("width", "height", "steps", "sampler", "cfg")}
         write_json(args.out, result | {"precision": spec.model.precision, "results": found})
+    return 0
+
+
+def run_renders(args: argparse.Namespace) -> int:
+    """Render the prompts of the part "agreement" and print what it says of them."""
+    check_size(args.size, args.size)
+    if args.scenes < 8:
+        raise LabError("--scenes is 8 at least: every fourth has a floor, and two are needed to break one.")
+    rows = measure_renders(Judge.load(args.judge), args.scenes, args.size)
+    result = {"kind": "renders", "command": command_line(), "scenes": args.scenes, "size": args.size}
+    result |= {"results": [to_json(row) for row in rows]}
+    print(renders_block(result))
+    if args.out:
+        write_json(args.out, result)
     return 0
 
 

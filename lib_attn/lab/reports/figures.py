@@ -22,7 +22,7 @@ from lib_attn.lab.reports import near, negative
 from lib_attn.lab.reports.dictionary import look_block, shortcut_block
 from lib_attn.lab.reports.front import front_block, front_short
 from lib_attn.lab.reports.maps import choices_block, maps_block, maps_short
-from lib_attn.lab.reports.scenes import ablation_block, scenes_block
+from lib_attn.lab.reports.scenes import ablation_block, renders_block, scenes_block
 from lib_attn.lab.reports.steps import steps_block
 from lib_attn.lab.reports.thin import thin_block
 from lib_attn.lab.shared.errors import LabError
@@ -33,6 +33,7 @@ RESULTS = ROOT / "docs" / "results"
 BLOCKS: dict[str, Callable[[Mapping], str]] = {
     "ablation": ablation_block,
     "scenes": scenes_block,
+    "renders": renders_block,
     "steps": steps_block,
     "atoms": shortcut_block,
     "look": look_block,

@@ -1,11 +1,13 @@
-"""What a page shows of ``scenebench run`` and of ``bench ablation``: how good a model is, and what it needs attention
-for."""
+"""What a page shows of ``scenebench`` and of ``bench ablation``: how good a model is, what it needs attention for, and
+what judges it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
+from lib_attn.lab.judging.agreement import PARTS as AGREEMENTS
 from lib_attn.lab.measuring.ablation import AblationRow
+from lib_attn.lab.measuring.renders import ALL, RenderedRow
 from lib_attn.lab.reports.tables import ablation_table
 from lib_attn.lab.shared.markdown import markdown_table, share_of
 from lib_attn.lab.shared.results import from_json
@@ -34,6 +36,19 @@ def ablation_block(result: Mapping) -> str:
     return f"`{result['command']}`, {told}:\n\n{ablation_table(rows)}"
 
 
+def renders_block(result: Mapping) -> str:
+    """What a page shows of ``scenebench renders``."""
+    rows = [from_json(RenderedRow, row) for row in result["results"]]
+    names = (ALL, *AGREEMENTS)
+    lines = [[row.name, *(_figure(row.figures.get(name)) for name in names)] for row in rows]
+    told = f"`{result['command']}`, {result['scenes']} renders of {result['size']} px, ± one standard error"
+    return f"{told}, in brackets how many can say:\n\n{markdown_table(['renders', *names], lines)}"
+
+
+def _figure(found: Sequence | None) -> str:
+    return f"{found[0]:.2f} ± {found[1]:.2f} ({found[2]})" if found else "-"
+
+
 def scenes_block(result: Mapping) -> str:
     """What a page shows of ``scenebench run``."""
     told = (
@@ -44,7 +59,7 @@ def scenes_block(result: Mapping) -> str:
 
 
 def scenes_table(found: Mapping) -> str:
-    """A line for each part that was drawn, then what agrees, and the autoencoder."""
+    """A line for each part that was drawn, then what agrees, the autoencoder, and the judge itself."""
     return markdown_table(["what", "pictures", "figure"], [list(line) for line in _lines(found)])
 
 
@@ -61,3 +76,9 @@ def _lines(found: Mapping) -> Iterator[tuple[str, str, str]]:
         yield "agreement where the prompt leaves something open", str(agreed["pictures"]), f"{agreed['all']:.2f}{error}"
     for surface, trip in found.get("autoencoder", {}).items():
         yield f"autoencoder, {surface} renders", str(trip["pictures"]), f"{trip['psnr']:.1f} ± {trip['error']:.1f} dB"
+    judge = found.get("judge", {})
+    if "everything" in judge and any(part in found for part in PARTS):
+        right, renders = judge["everything"], judge["renders"]
+        error = 100 * (right * (1 - right) / renders) ** 0.5
+        yield "the judge itself: all right, renders it has not seen", str(renders), f"{100 * right:.1f} % ± {error:.1f}"
+        yield "the judge itself: overlap of its masks with theirs", str(renders), f"{judge['mask_iou']:.2f}"
