@@ -241,7 +241,7 @@ def test_penalty_where_the_host_leaves_the_negative_out(webui, name):
         before = webui.picture(**FIELDS | fields)
         on, state = made(webui, settings, **fields)
         assert 1 in rows(state) and 2 in rows(state) and differences(on, before)[0] > 0
-    made(webui, settings, comments=["nothing to do"])
+    made(webui, settings, comments=["Every step computes the negative"])
 
 
 def samplers(webui):
