@@ -231,8 +231,8 @@ def _about(part: Part, result: dict[str, Any]) -> str:
     if not part.draws:
         model = "" if result["model"] == "sd15" else " This is a toy U-Net."
         return f"{text} {result['precision']}, torch {machine['torch']}.{model}"
-    if part.name == "effect" and any(r["name"] in ("CFG 3", "CFG 8") for r in result["results"]):
-        text += " CFG 3 and 8 have the pictures of CFG 5 without a negative as theirs."
+    if part.name == "effect" and (other := [r["name"] for r in result["results"] if r["name"] in ("CFG 3", "CFG 8")]):
+        text += f" {' and '.join(other)}: against the pictures of CFG 5 without a negative."
     pictures = first.get("pictures", result["images"])
     if part.name != "estimate":
         text += f" A share has a standard error of at most {50 / pictures**0.5:.0f} points."
