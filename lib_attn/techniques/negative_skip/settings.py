@@ -38,7 +38,7 @@ class NegativeSkip(Technique):
     sigma_power: float = param(0.0, "Change with noise", "Power of sigma with which the estimated guidance goes: 0 keeps the difference of the noise predictions, -1 that of the predicted pictures.", -2.0, 2.0, 0.05, advanced=True)
     low_weight: float = param(1.0, "Coarse weight", "Weight of the coarse part of the estimated guidance.", 0.0, 2.0, 0.05, advanced=True)
     high_weight: float = param(1.0, "Fine weight", "Weight of the fine part of the estimated guidance.", 0.0, 2.0, 0.05, advanced=True)
-    through: int = param(0, "Keep In blocks", "The negative still passes the first In blocks and comes back for as many last Out blocks. Slower and closer to full. 0: it is left out of the whole model. Not together with ControlNet.", 0, 12, unit="blocks", reads=(1.0, "blocks"), advanced=True)
+    through: int = param(0, "Keep In blocks", "The negative still passes the first In blocks and comes back for as many last Out blocks. Slower, and closer to full on some models. 0: it is left out of the whole model. Not together with ControlNet.", 0, 12, unit="blocks", reads=(1.0, "blocks"), advanced=True)
     penalty: str = param("NAG", "Penalty", "How the negative prompt's words act without a negative: NAG pushes away from them, value sign flip takes away what fits them, NASA subtracts.", choices=("NAG", "value sign flip", "NASA", "off"))
     penalty_when: str = param("at CFG 1", "Penalty when", "At CFG scale 1 only, in all steps without a negative, or in all steps on top of CFG.", choices=("at CFG 1", "skipped steps", "all steps"))
     strength: float = param(2.0, "Penalty strength", "How hard the negative prompt's words push. 0: no penalty. NAG: its usual scale less 1.", 0.0, 20.0, 0.05)
