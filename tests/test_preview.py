@@ -49,7 +49,7 @@ def test_thin_qk_says_before_that_a_picture_is_small(side, blocks, idle):
 
 
 @pytest.mark.parametrize(
-    "values, told", [({"until": 0.3}, False), ({"until": 0.8}, True), ({"guide": "predicted picture"}, False)]
+    "values, told", [({"until": 0.1}, False), ({"until": 0.2}, True), ({"until": 0.8}, True), ({"guide": "predicted picture"}, False)]
 )
 def test_first_steps_for_long_leave_greys(values, told):
     _, warnings, _ = said({"depth_guide": {"enabled": True, "file": "mine", "guide": "first steps", **values}})
@@ -68,7 +68,7 @@ def test_a_map_of_ones_own_is_known_before_drawing():
     assert not idle and not any("map blocks" in text for text in warnings)
     assert said(own)[0] == ["Your own map is used, none is drawn."]
     assert said({"depth_guide": {**own["depth_guide"], "map_hash": "0123456789"}})[0] == said(own)[0]
-    free = {"depth_guide": {**own["depth_guide"], "file": "", "guide": "first steps", "until": 0.3}}
+    free = {"depth_guide": {**own["depth_guide"], "file": "", "guide": "first steps", "until": 0.1}}
     assert said(free) == (["No file with map blocks is needed.", "Your own map is used, none is drawn."], [], False)
 
 
@@ -252,8 +252,11 @@ def test_step_skip_tells_its_steps():
 def test_negative_skip_tells_steps_and_work():
     lines, warnings, _ = said({"negative_skip": {"enabled": True, "early": 0.0, "penalty": "off"}})
     assert lines == ["Negative computed in 7 of 20 steps: about 32 % less work."] and warnings == []
-    lines, _, _ = said({"negative_skip": {"enabled": True, "penalty": "off"}}, Pass(512, 512, 20, 1.0))
+    skip = {"negative_skip": {"enabled": True, "penalty": "off"}}
+    lines, warnings, idle = said(skip, Pass(512, 512, 20, 1.0))
     assert lines == ["At CFG 1 the negative is never computed: half the work."]
+    assert idle and warnings == ["At CFG 1 no step needs the negative, so there is nothing to skip: it works above CFG 1."]
+    assert not said(skip, Pass(512, 512, 20, 1.0), Pass(1024, 1024, 20, 7.0))[2]
 
 
 def test_one_step_is_said_to_be_in_full():

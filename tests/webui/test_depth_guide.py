@@ -371,6 +371,20 @@ def test_a_map_of_ones_own_is_followed_and_none_is_drawn(host, script, head):
     assert "own" not in p.extra_generation_params["Attn depth-guide"]
 
 
+@pytest.mark.parametrize(
+    ("file", "why"),
+    [("", "it is read by the network of a file with map blocks. Choose one."), ("none", "there is none of this name")],
+)
+def test_a_map_of_ones_own_that_no_network_reads_is_not_shown(host, script, monkeypatch, file, why):
+    monkeypatch.setattr("lib_attn.webui.host.fitting", lambda kind: [])
+    plain, p = job(host).sampler.sample(job(host)), job(host)
+    out, pictures = gallery(script, p, with_own(file=file))
+    assert same(out, plain) and not pictures
+    (said,) = p.comments
+    assert why in said and "?" not in said
+    assert not p.extra_generation_params.get("Attn map hashes")
+
+
 @pytest.mark.parametrize("guide", ["predicted picture", "first steps"])
 def test_a_map_of_other_proportions_is_cropped_in_the_middle_and_that_is_said(host, script, monkeypatch, guide):
     """Twice as wide as the picture: a quarter at its left and a quarter at its right are left out."""

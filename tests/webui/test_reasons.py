@@ -20,6 +20,7 @@ NOTHING_TO_GAIN = "At this size nothing is left to gain: larger pictures or othe
 EQUALS_FULL = "With these values it equals full attention at this size."
 PENALTY = "The penalty works at CFG 1 only."
 NOT_SAVED = "Every step computes the negative: nothing is saved."
+NOT_GUIDED = "At CFG 1 no step needs the negative, so there is nothing to skip: it works above CFG 1."
 FEW = "With so few steps all of them are computed"
 NO_HIRES = "Acts in the hires pass only, and this picture has none."
 CFG1 = {"cfg_scale": 1.0}
@@ -32,6 +33,8 @@ CASES = [
     ("negative_skip", {}, {"steps": 2}, {}, f"{FEW} in full (Full steps early): more steps are needed. {PENALTY}"),
     ("negative_skip", {"key_every": 1, "penalty": "off"}, {}, {}, NOT_SAVED),
     ("negative_skip", {"key_every": 1}, {}, {}, f"{NOT_SAVED} {PENALTY}"),
+    *(("negative_skip", {"key_every": n, "penalty": "off"}, CFG1 | {"steps": steps}, {}, NOT_GUIDED)
+      for n in (1, 3) for steps in (1, 6, 20)),
     ("contrast", {"feature": 0}, {}, {}, "All strengths are 0: nothing is changed."),
     ("contrast", {}, CFG1, OFF, "Negative skip leaves the negative out at CFG 1: nothing to compare with."),
     ("contrast", {"feature": 0, "map_strength": 1}, CFG1, {}, "The difference map works above CFG 1 only."),
@@ -103,10 +106,10 @@ def test_the_reason_before_is_the_reason_after(script, job, technique, values, f
 
 
 @pytest.mark.parametrize("technique, reason", [
-    ("step_skip", "5 of 6 steps are computed: with fewer than 20, each goes further than a forecast can follow "
+    ("step_skip", "5 of 6 steps are computed: with fewer than 20, one step is often too long for a forecast "
                   "(Computed steps early)."),
-    ("negative_skip", "Negative computed in 5 of 6 steps: with fewer than 20, each goes further than an estimate can "
-                      "follow (Full steps early)."),
+    ("negative_skip", "Negative computed in 5 of 6 steps: with fewer than 20, one step is often too long for an "
+                      "estimate (Full steps early)."),
 ])  # fmt: skip
 def test_less_than_asked_for_is_said_with_its_reason(script, job, technique, reason):
     from lib_attn.webui import grid

@@ -64,8 +64,17 @@ def read_head(tensors: Mapping[str, torch.Tensor]) -> Head | None:
         return head.requires_grad_(False)
 
 
+NO_FILE = (
+    "The picture is drawn without its map: guided by predicted picture, it is read by the network of a file with map "
+    "blocks. Choose one."
+)
+
+
 def head_of(settings: DepthGuide, context: Context) -> Head | None:
     """The network of the file that `settings` name; None, and a sentence, when there is none that can be used."""
+    if not settings.file:
+        context.say(NO_FILE)
+        return None
     try:
         head = read_head(context.learned(KIND, settings.file).tensors)
     except Refused as refused:

@@ -8,8 +8,9 @@ from lib_attn.techniques.depth_guide.proportions import TALLER, WIDER, left_out
 from lib_attn.techniques.depth_guide.settings import DepthGuide
 from lib_attn.techniques.facts import Facts, Pass, Said
 
-#: Share of the steps from which on a picture that the map was mixed into has no steps left to lose its colours.
-LONG = 0.4
+#: Share of the steps from which on a picture that the map was mixed into has no steps left to lose its colours. A black
+#: and white map was still there when it was mixed in for a fifth of them.
+LONG = 0.15
 
 
 def tell(s: DepthGuide, settings: Any, facts: Facts, passes: list[Pass], said: Said) -> None:
@@ -24,7 +25,8 @@ def tell(s: DepthGuide, settings: Any, facts: Facts, passes: list[Pass], said: S
         _map(s, facts, said)
     if s.strength and s.guide == "first steps" and s.until > LONG:
         said.warn(
-            "The picture keeps the map's colours when first steps guide it for so long: lower Guided until to 0.3."
+            "The picture keeps the map's colours when first steps guide it for so long: lower Guided until or the "
+            "strength."
         )
     if s.strength and s.until <= s.start:
         said.warn("The picture does not follow its map: Guided until is not after Start.", idle=True)

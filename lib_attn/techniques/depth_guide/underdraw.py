@@ -71,7 +71,9 @@ def underdraw(
         return ()
     context = Context(say=say, layers=tuple(find_layers(model)), files=files)
     if settings.own_map or settings.map_hash:
-        maps.current = given(settings, maps, say, encode, size) * len(pictures())
+        # A map that nothing can read is not shown either, as if the picture followed it.
+        read = settings.guide != "predicted picture" or head_of(settings, context) is not None
+        maps.current = given(settings, maps, say, encode, size) * len(pictures()) if read else ()
     else:
         maps.current = _drawn(
             settings, maps, find_unet(model), pictures, (draw, decode), (decoder, prediction), context

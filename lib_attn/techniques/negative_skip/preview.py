@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from lib_attn.techniques.facts import Facts, Pass, Said
-from lib_attn.techniques.negative_skip.runtime import FEW, ONE, Track, has_stopped, may_skip
+from lib_attn.techniques.negative_skip.runtime import FEW, NOT_GUIDED, ONE, Track, has_stopped, may_skip
 from lib_attn.techniques.negative_skip.settings import NegativeSkip
 from lib_attn.techniques.spacing import ENOUGH_STEPS
 
@@ -66,8 +66,8 @@ def tell(s: NegativeSkip, settings: Any, facts: Facts, passes: list[Pass], said:
         few = s.early > 0 and p.steps < ENOUGH_STEPS and s.key_every > 1
         if few and not penalised and left_out < LITTLE * p.steps * (1 - 1 / s.key_every):
             said.warn(
-                "Negative computed in {full} of {steps} steps: with fewer than 20, each goes further than an estimate "
-                "can follow (Full steps early).", slight=True, **values,
+                "Negative computed in {full} of {steps} steps: with fewer than 20, one step is often too long for an "
+                "estimate (Full steps early).", slight=True, **values,
             )  # fmt: skip
         elif s.through:
             said.line("Negative computed in full in {full} of {steps} steps.", **values)
@@ -78,6 +78,8 @@ def tell(s: NegativeSkip, settings: Any, facts: Facts, passes: list[Pass], said:
             said.line(
                 "Negative computed in {full} of {steps} steps: about {percent} % less work.", **values, percent=percent
             )
+    if not penalised and all(p.cfg == 1 for p in passes):
+        said.warn(NOT_GUIDED, idle=True)
     if not saves:
         said.warn(_why_full(s, max(p.steps for p in passes)), idle=not penalised)
     if penalty and not penalised and s.penalty_when == "at CFG 1":

@@ -97,6 +97,7 @@ def cosine(a: torch.Tensor, b: torch.Tensor) -> float:
 
 ONE = "One step is always computed in full: more steps are needed."
 FEW = "With so few steps all of them are computed in full (Full steps early): more steps are needed."
+NOT_GUIDED = "At CFG 1 no step needs the negative, so there is nothing to skip: it works above CFG 1."
 
 
 @dataclass
@@ -158,7 +159,7 @@ class NegativeSkipRuntime(Runtime):
         self._evaluation = None
         self._skipped: frozenset[int] = frozenset()
         self._evaluations = 0
-        self._wordless = self._unscaled = self._few = False
+        self._wordless = self._unscaled = self._few = self._guided = False
         self._stopped, self._step = False, None
         self._gate = Gate() if settings.until < 1 and settings.stopped == "T-GATE" else None
         self.through = settings.through
@@ -240,13 +241,14 @@ class NegativeSkipRuntime(Runtime):
     def _plan(self, call) -> frozenset[int]:
         """Images whose negative is left out of the evaluation that begins with this call."""
         evaluation, images = call.evaluation, {row.image for row in call.evaluation.rows}
+        unguided = {i for i in images if evaluation.unguided(i)}
+        self._guided = self._guided or len(unguided) < len(images)
         if call.fixed:
             wanted = self._settings.key_every != 1 or self._stopped or any(map(evaluation.drops_out, images))
             why = call.fixed
             if wanted and not call.told:
                 self._say(f"Negative skip computes the negative in every step: {why}.")
             return frozenset()
-        unguided = {i for i in images if evaluation.unguided(i)}
         if evaluation.positive_only:
             for track in self._tracks.values():
                 track.since = None if track.since is None else track.since + 1
@@ -331,6 +333,8 @@ class NegativeSkipRuntime(Runtime):
     def why_idle(self):
         """Why neither rows were left out nor a penalty acted, None when there is no special reason."""
         s = self._settings
+        if self._evaluations and not self._guided and not self.reads_text:
+            return NOT_GUIDED
         if self._evaluations == 1 and s.key_every != 1 and s.keep_first < 1:
             return ONE
         if s.early > 0 and s.key_every != 1 and self._few:

@@ -34,8 +34,8 @@ def tell(s: StepSkip, settings: Any, facts: Facts, passes: list[Pass], said: Sai
     if few and wanted and 0 < max(wanted) < LITTLE:
         for computed, steps in counts:
             said.warn(
-                "{computed} of {steps} steps are computed: with fewer than 20, each goes further than a forecast can "
-                "follow (Computed steps early).", slight=True, computed=computed, steps=steps,
+                "{computed} of {steps} steps are computed: with fewer than 20, one step is often too long for a "
+                "forecast (Computed steps early).", slight=True, computed=computed, steps=steps,
             )  # fmt: skip
         return
     for computed, steps in counts:
