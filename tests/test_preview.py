@@ -49,7 +49,8 @@ def test_thin_qk_says_before_that_a_picture_is_small(side, blocks, idle):
 
 
 @pytest.mark.parametrize(
-    "values, told", [({"until": 0.1}, False), ({"until": 0.2}, True), ({"until": 0.8}, True), ({"guide": "predicted picture"}, False)]
+    "values, told",
+    [({"until": 0.1}, False), ({"until": 0.2}, True), ({"until": 0.8}, True), ({"guide": "predicted picture"}, False)],
 )
 def test_first_steps_for_long_leave_greys(values, told):
     _, warnings, _ = said({"depth_guide": {"enabled": True, "file": "mine", "guide": "first steps", **values}})
@@ -255,7 +256,8 @@ def test_negative_skip_tells_steps_and_work():
     skip = {"negative_skip": {"enabled": True, "penalty": "off"}}
     lines, warnings, idle = said(skip, Pass(512, 512, 20, 1.0))
     assert lines == ["At CFG 1 the negative is never computed: half the work."]
-    assert idle and warnings == ["At CFG 1 no step needs the negative, so there is nothing to skip: it works above CFG 1."]
+    needless = "At CFG 1 no step needs the negative, so there is nothing to skip: it works above CFG 1."
+    assert idle and warnings == [needless]
     assert not said(skip, Pass(512, 512, 20, 1.0), Pass(1024, 1024, 20, 7.0))[2]
 
 
