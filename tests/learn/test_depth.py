@@ -17,14 +17,17 @@ from lib_attn.lab.judging.prompts import pair_prompts, single_prompts
 from lib_attn.lab.reports.maps import choices_block
 from lib_attn.learn.depth import ablation, choices
 from lib_attn.learn.depth.__main__ import main
+from lib_attn.learn.depth.base import Base
 from lib_attn.learn.depth.recipe import Recipe
 from lib_attn.learn.depth.run import schedule
+from lib_attn.learn.reference_model import unet as attention
 from lib_attn.learn.scenes import layout, renderers
 from lib_attn.learn.scenes.guides import FARTHEST, depth_of, depth_picture, normal_picture, normals_of
 from lib_attn.learned.files import load
 from lib_attn.learned.folders import Folders
 from lib_attn.learned.foreign import VAE
 from lib_attn.techniques.depth_guide.underdraw import drawing
+from lib_attn.unet.families import find_layers
 from lib_attn.unet.replace import replaced
 from tests.unets import tiny_unet
 
@@ -74,6 +77,25 @@ def test_a_stopped_run_ends_as_an_unbroken_one(work, tmp_path):
     again = read(tmp_path)
     assert again.about["learned"]["steps"] == 4
     assert again.tensors.keys() == read(work).tensors.keys()
+
+
+def test_the_first_steps_may_read_averaged_keys_and_nothing_else_does(work, tmp_path, monkeypatch):
+    """At 64 px the finest level has 64 tokens; maps drawn at a save, and the model afterwards, read all keys."""
+    monkeypatch.setattr(attention, "POOLED_ABOVE", 16)
+    averaged, models, load_base = [], [], Base.load
+    average = attention._averaged
+    monkeypatch.setattr(attention, "_averaged", lambda x: (averaged.append(len(x)), average(x))[1])
+    monkeypatch.setattr(Base, "load", lambda *a: (models.append(load_base(*a)), models[-1])[1])
+    assert main([str(tmp_path / "all"), "--steps", "4", *SMALL]) == 0
+    assert not averaged
+    assert main([str(tmp_path / "pooled"), "--steps", "4", "--pooled", "0.5", *SMALL]) == 0
+    unet = models[-1].model.unet
+    finest = sum(layer.depth == 0 for layer in find_layers(unet))
+    assert averaged == [2] * finest * 2, "a batch of 2, in two of four steps"
+    assert not any(getattr(module, "pooled", False) for module in unet.modules())
+    pooled, full = read(tmp_path / "pooled").tensors, read(tmp_path / "all").tensors
+    assert not torch.equal(pooled["out.2.weight"], full["out.2.weight"])
+    assert main([str(tmp_path / "more"), "--pooled", "1.5", *SMALL]) == 1
 
 
 def test_a_file_may_have_a_decoder_of_its_own_which_draws_its_maps(work, tmp_path):

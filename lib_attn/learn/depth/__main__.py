@@ -70,6 +70,12 @@ def parser() -> argparse.ArgumentParser:
         p.add_argument(f"--{name.replace('_', '-')}", type=int, help=f"{what} (default {default})")
     rates = ", ".join(f"{rate:g} for {choice}" for choice, rate in RATES.items())
     p.add_argument("--lr", type=float, help=f"highest learning rate (default {rates})")
+    p.add_argument(
+        "--pooled",
+        type=float,
+        help="share of the steps, from the first on, in which attention of more than 1,024 tokens reads averages of "
+        "keys over 2 x 2 places (default 0)",
+    )
     p.add_argument("--precision", choices=("no", "bf16", "fp16"), help="accelerate's mixed precision (default no)")
     p.add_argument("--threads", type=int, default=0, help="torch threads of each process, 0 for torch's choice")
     return p
@@ -79,8 +85,8 @@ def choose_recipe(args: argparse.Namespace, base: Base) -> Recipe:
     """The recipe of an unfinished run in the folder, or the default, with what is asked for."""
     kept = args.work / f"{args.map or Recipe().map}-{args.train or Recipe().train}.json"
     recipe = Recipe.load(kept) if kept.exists() else Recipe()
-    named = ("map", "train", "scenes", "size", "steps", "batch", "rank", "seed", "lr", "precision", "head_scenes",
-             "head_steps", "decoder_steps")  # fmt: skip
+    named = ("map", "train", "scenes", "size", "steps", "batch", "rank", "seed", "lr", "precision", "pooled",
+             "head_scenes", "head_steps", "decoder_steps")  # fmt: skip
     asked = {name: getattr(args, name) for name in named if getattr(args, name) is not None}
     checkpoint = f"{base.path.stem} {base.digest}"
     if recipe.checkpoint not in ("", checkpoint):

@@ -32,9 +32,14 @@ class Base:
         """Raises LabError when the checkpoint cannot be used."""
         model = load(path, device=device)
         use_fast_attention(model.unet)
-        return Base(path, model, load_encoder(ModelSpec(path, device)), file_hash(path)[:DIGITS])
+        encoder = load_encoder(ModelSpec(path, device)).to(memory_format=torch.channels_last)
+        return Base(path, model, encoder, file_hash(path)[:DIGITS])
 
     @torch.no_grad()
-    def encode(self, pictures: np.ndarray) -> torch.Tensor:
-        """uint8 (B, H, W, 3) -> scaled latents (B, 4, H/8, W/8) on the CPU."""
-        return self.encoder(to_signed(pictures, self.model.device)).float().cpu()
+    def encode(self, pictures: np.ndarray, precision: str = "no") -> torch.Tensor:
+        """uint8 (B, H, W, 3) -> scaled latents (B, 4, H/8, W/8) on the CPU.
+
+        precision: "bf16" for a third of the time on a CPU with matrix units for it.
+        """
+        with torch.autocast(self.model.device, torch.bfloat16, enabled=precision == "bf16"):
+            return self.encoder(to_signed(pictures, self.model.device)).float().cpu()

@@ -19,6 +19,7 @@ class Recipe:
     """checkpoint: name and first digits of the sha256 of the base. map: "depth" or "normal". train: one of
     `CHOICES`. rank: of the deltas of "lora". size: edge of the maps in pixels. kinds: see `scenes.layout.Mix`.
     zero_snr: the base was trained with a schedule that ends in noise alone (Lin et al. 2023, arXiv 2305.08891).
+    pooled: share of the steps, from the first on, with averaged keys on fine levels, see `unet.pool_keys`.
     head_scenes, head_steps: for the network that reads maps. decoder_steps: for a decoder of the file's own; 0: it
     has none. lr: highest learning rate; None: that of the choice, see `choices.RATES`."""
 
@@ -39,6 +40,7 @@ class Recipe:
     zero_snr: bool = False
     caption_dropout: float = 0.1
     precision: str = "no"
+    pooled: float = 0.0
     head_scenes: int = 1000
     head_steps: int = 500
     decoder_steps: int = 0
@@ -53,6 +55,8 @@ class Recipe:
             raise ValueError(f"What is trained is one of {', '.join(CHOICES)}, not '{self.train}'.")
         if min(self.scenes, self.steps, self.batch, self.rank) < 1 or self.size < 64 or self.size % 64:
             raise ValueError("Scenes, steps, batch and rank are 1 or more, and the size is a multiple of 64.")
+        if not 0 <= self.pooled <= 1:
+            raise ValueError("The share of steps with averaged keys is from 0 to 1.")
 
     @property
     def rate(self) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
+import functools
 import itertools
 import json
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from ..reference_model import data, preview
 from ..reference_model.diffusion import alphas_cumprod, draw_steps, loss_weights
 from ..reference_model.loop import Loop, LoopConfig, draw
 from ..reference_model.state import load_tensors, save_tensors
+from ..reference_model.unet import pool_keys
 from ..reference_model.vae import polish
 from ..scenes import layout, renderers, shards
 from ..scenes.guides import PICTURES
@@ -88,8 +90,9 @@ class Run:
         wanted = {"picture": PICTURES[kind], "maps": (kind, "mask")} if kind in PICTURES else {}
         with tqdm(unit="map", desc=f"latents of {kind}", disable=not place.is_main_process) as bar:
             data.cache_latents(
-                folder, self.scenes, self.base.encode, self.recipe.size, scenes, place.process_index,
-                place.num_processes, progress=bar.update, **wanted,
+                folder, self.scenes, functools.partial(self.base.encode, precision=self.recipe.precision),
+                self.recipe.size, scenes, place.process_index, place.num_processes,
+                batch=8 if place.device.type == "cuda" else 1, progress=bar.update, **wanted,
             )  # fmt: skip
         place.wait_for_everyone()
         return data.load_latents(folder, scenes)
@@ -131,6 +134,7 @@ class Run:
         share = slice(loop.rows.start, loop.rows.stop)
 
         def loss_of(network, step, rows):
+            pool_keys(model.unet, step < recipe.pooled * recipe.steps)
             rng = draw(recipe.seed, "maps", step)
             picks = torch.randint(0, len(latents), (recipe.batch,), generator=rng)
             t = draw_steps(recipe.batch, recipe.noise, rng)
@@ -146,6 +150,7 @@ class Run:
             return (weights[t] * error.square().mean((1, 2, 3))).mean()
 
         loop.run(loss_of, f"{recipe.map} {recipe.train}")
+        pool_keys(model.unet, False)
         return loop
 
     def decoder(self) -> dict[str, torch.Tensor]:
@@ -174,6 +179,7 @@ class Run:
 
         if not self.recipe.preview:
             return
+        pool_keys(self.base.model.unet, False)
         with averaged(self.base.model.unet, weights):
             pictures = draw_maps(self.base, preview.PROMPTS[8 : 8 + self.recipe.preview], self.recipe.size, steps=8)
         (self.learned / "log").mkdir(parents=True, exist_ok=True)
