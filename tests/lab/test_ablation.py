@@ -155,15 +155,16 @@ def test_table_says_every_error_it_knows():
     row, full = (
         AblationRow(
             mode=mode, level=level, pictures=8, accuracy=accuracy, accuracy_error=accuracy_error, agreement=agreement,
-            agreement_error=agreement_error, agreement_pictures=count, l2=l2, l2_error=l2_error,
+            agreement_error=agreement_error, agreement_pictures=count, l2=l2, l2_error=l2_error, parts={"floor": 0.2},
         )
         for mode, level, accuracy, accuracy_error, agreement, agreement_error, count, l2, l2_error in [
             ("average", "d0", 0.5, 0.18, 0.25, None, 1, 0.8, 0.021), ("full", "all", 1.0, 0.0, 0.9, 0.05, 6, 0.0, 0.0)
         ]
     )  # fmt: skip
     table = ablation_table([full, row])
-    assert "| as it is | all | 1.00 ± 0.00 | 0.90 ± 0.05 | 0.00 ± 0.00 |" in table
-    assert "| average of all tokens | d0 | 0.50 ± 0.18 | 0.25 | 0.80 ± 0.02 |" in table
+    assert "| as it is | all | 1.00 ± 0.00 | 0.00 ± 0.00 | 0.90 ± 0.05 (6) | - | - | - | 0.20 |" in table
+    told = "| average of all tokens | d0 | 0.50 ± 0.18 | 0.80 ± 0.02 | - (1) | - | - | - | 0.20 |"
+    assert told in table, "one picture's agreement says nothing"
     assert "| as it is, from other noise | all | 1.00 ± 0.00 |" in ablation_table([replace(full, mode="seed")])
 
 

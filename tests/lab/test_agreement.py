@@ -154,6 +154,16 @@ def test_the_command_tells_whole_renders_from_broken_ones(drawer, tmp_path, caps
     assert "cannot be used as a judge" in capsys.readouterr().err
 
 
+def test_figures_say_of_how_many_pictures_they_are():
+    none = float("nan")
+    found = ag.figures(
+        [{"colour": 0.2, "floor": none}, {"colour": 0.6, "floor": none}, {"colour": none, "floor": none}]
+    )
+    assert found["pictures"] == found["colour_pictures"] == 2 and found["all"] == pytest.approx(0.4)
+    assert found["colour"] == pytest.approx(0.4) and found["colour_error"] == pytest.approx(0.2)
+    assert not {"floor", "floor_error", "floor_pictures"} & set(found)
+
+
 def test_prompts_leave_something_open():
     scenes = prompts.agreement_prompts(16)
     assert [s.caption for s in scenes] == [s.caption for s in prompts.agreement_prompts(16)]

@@ -153,7 +153,7 @@ def test_fewer_steps_in_the_same_time():
     points = {p.quality.name: p for p in join(times, moved)}
     assert points["good"].fewer == pytest.approx(0.1) and points["good"].best and not points["bad"].best
     table = front_table(list(points.values()))
-    assert "| good | 1.33x | 0.050 ± 0.010 | 0.100 | yes | 0.50 ± 0.10 | 0.75 | yes |" in table
+    assert "| good | 1.33x | 0.050 ± 0.010 | 0.100 | yes | 0.50 ± 0.10 | 0.75 (4) | yes |" in table
     assert "| bad | 1.25x | 0.300 ± 0.010 | 0.080 | **no** |" in table
 
 
@@ -168,16 +168,18 @@ def test_a_size_is_shown_with_the_pictures_of_that_size(drawn, shown):
 
 
 def test_the_short_table_has_ours_and_fewer_steps(tmp_path):
-    result = {"kind": "front", "checkpoint": "mine", "repeats": 3, "precision": "fp32"}
+    result = {"kind": "front", "checkpoint": "mine", "model": "sd15", "repeats": 3, "precision": "fp32"}
     rows = [time_row(FULL_CASE, 4), time_row("2 steps", 2), time_row("near-sighted", 3), time_row("ToDo 2", 3.2)]
+    rows[2] = replace(rows[2], low=1.2, high=1.5)
     result["time"] = [to_json(replace(row, height=64 * n, images=n)) for row in rows for n in (1, 2)][:-2]
     result["quality"] = [to_json(quality_row(name, 0.2)) for name in ("2 steps", "ToDo 2")]
     (tmp_path / "f.json").write_text(json.dumps(result))
     text = figures.filled("<!-- f.json: short -->\n<!-- /f.json: short -->", tmp_path)
     lines = [line for line in text.splitlines() if line.startswith("|")]
     assert lines[0] == "|  | speed-up at 64 x 64 | speed-up at 64 x 128, 2 at once | moves the picture, 64 px by mine |"
-    assert lines[2:] == ["| 2 steps | 2.00x | 2.00x | 0.20 ± 0.01 |", "| near-sighted | 1.33x | 1.33x | - |"]
-    assert "Speed-ups of 3 interleaved repeats, fp32." in text
+    near = "1.33x (1.20 … 1.50)"
+    assert lines[2:] == ["| 2 steps | 2.00x | 2.00x | 0.20 ± 0.01 |", f"| near-sighted | {near} | {near} | - |"]
+    assert "Speed-ups of SD 1.5 U-Net, 3 interleaved repeats, fp32." in text
 
 
 def test_the_command(tiny, tmp_path, capsys):

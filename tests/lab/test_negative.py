@@ -240,7 +240,9 @@ def test_the_command_writes_results_that_pages_show(tiny, tmp_path, capsys, monk
     marks = "\n".join(f"<!-- {name} -->\n\n<!-- /{name} -->" for name in names)
     page, digest = figures.filled(marks, tmp_path / "r"), file_hash(tiny)
     assert digest in page and "| mine |" in page and "penalty=value sign flip strength=3.0" in page
-    assert str(tmp_path) not in page and "This is a toy U-Net." in page and "bench negative --results r" in page
+    assert (
+        str(tmp_path) not in page and "toy U-Net with random weights" in page and "bench negative --results r" in page
+    )
     assert json.loads((tmp_path / "r" / "negative-effect.json").read_text())["sha256"] == digest
     assert main([*common, "estimate", *drawing, "--only", "every 5: copy"]) == 0
     rows = json.loads((tmp_path / "r" / "negative-estimate.json").read_text())["results"]

@@ -203,8 +203,10 @@ def test_a_share_has_its_error():
     table = scenes_table({"single": {"pictures": 25, "both": 0.8, **dict.fromkeys(("colour", "shape", "count",
                                      "relation", "background"), 1.0)}})  # fmt: skip
     assert "| one object: every object's colour and shape right | 25 | 80 % ± 8 |" in table
-    agreed = scenes_table({"agreement": {"pictures": 7, "all": 0.5, "all_error": 0.1, "floor": 0.2}})
-    assert agreed.splitlines()[-1] == "| agreement where the prompt leaves something open | 7 | 0.50 ± 0.10 |"
+    found = {"pictures": 7, "all": 0.5, "all_error": 0.1, "floor": 0.2, "floor_error": 0.3, "floor_pictures": 3}
+    *_, agreed, floor = scenes_table({"agreement": found}).splitlines()
+    assert agreed == "| agreement: where the prompt leaves something open | 7 | 0.50 ± 0.10 |"
+    assert floor == "| agreement: the floor's pattern goes on behind what stands there | 3 | 0.20 ± 0.30 |"
 
 
 @pytest.mark.parametrize(

@@ -98,6 +98,14 @@ def test_the_first_steps_may_read_averaged_keys_and_nothing_else_does(work, tmp_
     assert main([str(tmp_path / "more"), "--pooled", "1.5", *SMALL]) == 1
 
 
+def test_noise_may_have_a_part_that_is_constant_over_a_map(work, tmp_path):
+    assert main([str(tmp_path), "--steps", "4", "--offset", "1", *SMALL]) == 0
+    loud, plain = read(tmp_path), read(work)
+    assert loud.about["recipe"]["offset"] == 1.0 and plain.about["recipe"]["offset"] == 0.0
+    assert not torch.equal(loud.tensors["out.2.bias"], plain.tensors["out.2.bias"])
+    assert main([str(tmp_path / "less"), "--offset", "-1", *SMALL]) == 1
+
+
 def test_a_file_may_have_a_decoder_of_its_own_which_draws_its_maps(work, tmp_path):
     """The same run with one: the same blocks, and maps that the base's decoder would show otherwise."""
     out = tmp_path / "own.safetensors"

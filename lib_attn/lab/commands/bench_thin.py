@@ -51,6 +51,8 @@ def run(args: argparse.Namespace) -> int:
 
     if args.part != "time":  # which times a U-Net with random weights
         part |= {"checkpoint": model_of(args).file.stem, "size": args.size}
+    else:
+        part |= {"model": args.model}
     place = f"pictures {args.size}" if args.part == "pictures" else args.part
 
     def keep(rows: list[Any]) -> None:

@@ -229,10 +229,13 @@ def wholes(found: Sequence[dict[str, float]]) -> list[float]:
 
 
 def figures(found: Sequence[dict[str, float]]) -> dict[str, float]:
-    """ "all" with its standard error and the number of pictures that can say, and the mean of every part there is."""
+    """ "all" with its standard error and the number of pictures that can say, and the same of every part there is."""
     whole = wholes(found)
     named = {"pictures": len(whole), **dict(zip(("all", "all_error"), mean_and_error(whole), strict=True))}
-    named |= {part: mean_and_error([one[part] for one in found])[0] for part in (found[0] if found else ())}
+    for part in found[0] if found else ():
+        known = [one[part] for one in found if one[part] == one[part]]
+        named |= zip((part, f"{part}_error"), mean_and_error(known), strict=True)
+        named |= {f"{part}_pictures": len(known)} if known else {}
     return {name: value for name, value in named.items() if value == value}
 
 

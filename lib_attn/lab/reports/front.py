@@ -8,6 +8,7 @@ from pathlib import Path
 
 from lib_attn.lab.measuring.front import ALONE, FASTEST, FULL_CASE, QualityRow, TimeRow
 from lib_attn.lab.measuring.speed import LABELS
+from lib_attn.lab.reports.tables import agreement_of
 from lib_attn.lab.shared.errors import LabError
 from lib_attn.lab.shared.markdown import markdown_table
 from lib_attn.lab.shared.results import from_json
@@ -68,8 +69,7 @@ def front_table(points: Sequence[Point]) -> str:
         fewer = f"{p.fewer:.3f}" if compared else "-"
         beats = "" if own or not compared else "yes" if q.l2 < p.fewer else "**no**"
         lines.append([q.name, f"{p.time.ratio:.2f}x", _known(q.l2, q.l2_error, 3), fewer, beats,
-                      _known(q.accuracy, q.accuracy_error, 2), _known(q.agreement, q.agreement_error, 2),
-                      "yes" if p.best else ""])  # fmt: skip
+                      _known(q.accuracy, q.accuracy_error, 2), agreement_of(q), "yes" if p.best else ""])  # fmt: skip
     return markdown_table(head, lines)
 
 
@@ -112,7 +112,8 @@ def front_short(result: dict) -> str:
     """What is ours, beside fewer steps: the speed-up of a picture at each timed size, of how many repeats, and how far
     it moves.
 
-    Peers and formulas are left to the page that shows everything.
+    Peers and formulas are left to the page that shows everything. The least and the largest speed-up of the repeats
+    stand in brackets, where they differ.
     """
     times, quality = _rows(result)
     sizes = {size: {row.name: row for row in rows} for size, rows in _by_size(times).items()}
@@ -124,10 +125,16 @@ def front_short(result: dict) -> str:
     for name in names:
         found = [rows.get(name) for rows in sizes.values()]
         drawn = [rows.get(name) for rows in moved.values()]
-        lines.append([name, *("-" if row is None else f"{row.ratio:.2f}x" for row in found),
+        lines.append([name, *("-" if row is None else _spread(row) for row in found),
                       *("-" if q is None else _known(q.l2, q.l2_error, 2) for q in drawn)])  # fmt: skip
     repeats = f"{result['repeats']} interleaved repeats" if result["repeats"] > 1 else "one repeat"
-    return f"{markdown_table(head, lines)}\n\nSpeed-ups of {repeats}, {result['precision']}."
+    model = LABELS.get(result["model"], result["checkpoint"])
+    return f"{markdown_table(head, lines)}\n\nSpeed-ups of {model}, {repeats}, {result['precision']}."
+
+
+def _spread(row: TimeRow) -> str:
+    ratio, low, high = (f"{value:.2f}" for value in (row.ratio, row.low, row.high))
+    return f"{ratio}x" if low == high else f"{ratio}x ({low} … {high})"
 
 
 def _is_ours(name: str) -> bool:
@@ -147,8 +154,8 @@ def _rows(result: dict) -> tuple[list[TimeRow], list[QualityRow]]:
 def quality_table(rows: Sequence[QualityRow]) -> str:
     """A line for each case, the nearest first, without time."""
     rows = sorted(rows, key=lambda q: q.l2)
-    lines = [[q.name, _known(q.l2, q.l2_error, 3), _known(q.accuracy, q.accuracy_error, 2),
-              _known(q.agreement, q.agreement_error, 2)] for q in rows]  # fmt: skip
+    lines = [[q.name, _known(q.l2, q.l2_error, 3), _known(q.accuracy, q.accuracy_error, 2), agreement_of(q)]
+             for q in rows]  # fmt: skip
     return markdown_table(["case", "latent L2", "accuracy", "agreement"], lines)
 
 

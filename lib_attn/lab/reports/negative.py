@@ -25,6 +25,7 @@ from lib_attn.lab.measuring.negative.effect import (
 from lib_attn.lab.measuring.negative.estimate import EstimateRow, estimate_cases, measure_estimate
 from lib_attn.lab.measuring.negative.mix import KINDS, MixRow, groups_of, measure_mix, mix_cases
 from lib_attn.lab.measuring.negative.studio import NegativeSpec, Studio
+from lib_attn.lab.measuring.speed import LABELS
 from lib_attn.lab.reports.negative_tables import cost_table, effect_table, estimate_table, mix_table
 from lib_attn.lab.shared.errors import LabError
 from lib_attn.lab.shared.machine import machine, one_thread
@@ -229,8 +230,8 @@ def _about(part: Part, result: dict[str, Any]) -> str:
     machine, first = result["machine"], result["results"][0]
     text = part.about.format(threads=machine["device"], repeats=result.get("repeats"), words=first.get("words"))
     if not part.draws:
-        model = "" if result["model"] == "sd15" else " This is a toy U-Net."
-        return f"{text} {result['precision']}, torch {machine['torch']}.{model}"
+        model = f"{LABELS[result['model']]} with random weights"
+        return f"{text} {model}, {result['precision']}, torch {machine['torch']}."
     if part.name == "effect" and (other := [r["name"] for r in result["results"] if r["name"] in ("CFG 3", "CFG 8")]):
         text += f" {' and '.join(other)}: against the pictures of CFG 5 without a negative."
     pictures = first.get("pictures", result["images"])

@@ -13,6 +13,13 @@ from lib_attn.lab.shared.markdown import markdown_table, share_of
 from lib_attn.lab.shared.results import from_json
 
 PARTS = {"single": "one object", "pair": "two objects", "several": "two or three of a kind"}
+#: Parts of `lib_attn.lab.judging.agreement.agreement`, as a page names them.
+AGREE = {
+    "colour": "things share the colour that is left open",
+    "pattern": "things share their pattern",
+    "symmetry": "a round thing's outline is its own mirror image",
+    "floor": "the floor's pattern goes on behind what stands there",
+}
 #: Fields of `lib_attn.lab.judging.metrics.Score`, as a page names them.
 SHARES = {
     "both": "every object's colour and shape right",
@@ -31,7 +38,8 @@ def ablation_block(result: Mapping) -> str:
     told = (
         f"{rows[0].pictures} pictures a row of {result['size']} px by {result['checkpoint']}, {asked} of them of "
         f"held-out combinations that the judge answers, {result['agreements']} that leave open what has to agree, "
-        f"± one standard error"
+        f"± one standard error. Agreement: of the pictures that can say, in brackets how many; the last four columns "
+        f"are its parts, each of those among them that can say"
     )
     return f"`{result['command']}`, {told}:\n\n{ablation_table(rows)}"
 
@@ -72,8 +80,11 @@ def _lines(found: Mapping) -> Iterator[tuple[str, str, str]]:
                 yield f"{what}: {told}", str(count), share_of(found[part][name], count)
     agreed = found.get("agreement", {})
     if "all" in agreed:
-        error = f" ± {agreed['all_error']:.2f}" if "all_error" in agreed else ""
-        yield "agreement where the prompt leaves something open", str(agreed["pictures"]), f"{agreed['all']:.2f}{error}"
+        for name, what in {"all": "where the prompt leaves something open", **AGREE}.items():
+            if name in agreed:
+                error = f" ± {agreed[f'{name}_error']:.2f}" if f"{name}_error" in agreed else ""
+                count = agreed["pictures"] if name == "all" else agreed.get(f"{name}_pictures", "")
+                yield f"agreement: {what}", str(count), f"{agreed[name]:.2f}{error}"
     for surface, trip in found.get("autoencoder", {}).items():
         yield f"autoencoder, {surface} renders", str(trip["pictures"]), f"{trip['psnr']:.1f} ± {trip['error']:.1f} dB"
     judge = found.get("judge", {})

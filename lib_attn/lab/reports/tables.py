@@ -6,14 +6,20 @@ import math
 from collections.abc import Iterable, Sequence
 
 from lib_attn.lab.drawing.variants import Variant
+from lib_attn.lab.judging.agreement import PARTS as AGREEMENTS
 from lib_attn.lab.measuring.ablation import MODES, WHOLE, AblationRow
 from lib_attn.lab.measuring.borders import BorderRow
 from lib_attn.lab.measuring.compare import Cell
 from lib_attn.lab.measuring.deviation import DeviationRow
 from lib_attn.lab.measuring.memory import MemoryRow
+from lib_attn.lab.measuring.prompted import JudgedRow
 from lib_attn.lab.measuring.showcase import Show
 from lib_attn.lab.measuring.speed import SpeedRow
 from lib_attn.lab.shared.distances import mean_and_error
+from lib_attn.lab.shared.markdown import markdown_table
+
+#: Fewest pictures whose agreement a table shows.
+LEAST = 4
 
 
 def speed_table(rows: Sequence[SpeedRow]) -> str:
@@ -104,14 +110,20 @@ def caption(cell: Cell) -> str:
 
 
 def ablation_table(rows: Sequence[AblationRow]) -> str:
-    """One line per level and mode, each figure with its standard error."""
-    lines = ["| self-attention | levels | all right | agreement | latent L2 |", "|---|---|---|---|---|"]
+    """One line per level and mode, each figure but the parts of agreement with its standard error."""
+    lines = []
     for r in rows:
-        figures = (_with_error(r.accuracy, r.accuracy_error, 2), _with_error(r.agreement, r.agreement_error, 2),
-                   _with_error(r.l2, r.l2_error, 2))  # fmt: skip
-        what = (WHOLE | MODES)[r.mode]
-        lines.append(f"| {what} | {r.level} | {' | '.join(figures)} |")
-    return "\n".join(lines)
+        parts = [f"{r.parts[name]:.2f}" if name in (r.parts or ()) else "-" for name in AGREEMENTS]
+        lines.append([(WHOLE | MODES)[r.mode], r.level, _with_error(r.accuracy, r.accuracy_error, 2),
+                      _with_error(r.l2, r.l2_error, 2), agreement_of(r), *parts])  # fmt: skip
+    return markdown_table(["self-attention", "levels", "all right", "latent L2", "agreement", *AGREEMENTS], lines)
+
+
+def agreement_of(row: JudgedRow) -> str:
+    """Mean and standard error, in brackets of how many pictures; of fewer than `LEAST` neither says anything."""
+    if row.agreement_pictures < LEAST:
+        return f"- ({row.agreement_pictures})"
+    return f"{_with_error(row.agreement, row.agreement_error, 2)} ({row.agreement_pictures})"
 
 
 def _error(values: Sequence[float] | None) -> float | None:

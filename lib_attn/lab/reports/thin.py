@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from lib_attn.lab.measuring.speed import SpeedRow
+from lib_attn.lab.measuring.speed import LABELS, SpeedRow
 from lib_attn.lab.measuring.thin import ErrorRow, PictureRow
 from lib_attn.lab.shared.markdown import markdown_table, percent, share_of
 from lib_attn.lab.shared.results import from_json
@@ -40,8 +40,8 @@ def pictures_table(rows: Sequence[PictureRow]) -> str:
 
 def time_table(rows: Sequence[SpeedRow]) -> str:
     """A line for each setting, beside full attention."""
-    lines = [[r.label, f"{r.seconds:.1f} s", f"{r.ratio:.2f}x"] for r in rows]
-    return markdown_table(["setting", "one step", "as fast as full attention"], lines)
+    lines = [[r.label, f"{r.seconds:.1f} s", f"{r.ratio:.2f}x", f"{r.low:.2f} … {r.high:.2f}"] for r in rows]
+    return markdown_table(["setting", "one step", "as fast as full attention", "range of the repeats"], lines)
 
 
 def _images(part: Mapping, rows: Sequence[Any]) -> str:
@@ -49,7 +49,8 @@ def _images(part: Mapping, rows: Sequence[Any]) -> str:
 
 
 def _size(part: Mapping, rows: Sequence[SpeedRow]) -> str:
-    return f"{rows[0].width} × {rows[0].height}"
+    model = LABELS[part.get("model", "sd15")]  # older results do not say
+    return f"{rows[0].width} × {rows[0].height}, {model} with random weights"
 
 
 _PARTS: dict[str, tuple[type, Callable[[Any], str], Callable[[Mapping, Any], str]]] = {

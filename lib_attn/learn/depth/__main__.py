@@ -76,6 +76,12 @@ def parser() -> argparse.ArgumentParser:
         help="share of the steps, from the first on, in which attention of more than 1,024 tokens reads averages of "
         "keys over 2 x 2 places (default 0)",
     )
+    p.add_argument(
+        "--offset",
+        type=float,
+        help="noise that is constant over a map, against that of a place; 0.1 keeps a model of 512 px or more from "
+        "reading the ground's tone out of the noise (default 0)",
+    )
     p.add_argument("--precision", choices=("no", "bf16", "fp16"), help="accelerate's mixed precision (default no)")
     p.add_argument("--threads", type=int, default=0, help="torch threads of each process, 0 for torch's choice")
     return p
@@ -86,7 +92,7 @@ def choose_recipe(args: argparse.Namespace, base: Base) -> Recipe:
     kept = args.work / f"{args.map or Recipe().map}-{args.train or Recipe().train}.json"
     recipe = Recipe.load(kept) if kept.exists() else Recipe()
     named = ("map", "train", "scenes", "size", "steps", "batch", "rank", "seed", "lr", "precision", "pooled",
-             "head_scenes", "head_steps", "decoder_steps")  # fmt: skip
+             "offset", "head_scenes", "head_steps", "decoder_steps")  # fmt: skip
     asked = {name: getattr(args, name) for name in named if getattr(args, name) is not None}
     checkpoint = f"{base.path.stem} {base.digest}"
     if recipe.checkpoint not in ("", checkpoint):

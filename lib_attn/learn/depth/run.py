@@ -140,6 +140,7 @@ class Run:
             t = draw_steps(recipe.batch, recipe.noise, rng)
             noise = torch.randn(recipe.batch, *latents.shape[1:], generator=rng)
             drop = torch.rand(recipe.batch, generator=rng) < recipe.caption_dropout
+            noise += recipe.offset * torch.randn(recipe.batch, latents.shape[1], 1, 1, generator=rng)
             asked = ["" if d else captions[i] for i, d in zip(picks[share].tolist(), drop[share].tolist(), strict=True)]
             with torch.no_grad():
                 context = model.text(asked)
