@@ -179,8 +179,9 @@ def test_the_readmes_compare_example_shows_an_effect(model):
 def test_with_nothing_named_compare_draws_each_technique_as_a_pair(tiny, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("lib_attn.lab.drawing.embedded.EMBEDDED", tiny)
     monkeypatch.setattr("lib_attn.lab.drawing.checkpoint.ModelSpec.side", 64)
-    short = [replace(show, steps=2, scale=1) for show in shows()]
-    monkeypatch.setattr(compare_command, "shows", lambda: short)
+    every = [replace(show, steps=2, scale=1) for show in shows()]
+    short = [show for show in every if show.seen]
+    monkeypatch.setattr(compare_command, "shows", lambda: every)
     assert cli.main(["compare", "--format", "jpg", "--out", str(tmp_path)]) == 0
     written, said = {path.name for path in tmp_path.iterdir()}, capsys.readouterr()
     assert written == {"compare.jpg", "compare.md", *(f"compare-{show.name}.jpg" for show in short)}
@@ -188,6 +189,8 @@ def test_with_nothing_named_compare_draws_each_technique_as_a_pair(tiny, tmp_pat
     table = (tmp_path / "compare.md").read_text()
     assert all(show.claim in table for show in short)
     assert table.startswith("# ") and "CPU threads" in table and "Model: tiny" in table
+    assert re.search(r"All of it took \d+ s by the clock", table)
+    assert [show.name for show in every if not show.seen] == ["fewer-channels"] and "`--only fewer-channels`" in table
     with Image.open(tmp_path / "compare.jpg") as sheet, Image.open(tmp_path / f"compare-{short[0].name}.jpg") as first:
         assert sheet.format == "JPEG" and sheet.height == len(short) * first.height and sheet.width == first.width
 

@@ -78,13 +78,14 @@ def run(args: argparse.Namespace) -> int:
 
 
 def chosen_shows(text: str) -> tuple[Show, ...]:
-    """The pairs that `text` names, all of them when it is empty.
+    """The pairs that `text` names, all that can be told apart when it is empty.
 
     Raises:
         LabError: when there is no such pair.
     """
     every = {show.name: show for show in shows()}
-    wanted = [name.strip() for name in text.split(",") if name.strip()] or list(every)
+    wanted = [name.strip() for name in text.split(",") if name.strip()]
+    wanted = wanted or [name for name, show in every.items() if show.seen]
     for name in wanted:
         if name not in every:
             raise LabError(f"There is no pair {name}: there are {', '.join(every)}.")
@@ -92,7 +93,7 @@ def chosen_shows(text: str) -> tuple[Show, ...]:
 
 
 def _pairs(args: argparse.Namespace) -> int:
-    chosen, spec = chosen_shows(args.only), model_of(args)
+    begin, chosen, spec = time.perf_counter(), chosen_shows(args.only), model_of(args)
     side, clock = spec.side, time.process_time if args.cpu_time else time.perf_counter
     print(f"Drawing {len(chosen)} pairs, without and with: {', '.join(show.name for show in chosen)}.", file=sys.stderr)
     found: list[tuple[Show, list[Cell]]] = []
@@ -104,15 +105,23 @@ def _pairs(args: argparse.Namespace) -> int:
             sheets.append(pair_sheet(_pair(show, cells, side), side))
             pictures.save(sheets[-1], args.out / f"compare-{show.name}.{args.format}")
     path = pictures.save(stack(sheets), args.out / f"compare.{args.format}")
-    told = machine(spec.device)
+    told, whole = machine(spec.device), time.perf_counter() - begin
     seconds = "of CPU time, all threads together" if args.cpu_time else "by the clock"
-    note = f"Model: {model.name}. Seconds {seconds}, on {told['device']}, torch {told['torch']}; the model is loaded."
-    text = f"{show_table(found, side)}\n\n{note}"
+    note = (
+        f"Model: {model.name}. Seconds {seconds}, on {told['device']}, torch {told['torch']}; the model is loaded. "
+        f"All of it took {whole:.0f} s by the clock, loading and saving included."
+    )
+    left = [_left_out(show) for show in shows() if not show.seen and not args.only]
+    text = "\n\n".join([show_table(found, side), *left, note])
     page = f"# The same seeds without and with each technique\n\n{text}\n\nWritten by `{command_line()}`.\n"
     write_text(args.out / "compare.md", page)
     print(text)
     print(f"Written: {path}, each pair beside it, {args.out / 'compare.md'}")
     return 0
+
+
+def _left_out(show: Show) -> str:
+    return f"Not drawn, since nobody can see what it does: {show.claim} (`--only {show.name}`)."
 
 
 def _pair(show: Show, cells: list[Cell], side: int) -> Pair:

@@ -27,7 +27,8 @@ class Show:
     """One comparison.
 
     name: as it is asked for on the command line and in file names. claim: what to look for. variant: what is put on.
-    scale: side of the pictures, in sides that the model was trained at, as far as `LARGEST`. batch: how many.
+    scale: side of the pictures, in sides that the model was trained at, as far as `LARGEST`. batch: how many. seen:
+    whether one sees what it does; else it is drawn where it is named.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Show:
     batch: int = BATCH
     seed: int = 1
     steps: int = STEPS
+    seen: bool = True
 
     @property
     def technique(self) -> type[Technique]:
@@ -96,7 +98,7 @@ def shows() -> tuple[Show, ...]:
              "a green cone, white background"),
         Show("fewer-channels", "The same pictures, attention with fewer channels",
              _moved("Fewer channels", when="always", blocks="all"),
-             "a blue cube, white background"),
+             "a blue cube, white background", seen=False),
     )  # fmt: skip
 
 
