@@ -11,6 +11,7 @@ from lib_attn.lab.commands import cli
 from lib_attn.lab.drawing import checkpoint
 from lib_attn.lab.drawing.embedded import EMBEDDED, MODELS
 from lib_attn.lab.drawing.sampling import Request, decode, sample
+from lib_attn.lab.judging.geometry import cut_outs
 from lib_attn.lab.judging.judge import JUDGE, Judge
 from tests.host.server import ROOT, Webui, with_embedded_model
 from tests.host.test_pictures import grid
@@ -90,11 +91,20 @@ def test_the_model_of_512_px_draws_there_what_it_draws_in_the_lab(folder, webui_
         thin = {"enabled": True, "when": "always", "blocks": "all", "energy": 0.9, "file": "reference-512-thin"}
         thinned = webui.picture({"thin_qk": thin}, **fields)
         first = webui.picture({"thin_qk": thin | {"file": "embedded-thin"}}, **fields)
+        underdrawn = webui.picture({"depth_guide": {"enabled": True}}, **fields)
+        again = webui.picture(**fields)
     finally:
         webui.stop()
     # Its own file of thin queries and keys acts; the first model's is refused, and the picture is as without.
     assert "file: reference-512-thin#" in thinned.parameters["Attn thin-qk"] and "is not used" not in thinned.texts[0]
     assert thinned.pixels != answer.pixels == first.pixels and "is not used" in first.texts[0]
+    # Its own map blocks are the only ones that fit: what they draw is a map of one thing, and the model is as it was.
+    assert "file: reference-512-depth#" in underdrawn.parameters["Attn depth-guide"]
+    picture, drawn = (
+        numpy.asarray(Image.open(io.BytesIO(base64.b64decode(e))).convert("RGB")) for e in underdrawn.encoded
+    )
+    assert len(cut_outs(drawn)) == 1 and len(Judge.load(JUDGE).look(picture[None])[0][0].objects) == 1
+    assert underdrawn.pixels[0] != answer.pixels[0] == again.pixels[0]
     theirs = numpy.asarray(Image.open(io.BytesIO(base64.b64decode(answer.encoded[0]))).convert("RGB"))
     mine = numpy.asarray(decode(*_drawn(MODELS["reference-512"], asked))[0])
     assert abs(theirs.astype(float) - mine).mean() < ALLOWED

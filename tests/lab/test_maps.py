@@ -14,6 +14,7 @@ pytest.importorskip("ldm", reason="the networks are ldm's")
 from lib_attn.lab.commands import cli
 from lib_attn.lab.drawing import pictures
 from lib_attn.lab.drawing.checkpoint import ModelSpec
+from lib_attn.lab.drawing.embedded import MODELS
 from lib_attn.lab.drawing.sampling import Request, decode, sample
 from lib_attn.lab.drawing.variants import FULL, preset
 from lib_attn.lab.judging import geometry
@@ -120,6 +121,18 @@ def test_normals_are_drawn_where_their_file_is_chosen_and_only_there(tmp_path):
         sentence.text for sentence in preview(chosen.settings, Facts(files=model.files)).techniques["depth_guide"].lines
     ]
     assert "These blocks draw normals." in told and any("As normals changes nothing" in text for text in told)
+
+
+def test_the_model_of_512_px_has_blocks_of_its_own(monkeypatch):
+    """Drawn in few steps, on black ground, which is what offset noise was for: one round thing."""
+    model = ModelSpec(MODELS["reference-512"]).load()
+    assert Context(layers=tuple(find_layers(model.unet)), files=model.files).fitting("depth") == ["reference-512-depth"]
+    asked, store = Request(("a large red sphere",), (3,), "", 512, 512, 1, "DDIM", 5.0), Store()
+    sample(model, asked, preset("Underdrawing", **{"depth_guide.file": "reference-512-depth"}), store=store)
+    (drawn,) = maps_in(store).current
+    monkeypatch.setattr(geometry, "BANK", 6)
+    with renderers.open_renderer(512) as renderer:
+        assert geometry.MapJudge(renderer).look(drawn.picture) == ("sphere",)
 
 
 def test_rows_of_ways_that_were_measured_alone_are_shown():
