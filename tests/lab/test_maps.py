@@ -135,6 +135,12 @@ def test_the_model_of_512_px_has_blocks_of_its_own(monkeypatch):
         assert geometry.MapJudge(renderer).look(drawn.picture) == ("sphere",)
 
 
+def test_no_time_is_told_where_it_is_less_than_what_times_vary_by():
+    result = json.loads((RESULTS / "maps.json").read_text(encoding="utf-8"))
+    result["cost"]["following"] = -0.2
+    assert maps_block(result).endswith("of following it too little to be told on a busy machine.")
+
+
 def test_rows_of_ways_that_were_measured_alone_are_shown():
     result = json.loads((RESULTS / "maps.json").read_text())
     assert "by key mix" not in maps_block(result)

@@ -45,9 +45,14 @@ def maps_block(result: Mapping) -> str:
             markdown_table(["", "own prompt", "another prompt"], near),
             _pictures(pictures),
             f"CPU time of one picture without a map {cost['picture']:.1f} s, of its map {cost['map']:.1f} s "
-            f"({100 * cost['share']:.0f} %), of following it {cost['following']:.1f} s.",
+            f"({100 * cost['share']:.0f} %), of following it {_seconds(cost['following'])}.",
         ]
     )
+
+
+def _seconds(following: float) -> str:
+    """The difference of two times of one picture each, which may be less than they vary by."""
+    return f"{following:.1f} s" if following >= 0 else "too little to be told on a busy machine"
 
 
 def maps_short(result: Mapping) -> str:
