@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lib_attn.lab.measuring.front import ALONE, FASTEST, FULL_CASE, QualityRow, TimeRow
 from lib_attn.lab.measuring.speed import LABELS
-from lib_attn.lab.reports.tables import agreement_of
+from lib_attn.lab.reports.tables import agreement_of, with_error
 from lib_attn.lab.shared.errors import LabError
 from lib_attn.lab.shared.markdown import markdown_table
 from lib_attn.lab.shared.results import from_json
@@ -68,8 +68,8 @@ def front_table(points: Sequence[Point]) -> str:
         own = _is_fewer(q.name) or q.name == FULL_CASE
         fewer = f"{p.fewer:.3f}" if compared else "-"
         beats = "" if own or not compared else "yes" if q.l2 < p.fewer else "**no**"
-        lines.append([q.name, f"{p.time.ratio:.2f}x", _known(q.l2, q.l2_error, 3), fewer, beats,
-                      _known(q.accuracy, q.accuracy_error, 2), agreement_of(q), "yes" if p.best else ""])  # fmt: skip
+        lines.append([q.name, f"{p.time.ratio:.2f}x", with_error(q.l2, q.l2_error, 3), fewer, beats,
+                      with_error(q.accuracy, q.accuracy_error, 2), agreement_of(q), "yes" if p.best else ""])  # fmt: skip
     return markdown_table(head, lines)
 
 
@@ -126,7 +126,7 @@ def front_short(result: dict) -> str:
         found = [rows.get(name) for rows in sizes.values()]
         drawn = [rows.get(name) for rows in moved.values()]
         lines.append([name, *("-" if row is None else _spread(row) for row in found),
-                      *("-" if q is None else _known(q.l2, q.l2_error, 2) for q in drawn)])  # fmt: skip
+                      *("-" if q is None else with_error(q.l2, q.l2_error, 2) for q in drawn)])  # fmt: skip
     repeats = f"{result['repeats']} interleaved repeats" if result["repeats"] > 1 else "one repeat"
     model = LABELS.get(result["model"], result["checkpoint"])
     return f"{markdown_table(head, lines)}\n\nSpeed-ups of {model}, {repeats}, {result['precision']}."
@@ -154,7 +154,7 @@ def _rows(result: dict) -> tuple[list[TimeRow], list[QualityRow]]:
 def quality_table(rows: Sequence[QualityRow]) -> str:
     """A line for each case, the nearest first, without time."""
     rows = sorted(rows, key=lambda q: q.l2)
-    lines = [[q.name, _known(q.l2, q.l2_error, 3), _known(q.accuracy, q.accuracy_error, 2), agreement_of(q)]
+    lines = [[q.name, with_error(q.l2, q.l2_error, 3), with_error(q.accuracy, q.accuracy_error, 2), agreement_of(q)]
              for q in rows]  # fmt: skip
     return markdown_table(["case", "latent L2", "accuracy", "agreement"], lines)
 
@@ -164,10 +164,6 @@ def _by_size(times: Sequence[TimeRow]) -> dict[tuple[int, int, int], list[TimeRo
     for row in times:
         found.setdefault((row.height, row.width, row.images), []).append(row)
     return found
-
-
-def _known(value: float, error: float | None, digits: int) -> str:
-    return f"{value:.{digits}f}" + ("" if error is None else f" ± {error:.{digits}f}")
 
 
 def plot(result: dict, path: Path) -> None:

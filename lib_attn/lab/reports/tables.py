@@ -56,7 +56,7 @@ def deviation_table(rows: Sequence[DeviationRow]) -> str:
         for size in sizes:
             row = own.get(size)
             decibel = "-" if row is None or row.psnr is None else f"{row.psnr:.1f}"
-            cells.append("- | -" if row is None else f"{_with_error(row.l2, _error(row.l2_all), 4)} | {decibel}")
+            cells.append("- | -" if row is None else f"{with_error(row.l2, _error(row.l2_all), 4)} | {decibel}")
         lines.append(f"| {next(iter(own.values())).label} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -114,8 +114,8 @@ def ablation_table(rows: Sequence[AblationRow]) -> str:
     lines = []
     for r in rows:
         parts = [f"{r.parts[name]:.2f}" if name in (r.parts or ()) else "-" for name in AGREEMENTS]
-        lines.append([(WHOLE | MODES)[r.mode], r.level, _with_error(r.accuracy, r.accuracy_error, 2),
-                      _with_error(r.l2, r.l2_error, 2), agreement_of(r), *parts])  # fmt: skip
+        lines.append([(WHOLE | MODES)[r.mode], r.level, with_error(r.accuracy, r.accuracy_error, 2),
+                      with_error(r.l2, r.l2_error, 2), agreement_of(r), *parts])  # fmt: skip
     return markdown_table(["self-attention", "levels", "all right", "latent L2", "agreement", *AGREEMENTS], lines)
 
 
@@ -123,7 +123,7 @@ def agreement_of(row: JudgedRow) -> str:
     """Mean and standard error, in brackets of how many pictures; of fewer than `LEAST` neither says anything."""
     if row.agreement_pictures < LEAST:
         return f"- ({row.agreement_pictures})"
-    return f"{_with_error(row.agreement, row.agreement_error, 2)} ({row.agreement_pictures})"
+    return f"{with_error(row.agreement, row.agreement_error, 2)} ({row.agreement_pictures})"
 
 
 def _error(values: Sequence[float] | None) -> float | None:
@@ -131,5 +131,6 @@ def _error(values: Sequence[float] | None) -> float | None:
     return mean_and_error(values)[1] if values is not None and len(values) > 1 else None
 
 
-def _with_error(value: float, error: float | None, digits: int) -> str:
+def with_error(value: float, error: float | None, digits: int) -> str:
+    """A figure and its standard error, where that is known."""
     return f"{value:.{digits}f}" + (f" ± {error:.{digits}f}" if error is not None else "")
