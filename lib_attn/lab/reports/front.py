@@ -69,7 +69,8 @@ def front_table(points: Sequence[Point]) -> str:
         fewer = f"{p.fewer:.3f}" if compared else "-"
         beats = "" if own or not compared else "yes" if q.l2 < p.fewer else "**no**"
         lines.append([q.name, f"{p.time.ratio:.2f}x", with_error(q.l2, q.l2_error, 3), fewer, beats,
-                      with_error(q.accuracy, q.accuracy_error, 2), agreement_of(q), "yes" if p.best else ""])  # fmt: skip
+                      with_error(q.accuracy, q.accuracy_error, 2), agreement_of(q),
+                      "yes" if p.best else ""])  # fmt: skip
     return markdown_table(head, lines)
 
 
