@@ -101,7 +101,7 @@ def test_the_first_steps_may_read_averaged_keys_and_nothing_else_does(work, tmp_
 def test_noise_may_have_a_part_that_is_constant_over_a_map(work, tmp_path):
     assert main([str(tmp_path), "--steps", "4", "--offset", "1", *SMALL]) == 0
     loud, plain = read(tmp_path), read(work)
-    assert loud.about["recipe"]["offset"] == 1.0 and plain.about["recipe"]["offset"] == 0.0
+    assert loud.about["recipe"]["noise"]["offset"] == 1.0 and plain.about["recipe"]["noise"]["offset"] == 0.0
     assert not torch.equal(loud.tensors["out.2.bias"], plain.tensors["out.2.bias"])
     assert main([str(tmp_path / "less"), "--offset", "-1", *SMALL]) == 1
 

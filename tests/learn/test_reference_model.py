@@ -151,6 +151,24 @@ def test_schedule_is_stable_diffusions():
     assert weights.shape == (1000,) and float(weights.max()) == 8.0 and (weights > 0).all()
 
 
+def test_noise_may_have_a_part_that_is_constant_over_a_picture(tmp_path):
+    plain, rng = torch.zeros(64, 4, 2, 3), torch.Generator().manual_seed(1)
+    before = rng.get_state()
+    assert diffusion.with_offset(plain, diffusion.NoiseConfig(), rng) is plain
+    assert torch.equal(rng.get_state(), before), "runs without it draw what they drew"
+    loud = diffusion.with_offset(plain, diffusion.NoiseConfig(offset=0.5), rng)
+    assert torch.equal(loud, loud[..., :1, :1].expand_as(loud))
+    assert loud[..., 0, 0].std() == pytest.approx(0.5, rel=0.2)
+    with pytest.raises(ValueError, match="0 or more"):
+        diffusion.NoiseConfig(offset=-0.1)
+    trained = []
+    for name, offset in (("none", 0.0), ("some", 0.5), ("zero", 0.0)):
+        trained.append(fresh_model())
+        unet.train(tmp_path / name, fake_data(), trained[-1], config(2), noise=diffusion.NoiseConfig(offset=offset))
+    none, some, zero = (weights_of(model) for model in trained)
+    assert same(none, zero) and not same(none, some)
+
+
 def test_ddim_finds_the_picture_of_a_perfect_model():
     bar = diffusion.alphas_cumprod().float()
     truth = torch.full((1, 4, 2, 2), 0.7)

@@ -92,11 +92,13 @@ def choose_recipe(args: argparse.Namespace, base: Base) -> Recipe:
     kept = args.work / f"{args.map or Recipe().map}-{args.train or Recipe().train}.json"
     recipe = Recipe.load(kept) if kept.exists() else Recipe()
     named = ("map", "train", "scenes", "size", "steps", "batch", "rank", "seed", "lr", "precision", "pooled",
-             "offset", "head_scenes", "head_steps", "decoder_steps")  # fmt: skip
+             "head_scenes", "head_steps", "decoder_steps")  # fmt: skip
     asked = {name: getattr(args, name) for name in named if getattr(args, name) is not None}
     checkpoint = f"{base.path.stem} {base.digest}"
     if recipe.checkpoint not in ("", checkpoint):
         raise ValueError(f"{args.work} holds a run of another checkpoint, {recipe.checkpoint}; choose another folder.")
+    if args.offset is not None:
+        asked["noise"] = dataclasses.replace(recipe.noise, offset=args.offset)
     recipe = dataclasses.replace(recipe, checkpoint=checkpoint, zero_snr=args.zero_snr or recipe.zero_snr, **asked)
     args.work.mkdir(parents=True, exist_ok=True)
     recipe.save(kept)

@@ -20,9 +20,6 @@ class Recipe:
     `CHOICES`. rank: of the deltas of "lora". size: edge of the maps in pixels. kinds: see `scenes.layout.Mix`.
     zero_snr: the base was trained with a schedule that ends in noise alone (Lin et al. 2023, arXiv 2305.08891).
     pooled: share of the steps, from the first on, with averaged keys on fine levels, see `unet.pool_keys`.
-    offset: how loud the noise that is constant over a map is, against the noise of a place. SD's last step still holds
-    a little of the map's mean, which a model of many places reads out of the noise instead of learning it; when it
-    draws, the noise has none (Guttenberg 2023, "Diffusion with offset noise"; Lin et al. 2023, arXiv 2305.08891).
     head_scenes, head_steps: for the network that reads maps. decoder_steps: for a decoder of the file's own; 0: it
     has none. lr: highest learning rate; None: that of the choice, see `choices.RATES`."""
 
@@ -44,7 +41,6 @@ class Recipe:
     caption_dropout: float = 0.1
     precision: str = "no"
     pooled: float = 0.0
-    offset: float = 0.0
     head_scenes: int = 1000
     head_steps: int = 500
     decoder_steps: int = 0
@@ -61,8 +57,6 @@ class Recipe:
             raise ValueError("Scenes, steps, batch and rank are 1 or more, and the size is a multiple of 64.")
         if not 0 <= self.pooled <= 1:
             raise ValueError("The share of steps with averaged keys is from 0 to 1.")
-        if self.offset < 0:
-            raise ValueError("The offset of the noise is 0 or more.")
 
     @property
     def rate(self) -> float:

@@ -22,7 +22,7 @@ from lib_attn.unet.families import find_layers
 from lib_attn.unet.layers import layer_keys
 
 from ..reference_model import data, preview
-from ..reference_model.diffusion import alphas_cumprod, draw_steps, loss_weights
+from ..reference_model.diffusion import alphas_cumprod, draw_steps, loss_weights, with_offset
 from ..reference_model.loop import Loop, LoopConfig, draw
 from ..reference_model.state import load_tensors, save_tensors
 from ..reference_model.unet import pool_keys
@@ -140,7 +140,7 @@ class Run:
             t = draw_steps(recipe.batch, recipe.noise, rng)
             noise = torch.randn(recipe.batch, *latents.shape[1:], generator=rng)
             drop = torch.rand(recipe.batch, generator=rng) < recipe.caption_dropout
-            noise += recipe.offset * torch.randn(recipe.batch, latents.shape[1], 1, 1, generator=rng)
+            noise = with_offset(noise, recipe.noise, rng)
             asked = ["" if d else captions[i] for i, d in zip(picks[share].tolist(), drop[share].tolist(), strict=True)]
             with torch.no_grad():
                 context = model.text(asked)

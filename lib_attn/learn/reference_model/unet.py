@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch.nn import functional
 
-from .diffusion import NoiseConfig, add_noise, draw_steps, loss_weights
+from .diffusion import NoiseConfig, add_noise, draw_steps, loss_weights, with_offset
 from .gaze import Gaze
 from .loop import Loop, LoopConfig, draw
 from .models import TextToNoise
@@ -125,6 +125,7 @@ def train(
         if focus and len(rows_of_kind):
             chosen = rows_of_kind[torch.randint(0, len(rows_of_kind), (config.batch,), generator=rng)]
             picks = torch.where(torch.rand(config.batch, generator=rng) < focus, chosen, picks)
+        eps = with_offset(eps, noise, rng)
         picks, t, eps, drop = picks[rows], t[rows].to(device), eps[rows].to(device), drop[rows]
         tokens = torch.where(drop[:, None], data.empty, data.tokens[data.caption[picks]]).to(device)
         if watcher:
