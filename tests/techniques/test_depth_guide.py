@@ -128,8 +128,21 @@ def test_arranged_moves_a_thing_and_keeps_its_colour():
             weight = math.exp(-0.5 * (away + ((1.0 - depth[0, y, x].item()) / DEPTH) ** 2))
             total, weights = total + weight * latents[0, 0, y, x].item(), weights + weight
     assert out[0, 0, 5, 10].item() == pytest.approx(total / weights, abs=1e-4)
+    assert torch.allclose(arranged(latents, depth, depth), latents, atol=1e-6), "nothing is wrong there"
     large = torch.randn(1, 4, 70, 96)
     assert arranged(large, large[:, 0].sigmoid(), large[:, 1].sigmoid()).shape == large.shape
+
+
+@pytest.mark.parametrize("right", [0, 2])
+def test_two_things_at_one_depth_keep_each_its_own_colours(right):
+    """Red on the left, green on the right, wanted where they are or a little to the right."""
+    latents, depth = torch.zeros(1, 4, 32, 32), torch.zeros(1, 32, 32)
+    latents[:, 0, 8:24, 2:10] = latents[:, 1, 8:24, 20:28] = 3.0
+    depth[:, 8:24, 2:10] = depth[:, 8:24, 20:28] = 1.0
+    out = arranged(latents, depth, depth.roll(right, -1))
+    for own, other, columns in ((0, 1, slice(2, 10)), (1, 0, slice(20, 28))):
+        thing = out[0, :, 8:24, columns.start + right : columns.stop + right]
+        assert thing[own].min() > 2.9 and thing[other].abs().max() < 0.1
 
 
 def test_quieted_noise_has_no_coarse_parts_and_is_as_loud():

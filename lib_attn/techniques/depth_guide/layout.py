@@ -1,8 +1,9 @@
 """The layout of a picture, set while it is still loud noise: its own colours go where the map wants their depth.
 
 Where things stand is decided in the first steps, by the coarse parts of the noise as much as by the prompt. So these
-are taken out of the noise to begin with, and in the first steps every place of the predicted picture gets the colours
-that places of the depth it is to have show in the same prediction. Nothing comes from the map but depth.
+are taken out of the noise to begin with, and in the first steps every place of the predicted picture that has another
+depth than it is to have gets the colours that the nearest places of that depth show in the same prediction. Nothing
+comes from the map but depth. What is right already keeps its colours: else two things at one depth would share theirs.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ LOUD = 2.3
 COARSE = 1 / 16
 #: Most places on the longer side that colours are taken from.
 PLACES = 32
-#: How far away these may be, in shares of the longer side, and how much their depth may differ: one spread.
-FAR, DEPTH = 0.3, 0.15
+#: How far away these may be, in shares of the longer side, and how much depths may differ: one spread.
+FAR, DEPTH = 0.1, 0.15
 
 
 def quieted(noise: torch.Tensor, amount: float) -> torch.Tensor:
@@ -32,7 +33,8 @@ def arranged(latents: torch.Tensor, depth: torch.Tensor, wanted: torch.Tensor) -
     """Predicted latents ``[B, C, h, w]`` in another layout.
 
     Each place becomes the mean of all places, weighted by how near they are and how near their depth (`depth`
-    ``[B, h, w]``) is to the one that this place is to have (`wanted`, the same shape).
+    ``[B, h, w]``) is to the one that this place is to have (`wanted`, the same shape); the less so, the nearer its own
+    depth is to that.
     """
     height, width = latents.shape[-2:]
     scale = min(1.0, PLACES / max(height, width))
@@ -42,7 +44,9 @@ def arranged(latents: torch.Tensor, depth: torch.Tensor, wanted: torch.Tensor) -
     away = torch.cdist(_places((height, width), latents), _places(size, latents)) / (FAR * max(height, width))
     apart = (wanted.float().flatten(1)[:, :, None] - levels[:, None]) / DEPTH
     weights = torch.softmax(-0.5 * (away**2 + apart**2), -1)
-    return (weights @ colours.transpose(1, 2)).transpose(1, 2).reshape(latents.shape).to(latents.dtype)
+    moved = (weights @ colours.transpose(1, 2)).transpose(1, 2).reshape(latents.shape).to(latents.dtype)
+    wrong = 1 - torch.exp(-0.5 * ((wanted.float() - depth.float()) / DEPTH) ** 2)[:, None].to(latents.dtype)
+    return latents + wrong * (moved - latents)
 
 
 def _places(size: tuple[int, int], like: torch.Tensor) -> torch.Tensor:
