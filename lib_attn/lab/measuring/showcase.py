@@ -18,6 +18,8 @@ from lib_attn.lab.measuring.compare import Cell, compare_one
 from lib_attn.schema import Technique
 
 STEPS, SAMPLER, CFG = 20, "DDIM", 5.0
+#: Steps of a comparison, fewer than usual: all of them together have to be drawn while one waits.
+FEW = 15
 BATCH = 4
 LARGEST = 1024  # pixels; beyond it a model of the usual size takes very long without a GPU
 
@@ -37,10 +39,10 @@ class Show:
     prompt: str
     negative: str = ""
     cfg: float = CFG
-    scale: int = 1
+    scale: float = 1.0
     batch: int = BATCH
     seed: int = 1
-    steps: int = STEPS
+    steps: int = FEW
     seen: bool = True
 
     @property
@@ -62,7 +64,7 @@ class Show:
 
     def side(self, side: int) -> int:
         """Side of its pictures in pixels, on a model trained at `side` pixels."""
-        return max(side, min(self.scale * side, LARGEST))
+        return max(side, min(round(self.scale * side), LARGEST))
 
     def conditions(self, side: int) -> str:
         """Under which conditions, in one line."""
@@ -80,19 +82,19 @@ def shows() -> tuple[Show, ...]:
     """One for each technique, two for Negative skip; first those that are seen at a glance."""
     return (
         Show("same-style", "Pictures of a batch that belong together", preset("Same style (StyleAligned)"),
-             "a sphere, grey background"),
+             "a cone, grey background"),
         Show("large-picture", "The same large picture in less time", preset("Faster large pictures"),
-             "a purple torus, white background", scale=3, batch=1, steps=12),
+             "a purple torus, grey background", scale=2.5, batch=1, steps=12),
         Show("negative-at-cfg-1", "A negative prompt that acts at CFG 1", preset("Negative prompt at CFG 1 (VSF)"),
-             "a torus, black background", "pink", cfg=1.0, seed=2),
+             "a sphere, grey background", "pink", cfg=1.0, seed=5),
         Show("negative-every-3rd-step", "The same pictures with a third less work", preset("Negative every 3rd step"),
              "a yellow star, grey background"),
         Show("every-2nd-step", "The same pictures with half the work", preset("Every 2nd step"),
              "a green cone, white background"),
         Show("weak-guidance", "A negative prompt that acts more at a low CFG scale",
-             preset("Negative acts more (Contrast)"), "a torus, black background", "pink", cfg=1.5, seed=2),
+             preset("Negative acts more (Contrast)"), "a cone, grey background", "pink", cfg=1.5, seed=5),
         Show("same-look", "New pictures with the look of some that were learned from",
-             _moved("Same look as a dictionary", file="embedded-warm"), "a sphere, white background"),
+             _moved("Same look as a dictionary", file="embedded-warm"), "a torus, white background"),
         Show("underdrawing", "A picture laid out by a depth map that is drawn first, here of another prompt",
              _moved("Underdrawing", file="reference-depth", map_prompt="two cones, white background"),
              "a green cone, white background"),
