@@ -106,8 +106,8 @@ def test_while_it_is_loud_colours_go_where_the_map_has_their_depth(files, monkey
     _, plain = predict(None, (drawn,), files)
     for strength in (0.25, 1.0, 3.0):
         _, moved = predict(replace(ON, strength=strength), (drawn,), files)
-        target = arranged(plain, head()(plain).sigmoid(), drawn.wanted((16, 16))[None])
-        torch.testing.assert_close(moved, plain + min(strength, 1.0) * (target - plain), atol=2e-3, rtol=2e-3)
+        target = arranged(plain, head()(plain).sigmoid(), drawn.wanted((16, 16))[None], strength)
+        torch.testing.assert_close(moved, target, atol=2e-3, rtol=2e-3)
 
 
 def test_arranged_moves_a_thing_and_keeps_its_colour():
@@ -129,6 +129,11 @@ def test_arranged_moves_a_thing_and_keeps_its_colour():
             total, weights = total + weight * latents[0, 0, y, x].item(), weights + weight
     assert out[0, 0, 5, 10].item() == pytest.approx(total / weights, abs=1e-4)
     assert torch.allclose(arranged(latents, depth, depth), latents, atol=1e-6), "nothing is wrong there"
+    part = arranged(latents, depth, wanted, 0.25)
+    torch.testing.assert_close(part, latents + 0.25 * (out - latents))
+    half = wanted * 0.1 + depth * 0.9  # nearly right where the thing stands
+    near = [(arranged(latents, half, depth, amount) - latents).abs().max().item() for amount in (1.0, 2.0, 4.0)]
+    assert 0 < near[0] < near[1] < near[2], near
     large = torch.randn(1, 4, 70, 96)
     assert arranged(large, large[:, 0].sigmoid(), large[:, 1].sigmoid()).shape == large.shape
 

@@ -29,12 +29,12 @@ def quieted(noise: torch.Tensor, amount: float) -> torch.Tensor:
     return left * (noise.std((1, 2, 3), keepdim=True) / left.std((1, 2, 3), keepdim=True))
 
 
-def arranged(latents: torch.Tensor, depth: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+def arranged(latents: torch.Tensor, depth: torch.Tensor, wanted: torch.Tensor, amount: float = 1.0) -> torch.Tensor:
     """Predicted latents ``[B, C, h, w]`` in another layout.
 
     Each place becomes the mean of all places, weighted by how near they are and how near their depth (`depth`
     ``[B, h, w]``) is to the one that this place is to have (`wanted`, the same shape); the less so, the nearer its own
-    depth is to that.
+    depth is to that. amount: 0 … 1, a share of that change; beyond 1 also places that are nearly right are changed.
     """
     height, width = latents.shape[-2:]
     scale = min(1.0, PLACES / max(height, width))
@@ -46,7 +46,7 @@ def arranged(latents: torch.Tensor, depth: torch.Tensor, wanted: torch.Tensor) -
     weights = torch.softmax(-0.5 * (away**2 + apart**2), -1)
     moved = (weights @ colours.transpose(1, 2)).transpose(1, 2).reshape(latents.shape).to(latents.dtype)
     wrong = 1 - torch.exp(-0.5 * ((wanted.float() - depth.float()) / DEPTH) ** 2)[:, None].to(latents.dtype)
-    return latents + wrong * (moved - latents)
+    return latents + (amount * wrong).clamp(max=1) * (moved - latents)
 
 
 def _places(size: tuple[int, int], like: torch.Tensor) -> torch.Tensor:

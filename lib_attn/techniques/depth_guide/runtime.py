@@ -86,7 +86,7 @@ class DepthGuideRuntime(Runtime):
             wanted, head = drawn.wanted(tuple(clean.shape[-2:])).to(clean.device)[None], self._head.to(clean.device)
             if sigma < LOUD:
                 return towards(clean, wanted, head, s.strength)
-            return min(s.strength, 1.0) * (arranged(clean, head(clean).sigmoid(), wanted) - clean)
+            return arranged(clean, head(clean).sigmoid(), wanted, s.strength) - clean
         if drawn.latent is None:
             self._say("The picture is drawn without its map: First steps needs a map that was drawn here.")
             return torch.zeros_like(clean)

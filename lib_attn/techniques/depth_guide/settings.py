@@ -28,7 +28,7 @@ class DepthGuide(Technique):
 
     enabled: bool = param(False, "Depth guide", "Draw a map first and have the picture follow it.")
     file: str = param("", "Map blocks", "Learned file with which the loaded checkpoint draws maps; it has to be made for that kind of model. Empty: the only file that fits is taken.", file=KIND)
-    strength: float = param(1.0, "Strength", "How hard the picture is held to the map. 0: it is drawn as without a map.", 0.0, 4.0, 0.05)
+    strength: float = param(1.0, "Strength", "How hard the picture is held to the map; the harder, the further things move. 0: it is drawn as without a map.", 0.0, 4.0, 0.05)
     guide: str = param("predicted picture", "Guided by", "Predicted picture: in each step, the picture as it will come out is moved towards the map. First steps: the map itself is mixed into them, and stays in the picture where that lasts. ControlNet: a free unit of that extension gets the map.", choices=("predicted picture", "first steps", "ControlNet"))
     until: float = param(0.8, "Guided until", "From this point of the steps on, the picture follows the map no longer.", 0.0, 1.0, 0.01, unit="share of the steps", reads=OF_STEPS, advanced=True)
     map_prompt: str = param("", "Map prompt", "Prompt of the map, in which {prompt} stands for the picture's prompt. Empty: the same prompt as the picture's.", advanced=True)
