@@ -74,13 +74,12 @@ def plan_of(args: argparse.Namespace) -> Plan:
     if args.file.suffix != SUFFIX or not is_learned(args.file.stem):
         raise LabError(f"{args.file.name} is no name of a learned file: it ends with {SUFFIX}.")
     checkpoint, options = (spec.file.stem, file_hash(spec.file)), _group(learners()[args.kind].options, args)
+    pictures = _group(Pictures, args, {"width": spec.side, "height": spec.side})
+    check_size(pictures.height, pictures.width)
     if files_of(args):
         names = [f"{file.name} {file_hash(file)}" for file in files_of(args)]
-        return shown.plan_of(args.kind, names, options, args.caption, checkpoint)
+        return shown.plan_of(args.kind, names, options, args.caption, checkpoint, pictures)
     own = embedded.PROMPTS if spec.file in embedded.MODELS.values() else PROMPTS
-    usual = {"width": spec.side, "height": spec.side}
-    pictures = _group(Pictures, args, usual)
-    check_size(pictures.height, pictures.width)
     return Plan(args.kind, pictures, options, _prompts(args) or own, checkpoint)
 
 
@@ -159,7 +158,9 @@ def _draw(run: Run, model: LabModel, sampler: str) -> None:
 
 def show_files(run: Run, model: LabModel, args: argparse.Namespace) -> Iterator[None]:
     """Show a model the user's own pictures that a run still lacks."""
-    pictures = (read_picture(file, model.side) for file in files_of(args)[run.done :])
+    wanted = run.plan.pictures
+    side = (wanted.width * wanted.height) ** 0.5
+    pictures = (read_picture(file, side) for file in files_of(args)[run.done :])
     return shown.show(run, model.unet, predictor(model, args.caption), encoded(model_of(args), pictures))
 
 

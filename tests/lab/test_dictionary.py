@@ -108,6 +108,21 @@ def test_learning_from_pictures_by_the_command(tmp_path, with_encoder, capsys, m
     assert "Written" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("more", "size"), [([], None), (["--width", "128", "--height", "64"], (128, 64))])
+def test_pictures_are_shown_at_the_size_that_the_file_names(tmp_path, tiny, with_encoder, monkeypatch, more, size):
+    folder, out = pictures(tmp_path / "mine"), tmp_path / "look.safetensors"
+    real, sides = command.read_picture, []
+    monkeypatch.setattr(command, "read_picture", lambda file, side: sides.append(side) or real(file, 64))
+    asked = ["dictionary", str(out), "--pictures", str(folder), "--atoms", "8", "--bank", "4", "--samples", "256"]
+    assert command.main([*asked, "--layers", "out", *more, *with_encoder]) == 0
+    width, height = size or (ModelSpec(tiny).side,) * 2
+    file = load("look", "dictionary", Folders([tmp_path]))
+    said = file.about["learned"]["pictures"]
+    assert (said["width"], said["height"], said["layers"]) == (width, height, "out")
+    assert sides == [(width * height) ** 0.5] * 2
+    assert all(key.startswith("OUT") for key in file.about["layers"]), "layers were asked for with pictures, too"
+
+
 def test_learning_from_prompts_by_the_command(tmp_path, model, tiny):
     (tmp_path / "prompts.txt").write_text("a cube\n\na cone\n")
     out = tmp_path / "own.safetensors"
@@ -155,4 +170,9 @@ def test_bench_look(tmp_path, tiny, with_encoder):
     found = [(row["learned_from"], row["strength"]) for row in result["rows"]]
     assert found == [("none", 0.0), ("warm", 0.5), ("cool", 0.5), ("warm", 2.0), ("cool", 2.0)]
     assert "colours like warm" in reports.look_block(result)
+    files = tmp_path / "files"
+    files.mkdir()
+    assert cli.main([*asked, "--strengths", "1", "--files", str(files), "--out", str(out), *with_encoder]) == 0
+    said = load("warm", "dictionary", Folders([files])).about["learned"]["pictures"]
+    assert (said["width"], said["height"]) == (64, 64)
     assert cli.main([*asked, "--strengths", "a", "--out", str(out), *with_encoder]) == 2

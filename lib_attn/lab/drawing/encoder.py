@@ -69,7 +69,7 @@ def picture_files(folder: Path) -> list[Path]:
     return found
 
 
-def read_picture(path: Path, side: int) -> np.ndarray:
+def read_picture(path: Path, side: float) -> np.ndarray:
     """A picture, uint8 ``[h, w, 3]``, as `lib_attn.learn.shown.fitted` makes it.
 
     Raises:

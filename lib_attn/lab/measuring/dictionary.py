@@ -24,7 +24,7 @@ from lib_attn.lab.measuring.scenebench import ScenebenchSpec, generator, run
 from lib_attn.lab.shared.distances import mean_and_error
 from lib_attn.lab.shared.progress import Progress, silent
 from lib_attn.learn.dictionary.learner import Options
-from lib_attn.learn.run import Run
+from lib_attn.learn.run import Pictures, Run
 from lib_attn.learn.shown import plan_of, show
 from lib_attn.learned.files import Loader
 from lib_attn.learned.folders import Folders
@@ -171,11 +171,9 @@ def measure_look(
             progress(f"pictures of {name}")
             pictures = _draw(model, spec, _prompts(name, spec.shown), 500 + 100 * number)
             looks[name] = [np.mean(found, 0) for found in zip(*_look_of(judge, pictures), strict=True)]
-            run = Run(
-                plan_of(Options.name, [str(i) for i in range(len(pictures))], Options()),
-                layers,
-                folder / "run.safetensors",
-            )
+            names, size = [str(i) for i in range(len(pictures))], Pictures(width=spec.size, height=spec.size)
+            plan = plan_of(Options.name, names, Options(), pictures=size)
+            run = Run(plan, layers, folder / "run.safetensors")
             for _ in show(run, model.unet, predictor(model), encoded(spec.model, pictures)):
                 pass
             run.finish(folder / f"{name}.safetensors")
