@@ -25,7 +25,7 @@ Each technique was tried in {len(KINDS)} jobs: {"; ".join(KINDS)}.
 
 - **Off**: with Attention Lab installed and off, all those jobs draw the pictures of a webui without it, to the bit.
 - **Next**: after the jobs of a technique, a plain job draws what a webui without Attention Lab draws, to the bit.
-- {MASTER}: nothing but "Skip the negative at CFG 1" may act, and it changes no picture.
+- {MASTER}: nothing but "No negative at CFG 1" may act, and it changes no picture.
 - Other columns: in how many of the jobs the technique changed the picture; in the others the answer has to say why
   not. "wrong" counts what did not come out as it should; it is listed below.
 - A dash: not tried in that run.

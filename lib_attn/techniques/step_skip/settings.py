@@ -18,8 +18,8 @@ class StepSkip(Technique):
     shown_by: ClassVar[str] = "Every 2nd step"
     release: ClassVar[int] = 4
     about: ClassVar[str] = (
-        "The model is computed in some steps only; in between, what it predicts is forecast. Half the work at every "
-        "size; nearer to the picture of all steps than half as many steps."
+        "The model is computed in some steps only; in between, what it predicts is forecast. Half the work from 20 "
+        "steps on, at every size; nearer to the picture of all steps than half as many steps."
     )
 
     enabled: bool = param(False, "Step skip", "Leave whole steps out and forecast them.")

@@ -19,7 +19,7 @@ class ThinQk(Technique):
     by_size: ClassVar[bool] = True
     release: ClassVar[int] = 5
     about: ClassVar[str] = (
-        "Queries and keys are compared by fewer channels. By arithmetic at most about 10 % faster at 1024 px with "
+        "Queries and keys are compared by fewer channels. By arithmetic at most 9 % faster at 1024 px with "
         "SD 1.x and 3 % with SDXL; together with Near-sighted less. Where it saves no time it says so."
     )
 
