@@ -159,6 +159,10 @@ def test_a_method_put_on_a_module_computes_with_the_other_weights(unet):
         ({"out.2.weight": torch.zeros(3, 3)}, "has shape"),
         ({"out.2.nothing": torch.zeros(1)}, "has no out.2.nothing"),
         ({"out.2.weight.up": torch.zeros(4, 2)}, "half of the change"),
+        (  # whose product would take 4 TB
+            {"out.2.weight.up": torch.zeros(1, 1).expand(10**6, 1), "out.2.weight.down": torch.zeros(1, 10**6)},
+            "another shape",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused_and_nothing_is_touched(unet, tensors, why):

@@ -24,6 +24,7 @@ import torch.nn.functional as F
 
 from lib_attn.techniques.base import Context, Runtime
 from lib_attn.unet.layers import Layer, layer_keys
+from lib_attn.unet.precision import without_autocast
 from lib_attn.unet.rows import POSITIVE
 from lib_attn.unet.self_attention import Call
 
@@ -100,7 +101,7 @@ class Capture:
         key = self._keys[call.layer.index]
         with torch.inference_mode():
             q, k, v = call.project()
-            with torch.autocast(call.x.device.type, enabled=False):
+            with without_autocast(call.x.device):
                 self._take(key, call, *(t.float() for t in (q, k, v)))
 
     def _take(self, key: str, call: Call, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> None:

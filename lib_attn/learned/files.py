@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import tempfile
+import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -207,6 +208,8 @@ class Loader:
     def __init__(self, folders: Callable[[], Folders] = lambda: Folders(()), limit: int = 2 << 30):
         self.folders, self._limit = folders, limit
         self._kept: dict[tuple, LearnedFile] = {}
+        # A host's page asks while a job draws; a large file is then read once, and not by both.
+        self._lock = threading.Lock()
 
     def load(self, kind: str, value: str, say: Callable[[str], None] = lambda text: None) -> LearnedFile:
         """The file that `value`, ``name`` or ``name#hash``, means.
@@ -222,10 +225,11 @@ class Loader:
         path = folders.find(name)
         beside = folders.beside(path) if kind == foreign.KIND else None
         key = (self._key(path, kind), beside and self._key(beside, kind))
-        found = self._kept.pop(key, None) or _read(path, kind, beside)
-        self._kept[key] = found
-        while sum(file.bytes for file in self._kept.values()) > self._limit and len(self._kept) > 1:
-            del self._kept[next(iter(self._kept))]
+        with self._lock:
+            found = self._kept.pop(key, None) or _read(path, kind, beside)
+            self._kept[key] = found
+            while sum(file.bytes for file in self._kept.values()) > self._limit and len(self._kept) > 1:
+                del self._kept[next(iter(self._kept))]
         if folders.several(name):
             say(f"There are several learned files {name}: that of the first folder is used.")
         if wanted and wanted != found.hash:

@@ -60,6 +60,17 @@ def keeps(name: str, wanted: str, store: Store) -> bool:
     return import_module(f"{__name__}.{name}.maps").maps_in(store).named(wanted) is not None
 
 
+def lay_nothing_ready(name: str, store: Store) -> None:
+    """Nothing of what a technique draws first is followed by the pass to come, until it is drawn or found."""
+    import_module(f"{__name__}.{name}.maps").maps_in(store).current = ()
+
+
+def forget_recorded(store: Store) -> None:
+    """Drop what techniques have recorded. What they had drawn first stays: it is asked for by its hash."""
+    for name in ORDER:
+        store.clear(name)
+
+
 def teller_of(name: str) -> Callable[..., None] | None:
     """``tell`` of the technique's ``preview.py``, what it says before drawing; None when it has no such file."""
     place = f"{__name__}.{name}.preview"

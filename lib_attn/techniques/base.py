@@ -65,14 +65,16 @@ class Context:
         return file
 
     def fitting(self, kind: str) -> list[str]:
-        """Names of the learned files of a kind that fit the model, by their headers alone.
+        """Names of the learned files of a kind that were learned for such a model, by their headers alone.
 
-        Files that draw normals are left out: depth is what is meant where nothing is chosen.
+        Files that draw normals are left out: depth is what is meant where nothing is chosen. So are files that others
+        have made, which do not say what they are for: one may be any LoRA with "depth" in its name.
         """
         folders = self.files.folders()
         told = {name: folders.told_by(name) for name in folders.names(kind)}
         told = {name: about for name, about in told.items() if about.get("map") != "normal"}
-        return [name for name, about in told.items() if self._fits(about.get("family", ""), about.get("layers", {}))]
+        ours = {name: about for name, about in told.items() if about.get("family")}
+        return [name for name, about in ours.items() if self._fits(about["family"], about.get("layers", {}))]
 
     def _fits(self, family: Any, layers: Any) -> bool:
         # What others have made says nothing of the model; it is found out when it is put on.

@@ -18,6 +18,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from lib_attn.unet.precision import without_autocast
+
 #: Endings of the two factors of a low-rank delta, behind the name of the weight: weight + up @ down.
 UP, DOWN = ".up", ".down"
 #: By these stable-diffusion-webui's LoRA finds a module and what to do with it; a stand-in is none of its modules. The
@@ -196,9 +198,10 @@ def _weight(
             raise Unfitting(f"half of the change of {name[:80]} is missing or of another shape")
         backup = getattr(module, f"network_{attribute}s_backup", None)
         without = backup if isinstance(backup, torch.Tensor) else own
-        change = (up.float() @ down.float()).reshape(-1)
-        if change.numel() != own.numel():
+        if up.shape[0] * down.shape[1] != own.numel():
             raise Unfitting(f"the change of {name[:80]} has another shape than the model's")
+        with without_autocast(up.device):
+            change = (up.float() @ down.float()).reshape(-1)
         whole = without.detach().float().cpu() + change.view(own.shape)
     if whole.shape[name in free :] != own.shape[name in free :]:
         raise Unfitting(f"{name[:80]} has shape {list(whole.shape)}, the model's has {list(own.shape)}")

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 
 import torch
 
+from lib_attn.unet.precision import without_autocast
+
 POSITIVE, NEGATIVE, IMAGE_ONLY = "positive", "negative", "image"
 LATENT_CHANNELS = 4  # what follows them (a mask, another picture) may differ between the rows of an image
 CLOSE = 0.02  # relative distance up to which latents are the same but for their scale and the rounding of a type
@@ -107,9 +109,10 @@ class Matcher:
         if rows.shape[1] != latents.shape[1]:
             return None
         distances = []
-        for latent in latents:
-            scale = (rows @ latent) / (latent @ latent).clamp_min(1e-12)
-            distances.append((rows - scale[:, None] * latent).norm(dim=1) / rows.norm(dim=1).clamp_min(1e-12))
+        with without_autocast(x.device):  # in half precision a sum of squares over a picture overflows
+            for latent in latents:
+                scale = (rows @ latent) / (latent @ latent).clamp_min(1e-12)
+                distances.append((rows - scale[:, None] * latent).norm(dim=1) / rows.norm(dim=1).clamp_min(1e-12))
         found = []
         for row in torch.stack(distances, 1).tolist():
             best = min(row)

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from lib_attn.unet.flight import Flight, HostHooks, Moment
 from lib_attn.unet.layers import Layer
 from lib_attn.unet.neighbours import is_replaced
+from lib_attn.unet.precision import without_autocast
 from lib_attn.unet.rows import Row
 
 
@@ -92,7 +93,7 @@ class Call:
         q, k, v = self.project()
         if self._upcast:
             # Autocast would bring scaled_dot_product_attention straight back to half precision.
-            with torch.autocast(device_type=self.x.device.type, enabled=False):
+            with without_autocast(self.x.device):
                 out = function(q, k, v, *args, **options)
         else:
             out = function(q, k, v, *args, **options)

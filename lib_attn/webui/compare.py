@@ -178,5 +178,8 @@ def _time(p: Any, seconds: list[float]) -> Callable[[], None]:
 
 
 def _pictures(p: Any, processed: Any) -> list[Any]:
-    first = processed.index_of_first_image
-    return list(processed.images[first : first + p.batch_size * p.n_iter])
+    """The pictures of job `p` without what the host shows behind each of an inpainting job."""
+    first, behind = processed.index_of_first_image, 0
+    if getattr(p, "mask_for_overlay", None) is not None:
+        behind = sum(bool(getattr(shared.opts, name, False)) for name in ("return_mask", "return_mask_composite"))
+    return list(processed.images[first : first + (1 + behind) * p.batch_size * p.n_iter : 1 + behind])

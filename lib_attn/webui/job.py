@@ -124,6 +124,7 @@ class Job:
                 self.say(text)
 
             followed = noise if group in self.settings.for_pass(hires=False) else None
+            techniques.lay_nothing_ready(group.name, _store)
             try:
 
                 def draw(group=group, followed=followed, say=say):
@@ -322,7 +323,7 @@ def keeps(name: str, wanted: str) -> bool:
 
 def forget_recorded() -> None:
     """Drop the recorded run."""
-    _store.clear()
+    techniques.forget_recorded(_store)
 
 
 def clear(p: Any) -> None:
@@ -385,6 +386,15 @@ def reserve(p: Any, args: Sequence[Any]) -> None:
 def begin(p: Any, args: Sequence[Any]) -> None:
     """Read the settings of job `p`, write its infotext and tell the user what was not understood."""
     clear(p)
+    try:
+        _begin(p, args)
+    except Exception:
+        # The host would log it and draw on, and the user would not learn that nothing acted.
+        host.log.exception("Attention Lab could not be prepared")
+        host.comment(p, "Attention Lab did nothing: it could not be prepared for this picture, see the log.")
+
+
+def _begin(p: Any, args: Sequence[Any]) -> None:
     chosen, messages = api.read_args(args)
     settings, more = xyz.apply_overrides(p, chosen)
     inner = host.is_inner_pass(p) and not settings.general.inner_passes

@@ -5,7 +5,6 @@ checkpoint's VAE and passed through its U-Net in a job of the host.
 from __future__ import annotations
 
 import base64
-import binascii
 import contextlib
 import hashlib
 import io
@@ -15,7 +14,7 @@ from typing import Any
 
 import torch
 from modules import processing, prompt_parser, shared
-from PIL import Image
+from PIL import Image, ImageOps
 
 from lib_attn.learn import shown
 from lib_attn.learn.run import Run
@@ -60,8 +59,8 @@ def _bytes(number: int, text: str) -> bytes:
         with _open(file) as picture:
             size = picture.width * picture.height
             if size <= PIXELS:
-                picture.load()
-    except (binascii.Error, OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+                ImageOps.exif_transpose(picture)
+    except Exception:  # damaged files make Pillow raise TypeError, struct.error, NotImplementedError and more
         raise ValueError(f"Picture {number} cannot be read: PNG, JPEG, WebP, GIF and BMP are understood") from None
     if size > PIXELS:
         raise ValueError(f"Picture {number} is too large: 64 million pixels at most")

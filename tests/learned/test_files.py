@@ -2,10 +2,14 @@
 
 import json
 import os
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 
+from lib_attn.learned import files
 from lib_attn.learned.files import Loader, family_of_layers, load, save
 from lib_attn.learned.folders import Folders
 from lib_attn.learned.header import Refused
@@ -104,6 +108,25 @@ def test_what_is_kept_is_bounded(tmp_path):
     found = {name: loader.load(KIND, name) for name in "abc"}
     assert loader.load(KIND, "c") is found["c"] and loader.load(KIND, "b") is found["b"]
     assert loader.load(KIND, "a") is not found["a"]
+
+
+def test_a_file_is_read_once_for_a_page_and_a_job_that_ask_at_once(tmp_path, monkeypatch):
+    write(tmp_path)
+    loader, read, inside = Loader(lambda: Folders([tmp_path])), [], threading.Event()
+    real = files._read
+
+    def slow(*args):
+        read.append(args)
+        inside.set()
+        time.sleep(0.2)
+        return real(*args)
+
+    monkeypatch.setattr(files, "_read", slow)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(loader.load, KIND, "mine")
+        assert inside.wait(5)
+        second = pool.submit(loader.load, KIND, "mine")
+        assert first.result() is second.result() and len(read) == 1
 
 
 def test_a_value_with_a_hash(tmp_path):

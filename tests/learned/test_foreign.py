@@ -16,6 +16,7 @@ from lib_attn.learned.files import Loader
 from lib_attn.learned.folders import Folders
 from lib_attn.learned.header import Refused
 from lib_attn.store import Store
+from lib_attn.techniques.base import Context
 from lib_attn.techniques.depth_guide.settings import DepthGuide
 from lib_attn.techniques.depth_guide.underdraw import underdraw
 from lib_attn.unet.diffusers import unet_names
@@ -233,6 +234,10 @@ def test_loras_of_the_host_s_folder_are_found_and_told_of_by_name(tmp_path):
     folders = Folders([own], [loras])
     assert folders.names("depth") == ["any name", "Depth maps"] and folders.names("dictionary") == []
     assert Loader(lambda: folders).load("depth", "style").tensors
+    context = Context(files=Loader(lambda: Folders([], [loras])))
+    assert context.files.folders().names("depth") == ["Depth maps"] and context.fitting("depth") == [], (
+        "what does not say what it is for is not taken unasked: it may be any LoRA with depth in its name"
+    )
 
 
 WIDE = {

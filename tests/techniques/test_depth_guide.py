@@ -28,6 +28,7 @@ from lib_attn.unet.families import find_layers
 from lib_attn.unet.flight import sigma_of
 from lib_attn.unet.layers import layer_keys
 from lib_attn.unet.rows import plan_rows
+from tests import damaged
 from tests.unets import tiny_unet, unet_input
 
 CFG, TIME = 5.0, 500.0
@@ -332,3 +333,16 @@ def test_of_normals_a_picture_follows_what_turns_away_from_the_viewer():
     picture[:, 4:6], picture[:, 6:] = (255, 128, 128), (128, 96, 251)
     shares = Map(picture, kind="normal").wanted((8, 8))[0]
     assert torch.allclose(shares, torch.tensor([0.0] * 4 + [1.0] * 2 + [0.49] * 2), atol=0.02)
+
+
+@pytest.mark.parametrize("text", [damaged.jpeg(), base64.b64encode(b"DDS " + bytes(200)).decode()])
+def test_a_damaged_picture_is_no_map(text):
+    with pytest.raises(ValueError, match="no picture that can be read"):
+        read_map(text)
+
+
+@pytest.mark.parametrize("shape", [(10**7, 4, 0, 0), (600, 4, 0, 0), (32, 10**6, 0, 0)])
+def test_a_network_of_any_width_takes_no_memory(shape):
+    """Its layers would be made before it is seen that their weights are not there."""
+    with pytest.raises(ValueError, match="not complete"):
+        read_head({f"{PREFIX}fine.weight": torch.zeros(shape)})

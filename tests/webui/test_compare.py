@@ -108,6 +108,27 @@ def test_when_there_is_nothing_to_compare(compare, host, drawn, args, word):
     assert len(done.images) == 3
 
 
+@pytest.mark.parametrize("shown", [("return_mask",), ("return_mask", "return_mask_composite"), ()])
+def test_masks_behind_inpainted_pictures_are_not_compared(compare, host, drawn, monkeypatch, shown):
+    """The host shows them behind each picture where its settings say so."""
+    p = Job()
+    p.mask_for_overlay = picture(255)
+    for name in shown:
+        monkeypatch.setattr(host.shared.opts, name, True, raising=False)
+
+    def process_images(job):
+        job.sample()
+        level, found = 100 if job.script_args[1] == {"enabled": False} else 110, []
+        for number in range(job.batch_size):
+            found += [picture(level + number), *(picture(255) for _ in shown)]
+        return SimpleNamespace(images=found, infotexts=["text"] * len(found), index_of_first_image=0, comments="")
+
+    monkeypatch.setattr(host.processing, "process_images", process_images)
+    done = run(compare, host, p)
+    assert len(done.images) == 2 * (1 + len(shown)) + 4
+    assert done.comments.count("28.1 dB") == 2, "each picture against its own"
+
+
 def test_an_interrupted_job_shows_no_pairs(compare, host, drawn):
     p = Job()
     compare.before(p, SimpleNamespace(args_from=1), p.script_args[1:])

@@ -833,3 +833,24 @@ def test_where_controlnet_reads_normals_alone_it_gets_them_of_the_depth_map(host
     wanted = torch.from_numpy(normal_map(drawn.picture)).permute(2, 0, 1)[None] / 255
     torch.testing.assert_close(ours.hint_cond, F.interpolate(wanted, (128, 128), mode="bilinear"))
     assert not p.comments
+
+
+def test_after_an_error_before_the_map_the_last_picture_s_is_not_followed(host, script, monkeypatch):
+    plain = job(host).sampler.sample(job(host))
+    gallery(script, job(host))
+
+    def fails(*args, **others):
+        raise RuntimeError("no noise")
+
+    monkeypatch.setattr(host.rng, "ImageRNG", fails)
+    p = job(host)
+    out, pictures = gallery(script, p)
+    assert same(out, plain) and not pictures and any("could not be drawn" in text for text in p.comments)
+
+
+def test_clearing_the_recording_leaves_maps_to_be_used_again(host, script):
+    p = job(host)
+    gallery(script, p)
+    drawn, in_job = p.extra_generation_params["Attn map hashes"], sys.modules["lib_attn.webui.job"]
+    in_job.forget_recorded()
+    assert in_job.keeps("depth_guide", drawn) and in_job.latest("depth_guide.map_hash") == drawn

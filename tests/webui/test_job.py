@@ -371,3 +371,15 @@ def test_an_error_of_ours_leaves_a_picture(host, script, monkeypatch):
     p = job(host)
     run(script, p, ON)
     assert not any(p.sampler.seen) and len(p.comments) == 1
+
+
+def test_an_error_before_there_is_a_job_is_told_and_nothing_acts(host, script, monkeypatch):
+    plain, p = job(host).sampler.sample(job(host)), job(host)
+
+    def fails(*args):
+        raise TypeError("somebody's file")
+
+    monkeypatch.setattr("lib_attn.techniques.stamped", fails)
+    out = run(script, p, ON)
+    assert any("could not be prepared for this picture, see the log" in text for text in p.comments)
+    assert all(torch.equal(a, b) for a, b in zip(out, plain, strict=True))

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from tests import damaged
 from tests.learn.a_learner import LEARNER
 from tests.unets import snapshot
 from tests.webui.jobs import Job, Model, Sampler, run
@@ -387,6 +388,7 @@ CUT = base64.b64encode(base64.b64decode(picture("red", (300, 300), "JPEG"))[:600
         ({"init_images": ["http://127.0.0.1/x.png"]}, "Picture 1 cannot be read"),
         ({"init_images": [base64.b64encode(b"%!PS-Adobe-3.0 EPSF-3.0").decode()]}, "Picture 1 cannot be read"),
         ({"init_images": [CUT]}, "Picture 1 cannot be read"),
+        ({"init_images": [damaged.jpeg()]}, "Picture 1 cannot be read"),
         ({"init_images": [picture(size=(9000, 8000))]}, "Picture 1 is too large: 64 million pixels at most"),
         ({"init_images": [picture()] * 1001}, "There may be 1000 pictures at most"),
         ({"caption": 3}, "The caption is a text"),

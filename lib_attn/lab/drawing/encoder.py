@@ -79,7 +79,7 @@ def read_picture(path: Path, side: float) -> np.ndarray:
 
     try:
         return fitted(Image.open(path), side)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except Exception as error:  # damaged files make Pillow raise TypeError, struct.error and more
         raise LabError(f"{path.name} cannot be read as a picture: {error}.") from None
 
 

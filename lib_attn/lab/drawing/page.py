@@ -26,7 +26,7 @@ from lib_attn.lab.shared.errors import LabError
 from lib_attn.presets import Presets
 from lib_attn.settings import TECHNIQUES, Settings, positional_params
 from lib_attn.store import Store
-from lib_attn.techniques import keeps, latest_of
+from lib_attn.techniques import forget_recorded, keeps, latest_of
 from lib_attn.techniques import stamped as stamped_with
 from lib_attn.unet.profile import profile_of
 from lib_attn.webui import panel as panels
@@ -181,7 +181,7 @@ class Actions:
         kept = [item for item in (self._store.get(t.name) for t in TECHNIQUES) if item is not None]
         recorded = {**kept[0].about, "mib": round(kept[0].bytes / 2**20)} if kept else None
         return Surroundings(
-            self._profile, recorded, self._store.clear, self._model.files,
+            self._profile, recorded, lambda: forget_recorded(self._store), self._model.files,
             latest=lambda key: latest_of(key.partition(".")[0], self._store),
             keeps=lambda name, wanted: keeps(name, wanted, self._store), fitting=self._model.fitting,
         )  # fmt: skip

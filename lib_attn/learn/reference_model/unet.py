@@ -10,6 +10,8 @@ from pathlib import Path
 import torch
 from torch.nn import functional
 
+from lib_attn.unet.precision import without_autocast
+
 from .diffusion import NoiseConfig, add_noise, draw_steps, loss_weights, with_offset
 from .gaze import Gaze
 from .loop import Loop, LoopConfig, draw
@@ -45,7 +47,7 @@ def _attend(self, x, context=None, mask=None):
         out = functional.scaled_dot_product_attention(q, k, v)
     else:
         # Autocast would lift the softmax to float32 and double its memory traffic.
-        with torch.autocast(x.device.type, enabled=False):
+        with without_autocast(x.device):
             attention = torch.softmax((q * self.scale) @ k.transpose(-1, -2), dim=-1)
             out = attention @ v
         if getattr(self, "gaze", None) is not None and self.training:

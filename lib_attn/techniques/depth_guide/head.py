@@ -15,10 +15,11 @@ from torch import nn
 from lib_attn.learned.header import Refused
 from lib_attn.techniques.base import Context
 from lib_attn.techniques.depth_guide.settings import KIND, DepthGuide
+from lib_attn.unet.precision import without_autocast
 
 #: In front of the names of the network's tensors in a learned file.
 PREFIX = "head."
-WIDTH = 32
+WIDTH, WIDEST = 32, 128
 #: Steps of one correction, and how far all of them go at strength 1, in spreads of the latents.
 ROUNDS, REACH = 4, 6.0
 #: Slopes below this are not stretched to full steps: where the map is right already, steps would only be grain.
@@ -51,7 +52,8 @@ def read_head(tensors: Mapping[str, torch.Tensor]) -> Head | None:
     if not own:
         return None
     first = own.get("fine.weight")
-    if first is None or first.ndim != 4:
+    # Layers are made before their weights can be compared, and take the square of a width in memory.
+    if first is None or first.ndim != 4 or first.shape[0] > WIDEST or first.shape[1] > WIDEST:
         raise ValueError("the network that reads maps is not complete")
     # No gradient passes tensors of inference mode, in which a host may sample; and layers draw their first weights from
     # the global generator.
@@ -97,8 +99,9 @@ def blurred(latents: torch.Tensor, spread: float) -> torch.Tensor:
     kernel = torch.exp(-0.5 * (line / spread) ** 2)
     kernel = (kernel / kernel.sum()).expand(latents.shape[1], 1, -1)
     padded = F.pad(latents, (reach,) * 4, mode="replicate")
-    out = F.conv2d(padded, kernel[:, :, None], groups=latents.shape[1])
-    return F.conv2d(out, kernel[..., None], groups=latents.shape[1])
+    with without_autocast(latents.device):
+        out = F.conv2d(padded, kernel[:, :, None], groups=latents.shape[1])
+        return F.conv2d(out, kernel[..., None], groups=latents.shape[1])
 
 
 def error(logits: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:

@@ -103,7 +103,7 @@ def read_map(text: str) -> Map:
             return Map(_eight_bit(ImageOps.exif_transpose(_smaller(opened))))
     except Image.DecompressionBombError:
         pass  # Pillow has seen how large it is, and opens nothing like that
-    except (OSError, SyntaxError, ValueError):
+    except Exception:  # damaged files make Pillow raise TypeError, struct.error, NotImplementedError and more
         raise ValueError("it is no picture that can be read") from None
     raise ValueError(f"it has more than {LARGEST} pixels on a side")
 

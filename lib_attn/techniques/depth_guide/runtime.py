@@ -10,6 +10,7 @@ from lib_attn.techniques.base import Context, Runtime
 from lib_attn.techniques.depth_guide.head import Head, head_of, towards
 from lib_attn.techniques.depth_guide.layout import LOUD, arranged
 from lib_attn.techniques.depth_guide.maps import PLACE, Maps
+from lib_attn.unet.precision import without_autocast
 from lib_attn.unet.rows import NEGATIVE, POSITIVE
 
 
@@ -84,9 +85,10 @@ class DepthGuideRuntime(Runtime):
         s, drawn = self._settings, self._maps[image]
         if self._head is not None:
             wanted, head = drawn.wanted(tuple(clean.shape[-2:])).to(clean.device)[None], self._head.to(clean.device)
-            if sigma < LOUD:
-                return towards(clean, wanted, head, s.strength)
-            return arranged(clean, head(clean).sigmoid(), wanted, s.strength) - clean
+            with without_autocast(clean.device):  # slopes of a mean over all places are lost in half precision
+                if sigma < LOUD:
+                    return towards(clean, wanted, head, s.strength)
+                return arranged(clean, head(clean).sigmoid(), wanted, s.strength) - clean
         if drawn.latent is None:
             self._say("The picture is drawn without its map: First steps needs a map that was drawn here.")
             return torch.zeros_like(clean)

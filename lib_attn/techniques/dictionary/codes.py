@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import torch
 
+from lib_attn.unet.precision import without_autocast
+
 TOKENS = 4096  # whose similarities with all atoms are held at once
 
 
@@ -21,11 +23,12 @@ def solver(atoms: torch.Tensor, ridge: float = 0.0) -> torch.Tensor:
         ridge: how strongly large weights are held back, as a share of the atoms' mean square; 0: pseudo-inverse.
     """
     atoms = atoms.float()
-    if not ridge:
-        return torch.linalg.pinv(atoms)
-    gram = atoms.T @ atoms
-    held = gram + ridge * gram.diagonal().mean() * torch.eye(len(gram), device=gram.device)
-    return torch.linalg.solve(held, atoms.T)
+    with without_autocast(atoms.device):
+        if not ridge:
+            return torch.linalg.pinv(atoms)
+        gram = atoms.T @ atoms
+        held = gram + ridge * gram.diagonal().mean() * torch.eye(len(gram), device=gram.device)
+        return torch.linalg.solve(held, atoms.T)
 
 
 def sparse_codes(x: torch.Tensor, atoms: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -34,12 +37,13 @@ def sparse_codes(x: torch.Tensor, atoms: torch.Tensor, count: int) -> tuple[torc
     Args:
         x: ``[n, C]``. atoms: ``[M, C]`` with M at least `count`.
     """
-    length = atoms.float().norm(dim=1).clamp_min(1e-12)
-    unit = atoms.float() / length[:, None]
-    gram = unit @ unit.T
-    found = [_pursuit(part.float() @ unit.T, gram, count) for part in x.split(TOKENS)]
-    index, weight = (torch.cat(parts) for parts in zip(*found, strict=True))
-    return index, weight / length[index]
+    with without_autocast(x.device):
+        length = atoms.float().norm(dim=1).clamp_min(1e-12)
+        unit = atoms.float() / length[:, None]
+        gram = unit @ unit.T
+        found = [_pursuit(part.float() @ unit.T, gram, count) for part in x.split(TOKENS)]
+        index, weight = (torch.cat(parts) for parts in zip(*found, strict=True))
+        return index, weight / length[index]
 
 
 def _pursuit(fit: torch.Tensor, gram: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from lib_attn.techniques.dictionary.attention import Keys, attend
 from lib_attn.techniques.dictionary.codes import rebuild, solver, sparse_codes
 from lib_attn.unet.layers import Layer
+from lib_attn.unet.precision import without_autocast
 from lib_attn.unet.rows import Row
 
 STRETCHES = 4  # of sampling time, in each of which atoms pass once
@@ -37,7 +38,8 @@ class Linear:
 
     def fold(self, results: torch.Tensor) -> torch.Tensor:
         """What is kept of the atoms' results ``[M, D]``: ``[C, D]``."""
-        return self._solver @ results.float()
+        with without_autocast(results.device):
+            return self._solver @ results.float()
 
     def put(self, x: torch.Tensor, folded: torch.Tensor) -> torch.Tensor:
         """``[n, D]`` of tokens ``[n, C]``."""

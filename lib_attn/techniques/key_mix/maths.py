@@ -23,6 +23,8 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from lib_attn.unet.precision import without_autocast
+
 
 def adain(x: torch.Tensor, to: torch.Tensor) -> torch.Tensor:
     """`x` with the mean and spread of `to` over the tokens, channel by channel.
@@ -41,7 +43,7 @@ def blur(x: torch.Tensor, grid: tuple[int, int], sigma: float) -> torch.Tensor:
     if sigma <= 0:
         return x
     out = x.float().unflatten(1, grid)
-    with torch.autocast(x.device.type, enabled=False):
+    with without_autocast(x.device):
         for axis, size in ((1, grid[0]), (2, grid[1])):
             at = torch.arange(size, device=x.device)
             weights = torch.softmax(-((at[:, None] - at) ** 2) / (2 * sigma**2), -1)

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 
 from lib_attn.techniques.guidance import cap
 from lib_attn.unet.flight import CHUNK
+from lib_attn.unet.precision import without_autocast
 
 MARK = 1000.0  # ControlNet puts one column of +-1024 in front of a text
 
@@ -156,7 +157,7 @@ def penalise(call, text: NegativeText, chosen: Sequence[int], settings) -> torch
     z = pick(call.z)
     # Under autocast q, k and the projections have its type already; without it, all of them have the model's.
     q, k, v, own = heads(pick(call.q)), heads(k), heads(v), heads(z)
-    with torch.autocast(call.z.device.type, enabled=False):
+    with without_autocast(call.z.device):
         if settings.penalty == "value sign flip":
             changed = flip_values(
                 q, heads(pick(call.k)), own, k, v, settings.strength, settings.flip_bias, mask, call.scale

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 import torch
 
 from lib_attn.techniques.spacing import RISE
+from lib_attn.unet.precision import without_autocast
 
 FRESH = 0.15  # of sigma: what a step leaves unexplained above it is noise that the sampler has added
 
@@ -80,7 +81,7 @@ def has_fresh_noise(z: torch.Tensor, sigma: float, past: Sequence[tuple[torch.Te
     kind = torch.float64 if z.device.type in ("cpu", "cuda") else torch.float32
     known = torch.stack([t.flatten() for latent, noises in past for t in (latent, *noises)]).to(kind)
     target = z.flatten().to(kind)
-    with torch.autocast(z.device.type, enabled=False):
+    with without_autocast(z.device):
         gram, along = (known @ known.T).cpu().double(), (known @ target).cpu().double()
         gram += (1e-9 * gram.diagonal().mean() + 1e-30) * torch.eye(len(gram), dtype=gram.dtype)
         left = target - torch.linalg.solve(gram, along).to(z.device, kind) @ known

@@ -15,6 +15,8 @@ from __future__ import annotations
 
 import torch
 
+from lib_attn.unet.precision import without_autocast
+
 FLOOR = 1e-6  # of the largest singular value; what lies below carries nothing that rounding would not drown
 
 
@@ -77,10 +79,11 @@ def energy(q_moment: torch.Tensor, k_moment: torch.Tensor) -> torch.Tensor:
 def head_moments(weight: torch.Tensor, heads: int) -> torch.Tensor:
     """Second moments ``[H, d, d]`` of what a projection ``[H * d, C]`` makes of inputs of which nothing is known."""
     by_head = weight.float().unflatten(0, (heads, -1))
-    return by_head @ by_head.mT
+    with without_autocast(weight.device):
+        return by_head @ by_head.mT
 
 
 def thin(x: torch.Tensor, maps: torch.Tensor) -> torch.Tensor:
     """``[B, N, H, d]`` -> ``[B, N, H, r]`` by maps ``[H, d, r]`` of the same type, in which it stays."""
-    with torch.autocast(x.device.type, enabled=False):
+    with without_autocast(x.device):
         return torch.einsum("bnhd,hdr->bnhr", x, maps)

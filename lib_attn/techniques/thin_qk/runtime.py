@@ -17,6 +17,7 @@ from lib_attn.techniques.thin_qk.maths import lost, thin
 from lib_attn.techniques.thin_qk.ranks import ALL_KEPT, LEAST_POINTS, ROUND, Curve, ranks
 from lib_attn.techniques.thin_qk.timing import pays
 from lib_attn.unet.layers import Layer, layer_keys, parse_selector
+from lib_attn.unet.precision import without_autocast
 
 ROUND_GPU = 32  # fast kernels there work in buckets of 32 or 64 channels
 SAMPLE = 1024  # points whose queries and keys are held against what the file says
@@ -165,7 +166,7 @@ class ThinQkRuntime(Runtime):
         if layer.index not in self._losses:
             _, curve = self._curves[self._keys[layer.index]]
             few = slice(None, None, max(1, q.shape[1] // SAMPLE))
-            with torch.autocast(q.device.type, enabled=False):
+            with without_autocast(q.device):
                 measured = lost((maps.q.float() / maps.scale, maps.k.float()), q[:, few].float(), k[:, few].float())
             self._losses[layer.index] = measured, 1.0 - curve.mean[maps.rank - 1]
             return
