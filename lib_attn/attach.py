@@ -135,6 +135,7 @@ class Attachment:
         self._matcher: Matcher | None = None
         self._reads: Callable[[], str] | None = None
         self._handles: list[Any] = []
+        self._inner: list[Any] = []
         self._forwards: list[tuple[Any, Any]] = []
         if self._runtimes:
             try:
@@ -285,7 +286,13 @@ class Attachment:
         self._flight.rows = None
         self._flight.grids.clear()
         self._flight.skips.clear()
+        # What runtimes keep may be gigabytes on the GPU. Hooks and attachment know each other, and torch's own frames
+        # know the hooks they have called, so it would go with the next collection of cycles only.
         self._runtimes = []
+        for hook in (self._boundary, self._self_attention, *self._inner):
+            hook.release()
+        self._inner.clear()
+        self._matcher = None
 
     def _install(self) -> None:
         asking = {id(layer): [r for r in self._runtimes if r.wants_self(layer)] for layer in self.layers}
@@ -299,6 +306,7 @@ class Attachment:
         for module, ours in self._forwards:
             module.forward = ours
         for hook in self._more_hooks():
+            self._inner.append(hook)
             self._handles += hook.install()
 
     def _more_hooks(self) -> Iterator[Any]:

@@ -2,14 +2,17 @@
 
 import dataclasses
 import gc
+import weakref
 
 import pytest
 import torch
 
 from lib_attn.attach import attach
-from lib_attn.settings import NearSighted
+from lib_attn.settings import NearSighted, Settings
 from lib_attn.unet.families import find_layers
 from lib_attn.unet.rows import plan_rows
+from lib_attn.unet.self_attention import Call
+from tests.acting import IDS, WAYS
 from tests.unets import tiny_unet, unet_input
 
 NEAR = NearSighted(enabled=True, tile=8, pool=4, blocks="d0,d1")
@@ -395,3 +398,24 @@ def test_upcast_runs_attention_in_float32(unet):
         near_sighted.biased_attention = original
     assert seen and set(seen) == {torch.float32}
     assert module.scale == (32 // 4) ** -0.5
+
+
+@pytest.mark.parametrize(("technique", "values"), WAYS, ids=IDS)
+def test_what_a_pass_has_kept_is_free_when_it_is_over(unet, technique, values):
+    """Without waiting for a collection of cycles: it may be gigabytes on the GPU."""
+    settings, _ = Settings.read({technique.name: values})
+    rows, (x, context), kept = plan_rows([[1.0]]), unet_input(2, 16, 16), []
+    gc.collect()
+    gc.disable()
+    try:
+        attachment = attach(unet, list(settings.active()))
+        kept = [weakref.ref(runtime) for runtime in attachment._runtimes]
+        for step in range(3):
+            attachment.begin_step(rows, step, 3, (16, 16), latents=x[:1], cfg=5.0)
+            unet(x[[0, 0]], torch.full((2,), 900.0 - 300 * step), context=context)
+            attachment.end_step()
+            assert not any(type(found) is Call for found in gc.get_objects()), "nor what a layer has seen"
+        attachment.detach()
+        assert kept and not any(runtime() for runtime in kept)
+    finally:
+        gc.enable()

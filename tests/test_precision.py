@@ -16,6 +16,7 @@ from lib_attn.techniques.depth_guide.head import blurred
 from lib_attn.techniques.dictionary.codes import solver, sparse_codes
 from lib_attn.techniques.dictionary.static import Linear
 from lib_attn.techniques.thin_qk.maths import head_moments
+from lib_attn.unet import fused
 from lib_attn.unet.precision import without_autocast
 from lib_attn.unet.rows import Matcher, plan_rows
 from tests.acting import IDS, WAYS
@@ -56,11 +57,12 @@ def test_the_strict_mode_finds_mixed_types(gpu):
         torch.linalg.solve(square, torch.eye(4))
 
 
-def test_a_kind_of_device_without_autocast_is_left_alone(monkeypatch):
-    """Older torch refuses to name mps."""
+@pytest.mark.parametrize("error", [RuntimeError, AssertionError])
+def test_a_kind_of_device_without_autocast_is_left_alone(monkeypatch, error):
+    """Older torch refuses to name mps, and any torch a device of somebody else's (DirectML)."""
 
     def refuses(kind, **options):
-        raise RuntimeError(f"User specified an unsupported autocast device_type '{kind}'")
+        raise error(f"User specified an unsupported autocast device_type '{kind}'")
 
     with torch.autocast("cpu", dtype=torch.float16), without_autocast(torch.device("cpu")):
         assert (rand(2, 2) @ rand(2, 2)).dtype == torch.float32
@@ -139,3 +141,17 @@ def test_each_technique_draws_nearly_the_same(unet, technique, values):
     share = 0.15 if technique.name == "contrast" else 0.02
     rounding = (half_without - without).norm()
     assert half.isfinite().all() and (half - exact).norm() < 4 * rounding + share * (exact - without).norm()
+
+
+@pytest.mark.parametrize("masked", ["no mask", "keys", "pairs"])
+@pytest.mark.parametrize("most", [1, 3 * 2 * 3 * 11, 1 << 30])
+def test_attention_in_parts_is_attention(monkeypatch, masked, most):
+    """On devices where torch would hold all similarities at once."""
+    q, k, v = rand(2, 3, 13, 8), rand(2, 3, 11, 8, seed=1), rand(2, 3, 11, 5, seed=2)
+    mask = {"no mask": None, "keys": rand(2, 1, 1, 11, seed=3), "pairs": rand(2, 3, 13, 11, seed=3)}[masked]
+    whole = fused.full_attention(q, k, v, mask)
+    logits = q @ k.mT / 8**0.5 + (0 if mask is None else mask)
+    torch.testing.assert_close(whole, logits.softmax(-1) @ v)
+    monkeypatch.setattr(fused, "spares_similarities", lambda device: False)
+    monkeypatch.setattr(fused, "SCORES", most)
+    torch.testing.assert_close(fused.full_attention(q, k, v, mask), whole)

@@ -5,7 +5,7 @@ import types
 import pytest
 import torch
 
-from lib_attn.unet.replace import Unfitting, replaced
+from lib_attn.unet.replace import Unfitting, _stand_in, put_in, replaced
 from tests.unets import tiny_unet
 
 
@@ -170,3 +170,20 @@ def test_what_does_not_fit_is_refused_and_nothing_is_touched(unet, tensors, why)
     with pytest.raises(Unfitting, match=why), replaced(unet, tensors):
         pass
     assert_as_before(unet, before)
+
+
+def test_weights_that_stand_for_a_part_go_along_when_the_host_moves_the_model():
+    """A move reaches what both share, by its own way; here by type, which medvram does by device."""
+    own = torch.nn.Sequential(torch.nn.LayerNorm(4), torch.nn.Linear(4, 4, bias=False))
+    parent, x, other = torch.nn.Sequential(own), torch.randn(2, 4), torch.randn(4, 4)
+    stand_in = _stand_in(own, "", {"1.weight": other}, {}, ())
+    with put_in([(parent, "0", stand_in)]):
+        single = parent(x)
+    own.double()
+    assert stand_in[0].weight.dtype == torch.float64 and stand_in[1].weight.dtype == torch.float32
+    with put_in([(parent, "0", stand_in)]):
+        torch.testing.assert_close(parent(x.double()), single.double(), atol=1e-5, rtol=1e-4)
+        parent.float()  # as an autoencoder that overflows is given another type while it is in place
+    assert {p.dtype for p in own.parameters()} == {torch.float32} and not torch.equal(own[1].weight, other)
+    with put_in([(parent, "0", stand_in)]):
+        assert torch.equal(parent(x), single)

@@ -123,6 +123,12 @@ class Boundary:
         self._dtype: torch.dtype | None = None
         self.call: UnetCall | None = None
 
+    def release(self) -> None:
+        """Let go of the runtimes and of all that is kept for them."""
+        self._learners, self._droppers, self._leavers, self._forecast = [], [], [], []
+        self._dropper = self._asked = self.call = None
+        self._predictions = None, {}
+
     @property
     def used(self) -> bool:
         return bool(self._droppers or self._leavers or self._learners)
@@ -255,6 +261,10 @@ class InnerRows:
         """Hook the blocks; returns the handles that take the hooks off."""
         handles = [block.register_forward_pre_hook(self._enter, with_kwargs=True) for block in self._blocks]
         return [*handles, self._blocks[-1].register_forward_hook(self._leave)]
+
+    def release(self) -> None:
+        """Let go of the runtime."""
+        self._refill = None
 
     def _enter(self, block: Any, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
         call = self._boundary.call

@@ -43,6 +43,10 @@ class BlockHook:
         """Put the hook on; returns the handles that take it off."""
         return [self._block.module.register_forward_hook(self._behind)]
 
+    def release(self) -> None:
+        """Let go of the runtimes."""
+        self._runtimes = []
+
     def _behind(self, module: Any, args: tuple, output: torch.Tensor) -> torch.Tensor | None:
         flight, rows = self._flight, self._flight.rows
         if rows is None or not isinstance(output, torch.Tensor) or output.ndim != 4 or output.shape[0] != len(rows):

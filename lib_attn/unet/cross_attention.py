@@ -99,6 +99,11 @@ class CrossAttentionHook:
             last.register_forward_pre_hook(self._before_out),
         ]
 
+    def release(self) -> None:
+        """Let go of the runtimes, and of a call that came to no end."""
+        self._runtimes = []
+        self._q = self._k = self._v = self._like = None
+
     def _see_query(self, module: Any, args: tuple, output: torch.Tensor) -> None:
         if not self._projecting:
             self._q = output

@@ -135,21 +135,28 @@ def put_in(stand_ins: StandIns) -> Iterator[None]:
             _follow(module, stand_in, before)
 
 
-def _where(module: nn.Module) -> tuple[torch.device, torch.dtype] | None:
-    first = next(module.parameters(), None)
-    return None if first is None else (first.device, first.dtype)
+Where = dict[str, tuple[torch.device, torch.dtype]]
 
 
-def _follow(module: nn.Module, stand_in: nn.Module, before: tuple[torch.device, torch.dtype] | None) -> None:
-    """Move a module as the host has moved what stood in its place: medvram brings the model to the device and back, and
-    an autoencoder that overflows is made wider."""
-    now = _where(stand_in)
-    if before is None or now is None or now == before:
-        return
-    if now[0] != before[0]:
-        module.to(now[0])
-    if now[1] != before[1]:
-        module.to(now[1])
+def _tensors(module: nn.Module) -> dict[str, torch.Tensor]:
+    return dict([*module.named_parameters(), *module.named_buffers()])
+
+
+def _where(module: nn.Module) -> Where:
+    return {name: (value.device, value.dtype) for name, value in _tensors(module).items()}
+
+
+def _follow(module: nn.Module, other: nn.Module, before: Where) -> None:
+    """Move a module as the host has moved the other one, which was `before` where its values say: medvram brings the
+    model to the device and back, and an autoencoder that overflows is made wider.
+
+    One by one: what both share has moved already, and says nothing of the rest.
+    """
+    now = _where(other)
+    for name, value in _tensors(module).items():
+        if name in now and name in before and now[name] != before[name] and now[name] != (value.device, value.dtype):
+            device, dtype = now[name]
+            value.data = value.data.to(device, dtype)
 
 
 def _has(unet: nn.Module, path: str) -> bool:

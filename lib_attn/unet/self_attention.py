@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from lib_attn.unet.flight import Flight, HostHooks, Moment
+from lib_attn.unet.fused import full_attention
 from lib_attn.unet.layers import Layer
 from lib_attn.unet.neighbours import is_replaced
 from lib_attn.unet.precision import without_autocast
@@ -25,7 +26,7 @@ class Call:
     """A self-attention call on its way.
 
     x: input ``[B, N, C]``, N = grid[0] * grid[1] in row-major order. rows: what each of the B rows is.
-    exact: computes the call as if we were not there. edits: runtimes whose ``edit(call, q, k, v) -> (q, k, v, bias)``
+    plain: computes the call as if we were not there. edits: runtimes whose ``edit(call, q, k, v) -> (q, k, v, bias)``
     changes what attends to what; with them `project` gives the edited tensors, `exact` is full attention on them, and
     ``result(call, out)`` of theirs, the last one first, sees what came of it. skip: what the layer's result is added to
     ``[B, N, C]``, where a runtime wants to know it (``wants_skip``).
@@ -36,15 +37,15 @@ class Call:
     grid: tuple[int, int]
     rows: tuple[Row, ...]
     moment: Moment
-    exact: Callable[[], torch.Tensor]
+    plain: Callable[[], torch.Tensor]
     hooks: HostHooks = field(default_factory=HostHooks)
     edits: tuple[Any, ...] = ()
     skip: torch.Tensor | None = None
     bias: torch.Tensor | None = None  # of the edited keys, ``[B, 1, 1, keys]``; None: all count alike
 
-    def __post_init__(self) -> None:
-        if self.edits:
-            self.exact = lambda: self.attend(self._full)
+    def exact(self) -> torch.Tensor:
+        """What comes of the call without anybody who takes it."""
+        return self.attend(self._full) if self.edits else self.plain()
 
     @property
     def module(self) -> Any:
@@ -86,7 +87,7 @@ class Call:
     def _full(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         q, k, v = (t.transpose(1, 2) for t in (q, k, v))
         bias = None if self.bias is None else self.bias.to(q.dtype)
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=self.scale).transpose(1, 2)
+        return full_attention(q, k, v, bias, self.scale).transpose(1, 2)
 
     def attend(self, function: Callable[..., torch.Tensor], *args: Any, **options: Any) -> torch.Tensor:
         """Run ``function(q, k, v, …)`` on the projections and project its ``[B, N, H, d]`` back to ``[B, N, C]``."""
@@ -145,6 +146,10 @@ class SelfAttentionHook:
             handles.append(norm.register_forward_pre_hook(self._see_skip(layer)))
         forwards = [(layer.attn1, _Forward(self, layer, vars(layer.attn1).get("forward"))) for layer in layers]
         return handles, forwards
+
+    def release(self) -> None:
+        """Let go of the runtimes."""
+        self._runtimes, self._editors, self._attenders = (), [], []
 
     def _enter_transformer(self, transformer: Any, args: tuple, kwargs: dict) -> None:
         x = args[0] if args else kwargs.get("x")

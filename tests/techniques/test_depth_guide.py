@@ -346,3 +346,19 @@ def test_a_network_of_any_width_takes_no_memory(shape):
     """Its layers would be made before it is seen that their weights are not there."""
     with pytest.raises(ValueError, match="not complete"):
         read_head({f"{PREFIX}fine.weight": torch.zeros(shape)})
+
+
+def test_a_host_that_casts_weights_for_a_layer_s_call_does_not_break_the_gradient(monkeypatch):
+    """As the webui does on devices without autocast."""
+    own, latents, wanted = head(), torch.randn(1, 4, 16, 16), torch.rand(1, 16, 16).round()
+    before = towards(latents, wanted, own, 1.0)
+
+    def cast(layer, x):
+        layer.half()
+        try:
+            return layer._conv_forward(x.half(), layer.weight, layer.bias)
+        finally:
+            layer.float()
+
+    monkeypatch.setattr(torch.nn.Conv2d, "forward", cast)
+    assert torch.equal(towards(latents, wanted, own, 1.0), before)

@@ -39,11 +39,17 @@ class Head(nn.Module):
         self.out = nn.Conv2d(2 * width, 1, 3, padding=1)
 
     def forward(self, latents: torch.Tensor) -> torch.Tensor:
-        fine = F.silu(self.fine(latents))
-        middle = F.silu(self.middle(fine))
-        coarse = F.silu(self.bottom(F.silu(self.coarse(middle))))
-        up = F.silu(self.up(torch.cat([middle, F.interpolate(coarse, middle.shape[-2:])], 1)))
-        return self.out(torch.cat([fine, F.interpolate(up, fine.shape[-2:])], 1))[:, 0]
+        fine = F.silu(_convolved(self.fine, latents))
+        middle = F.silu(_convolved(self.middle, fine))
+        coarse = F.silu(_convolved(self.bottom, F.silu(_convolved(self.coarse, middle))))
+        up = F.silu(_convolved(self.up, torch.cat([middle, F.interpolate(coarse, middle.shape[-2:])], 1)))
+        return _convolved(self.out, torch.cat([fine, F.interpolate(up, fine.shape[-2:])], 1))[:, 0]
+
+
+def _convolved(layer: nn.Conv2d, x: torch.Tensor) -> torch.Tensor:
+    """What `layer` gives. Where there is no autocast, the webui patches the layers' own ``forward`` to cast weights for
+    its duration, so that a gradient would meet others than the forward pass."""
+    return F.conv2d(x, layer.weight, layer.bias, layer.stride, layer.padding)
 
 
 def read_head(tensors: Mapping[str, torch.Tensor]) -> Head | None:

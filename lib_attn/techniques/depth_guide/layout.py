@@ -39,7 +39,10 @@ def arranged(latents: torch.Tensor, depth: torch.Tensor, wanted: torch.Tensor, a
     height, width = latents.shape[-2:]
     scale = min(1.0, PLACES / max(height, width))
     size = max(1, round(height * scale)), max(1, round(width * scale))
-    source = F.adaptive_avg_pool2d(torch.cat([latents, depth[:, None]], 1).float(), size).flatten(2)
+    source = torch.cat([latents, depth[:, None]], 1).float()
+    # On mps torch pools only to sizes that divide the picture's.
+    on = "cpu" if source.device.type == "mps" else source.device
+    source = F.adaptive_avg_pool2d(source.to(on), size).to(source.device).flatten(2)
     colours, levels = source[:, :-1], source[:, -1]
     away = torch.cdist(_places((height, width), latents), _places(size, latents)) / (FAR * max(height, width))
     apart = (wanted.float().flatten(1)[:, :, None] - levels[:, None]) / DEPTH

@@ -84,7 +84,9 @@ class DepthGuideRuntime(Runtime):
         """What to add to the predicted latents ``[1, C, h, w]``."""
         s, drawn = self._settings, self._maps[image]
         if self._head is not None:
-            wanted, head = drawn.wanted(tuple(clean.shape[-2:])).to(clean.device)[None], self._head.to(clean.device)
+            with torch.inference_mode(False):  # or a host in inference mode would leave weights without a gradient
+                head = self._head.to(clean.device)
+            wanted = drawn.wanted(tuple(clean.shape[-2:])).to(clean.device)[None]
             with without_autocast(clean.device):  # slopes of a mean over all places are lost in half precision
                 if sigma < LOUD:
                     return towards(clean, wanted, head, s.strength)

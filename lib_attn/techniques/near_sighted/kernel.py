@@ -27,6 +27,7 @@ import torch
 import torch.nn.functional as F
 
 from lib_attn.techniques.near_sighted.plan import Plan, tile_borders
+from lib_attn.unet.fused import full_attention
 
 GATHER_BYTES = 64 << 20  # most memory for the keys and values gathered for one call
 GATHER_BYTES_CPU = 16 << 20  # there, what stays near the cores is faster, and calls are cheap
@@ -180,7 +181,7 @@ def biased_attention(q, k, v, bias, scale):
     """
     if bias is not None:
         bias = _by_head(bias).to(q.dtype)[:, :, None]
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=scale)
+    return full_attention(q, k, v, bias, scale)
 
 
 def channel_attention(q, k, v, bias, scale):

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 
 from lib_attn.techniques.guidance import cap
 from lib_attn.unet.flight import CHUNK
+from lib_attn.unet.fused import full_attention
 from lib_attn.unet.precision import without_autocast
 
 MARK = 1000.0  # ControlNet puts one column of +-1024 in front of a text
@@ -26,7 +27,7 @@ MARK = 1000.0  # ControlNet puts one column of +-1024 in front of a text
 
 def attend(q, k, v, mask=None, scale=None):
     """softmax(q k^T) v for heads-first tensors ``[B, H, *, d]``; mask ``[B, 1, 1, keys]``: True takes part."""
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scale)
+    return full_attention(q, k, v, mask, scale)
 
 
 def push_away(positive, negative, strength: float):
@@ -64,7 +65,7 @@ def flip_values(q, k, z, k_negative, v_negative, strength: float, bias: float, m
     logits[..., k.shape[2] :] = bias + math.log(min(strength, 1.0))
     if mask is not None:
         logits[..., k.shape[2] :].masked_fill_(~mask, float("-inf"))
-    out = F.scaled_dot_product_attention(q, keys, values, attn_mask=logits, scale=scale)
+    out = full_attention(q, keys, values, logits, scale)
     return (1.0 - out[..., -1:]) * z - strength * out[..., :-1]
 
 
