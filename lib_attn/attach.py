@@ -135,7 +135,7 @@ class Attachment:
         self._matcher: Matcher | None = None
         self._reads: Callable[[], str] | None = None
         self._handles: list[Any] = []
-        self._inner: list[Any] = []
+        self._inner: list[Any] = []  # hooks inside of the U-Net beyond self-attention
         self._forwards: list[tuple[Any, Any]] = []
         if self._runtimes:
             try:

@@ -196,7 +196,7 @@ def test_with_nothing_named_compare_draws_each_technique_as_a_pair(tiny, tmp_pat
 
 
 def test_a_large_picture_stays_within_reason():
-    """Three times its own size on the embedded model, twice on one of 512 px, never below the model's own size."""
+    """Two and a half times its own size on `reference`, twice on one of 512 px, never below the model's own size."""
     (large,) = [show for show in shows() if show.scale > 1]
     assert [large.side(side) for side in (256, 512, 768, 1024, 1536)] == [640, 1024, 1024, 1024, 1536]
     assert large.request(512).width == large.request(512).height == 1024 and "1024 × 1024 px" in large.conditions(512)

@@ -39,7 +39,7 @@ class Linear:
     def fold(self, results: torch.Tensor) -> torch.Tensor:
         """What is kept of the atoms' results ``[M, D]``: ``[C, D]``."""
         with without_autocast(results.device):
-            return (self._solver @ results.float()).to(results.dtype)
+            return (self._solver @ results.float()).to(results.dtype)  # kept for each layer and row
 
     def put(self, x: torch.Tensor, folded: torch.Tensor) -> torch.Tensor:
         """``[n, D]`` of tokens ``[n, C]``."""
